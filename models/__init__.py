@@ -1,0 +1,23 @@
+"""The ranking models, in pure PyTorch: no Ray, no vLLM, no Arrow.
+
+Shapes in docstrings use one legend everywhere:
+
+| letter | meaning |
+|---|---|
+| B | rows of a batch (impressions; at serving the candidates of one request) |
+| C | candidates of one request |
+| L | length of the user history, newest item last, padded on the left |
+| T | anchor tokens of one author, [CLS] included |
+| D | width of the anchor and user-interest representations |
+| K | tasks, in the order of ``TASKS`` |
+| N | known authors; tables over authors have N + 1 rows, row 0 is the unknown author |
+| U | known users; tables over users have U + 1 rows, row 0 is the unknown user |
+| P | categorical columns of the user profile |
+| A | authors encoded in one step |
+| V | width of the input of HoME |
+| E | experts of one group |
+"""
+
+TASKS = ("click", "follow", "long_view", "gift")
+
+__all__ = ["TASKS"]

@@ -1,0 +1,115 @@
+"""The batch contract, and the one road from rows to tensors, shared by training and serving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models import TASKS
+from models.catalog import Catalog
+
+HISTORY_PAD = -1
+"""The author id that fills a history on the left."""
+
+_REQUIRED = ("user_id", "author_id", "ts_ms", "history_author_ids", "history_age_s", "history_watch_s")
+_MS_PER_HOUR = 3_600_000
+
+
+class RankingBatch(NamedTuple):
+    """Rows to score. Rows of tables refer to a ``Catalog``; 0 is the unknown user, author, value."""
+
+    user: Tensor
+    """[B] int64, rows of users."""
+    user_profile: Tensor
+    """[B, P] int64, values of the profile columns."""
+    author: Tensor
+    """[B] int64, rows of the target authors."""
+    author_category: Tensor
+    """[B] int64, category of the target author."""
+    hour: Tensor
+    """[B] int64, hour of the day in UTC, 0 to 23."""
+    history: Tensor
+    """[B, L] int64, rows of authors, newest last; 0 where padded or unknown."""
+    history_mask: Tensor
+    """[B, L] bool, True where there is an item (an unknown author is one)."""
+    history_age_s: Tensor
+    """[B, L] float32, seconds between the item and the impression."""
+    history_watch_s: Tensor
+    """[B, L] float32, seconds watched."""
+    labels: Tensor
+    """[B, K] float32, 0 or 1, in the order of TASKS; zeros where the rows carry no label."""
+
+    @property
+    def size(self) -> int:
+        """B."""
+        return int(self.user.shape[0])
+
+    def slice(self, index: slice | Tensor) -> RankingBatch:
+        """The rows that ``index`` picks, of every tensor."""
+        return RankingBatch(*(tensor[index] for tensor in self))
+
+    def to(self, device: torch.device | str) -> RankingBatch:
+        """The same batch on another device."""
+        return RankingBatch(*(tensor.to(device) for tensor in self))
+
+
+def collate(columns: Mapping[str, npt.NDArray[Any]], catalog: Catalog) -> RankingBatch:
+    """Turn columns of example rows into tensors.
+
+    Wanted columns: ``user_id``, ``author_id``, ``ts_ms`` int64 [B]; ``history_author_ids`` int64 [B, L], padded on the
+    left with -1; ``history_age_s``, ``history_watch_s`` float32 [B, L]. Optional: one uint8 [B] per task.
+    Raises ValueError for missing columns, for shapes that differ and for a history that is not padded on the left.
+    """
+    missing = [name for name in _REQUIRED if name not in columns]
+    if missing:
+        raise ValueError(f"the rows miss columns {missing}; present are {sorted(columns)}")
+    _check_shapes(columns)
+    history_ids = np.asarray(columns["history_author_ids"], dtype=np.int64)
+    mask = history_ids != HISTORY_PAD
+    if (mask[:, :-1] & ~mask[:, 1:]).any():
+        raise ValueError(f"history_author_ids must be padded on the left with {HISTORY_PAD}, newest item last")
+    user = catalog.user_rows(columns["user_id"])
+    author = catalog.author_rows(columns["author_id"])
+    hour = np.asarray(columns["ts_ms"], dtype=np.int64) // _MS_PER_HOUR % 24
+    return RankingBatch(
+        user=torch.from_numpy(user),
+        user_profile=torch.from_numpy(catalog.user_profile[user]),
+        author=torch.from_numpy(author),
+        author_category=torch.from_numpy(catalog.author_category[author]),
+        hour=torch.from_numpy(hour),
+        history=torch.from_numpy(np.where(mask, catalog.author_rows(history_ids), 0)),
+        history_mask=torch.from_numpy(mask),
+        history_age_s=_seconds(columns["history_age_s"]),
+        history_watch_s=_seconds(columns["history_watch_s"]),
+        labels=_labels(columns, len(user)),
+    )
+
+
+def _check_shapes(columns: Mapping[str, npt.NDArray[Any]]) -> None:
+    size = len(columns["user_id"])
+    history = columns["history_author_ids"].shape
+    wanted: dict[str, tuple[int, ...]] = {name: (size,) for name in ("user_id", "author_id", "ts_ms", *TASKS)}
+    wanted |= {name: (size, *history[1:2]) for name in ("history_author_ids", "history_age_s", "history_watch_s")}
+    for name, shape in wanted.items():
+        if name in columns and columns[name].shape != shape:
+            raise ValueError(f"column {name} has shape {columns[name].shape}, wanted {shape} (rows, or rows x history)")
+    if len(history) != 2:
+        raise ValueError(f"history_author_ids must be [B, L], got shape {history}")
+
+
+def _seconds(column: npt.NDArray[Any]) -> Tensor:
+    # A copy: columns that come from Arrow are read-only, and torch refuses to share those quietly.
+    return torch.from_numpy(np.array(column, dtype=np.float32))
+
+
+def _labels(columns: Mapping[str, npt.NDArray[Any]], size: int) -> Tensor:
+    labels = np.zeros((size, len(TASKS)), dtype=np.float32)
+    for index, task in enumerate(TASKS):
+        if task in columns:
+            labels[:, index] = columns[task]
+    return torch.from_numpy(labels)

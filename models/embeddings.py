@@ -1,0 +1,47 @@
+"""Tables of learnt vectors for ids and buckets, and the optimizer groups that they need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class IdTable(nn.Module):
+    """Learnt rows for ids or small categorical values. Row 0 is the unknown one and starts at zero.
+
+    Replicated in every worker. Its parameters are the group "ids" of ``param_groups``.
+    """
+
+    def __init__(self, num_rows: int, dim: int, init_std: float) -> None:
+        super().__init__()
+        if num_rows < 1:
+            raise ValueError(f"an id table needs at least row 0, got num_rows={num_rows}")
+        self.weight = nn.Parameter(torch.randn(num_rows, dim) * init_std)
+        with torch.no_grad():
+            self.weight[0].zero_()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """rows [...] int64 -> vectors [..., dim]."""
+        return F.embedding(rows, self.weight)
+
+
+def log2_bucket(values: Tensor, num_buckets: int) -> Tensor:
+    """floor(log2(1 + value)) as int64, held within 0 and num_buckets - 1; negative values fall in bucket 0.
+
+    Computed from the exponent of the float, so that it is exact at powers of two.
+    """
+    exponent = torch.frexp(values.clamp(min=0.0) + 1.0).exponent
+    return (exponent.long() - 1).clamp(max=num_buckets - 1)
+
+
+def param_groups(model: nn.Module, *, lr_ids: float, lr_dense: float) -> list[dict[str, Any]]:
+    """Optimizer groups: "ids" (every ``IdTable``) and "dense" (all the rest), in a fixed order."""
+    of_tables = {id(p) for module in model.modules() if isinstance(module, IdTable) for p in module.parameters()}
+    parameters = list(model.parameters())
+    return [
+        {"name": "ids", "params": [p for p in parameters if id(p) in of_tables], "lr": lr_ids},
+        {"name": "dense", "params": [p for p in parameters if id(p) not in of_tables], "lr": lr_dense},
+    ]

@@ -1,0 +1,184 @@
+"""HoME: hierarchy of multi-gate experts (arXiv 2408.05430), as published.
+
+What the paper leaves open is decided here: MLP_E and MLP_G are one linear layer, the concatenated input is first
+projected to ``input_width`` (so that L divides it), and BatchNorm statistics are synchronised across workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models import TASKS
+from models.sync_batch_norm import SyncBatchNorm1d
+
+CATEGORY_OF = {"click": "inter", "follow": "inter", "long_view": "watch", "gift": "inter"}
+"""Task -> category of the meta layer."""
+META_GROUPS = ("inter", "watch", "shared")
+"""Expert groups of the meta layer."""
+TASK_GROUPS = (*META_GROUPS, *TASKS)
+"""Expert groups of the task layer: in-category shared, global shared, and one per task."""
+META_VISIBLE: Mapping[str, tuple[str, ...]] = {
+    "inter": ("shared", "inter"),
+    "watch": ("shared", "watch"),
+    "shared": ("shared", "inter", "watch"),
+}
+"""Which groups' experts each meta gate mixes (eq. 6)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HoMEConfig:
+    """Sizes of HoME."""
+
+    input_width: int = 128
+    """V: the concatenated input is projected to this width."""
+    expert_dim: int = 32
+    """Output width of every expert."""
+    experts_per_group: int = 2
+    """Experts of every group, in both layers."""
+    feature_loras: int = 2
+    """L of the feature gates (eq. 8 to 10); 2 was best in the paper. Divides input_width and expert_dim."""
+    tower_hidden: int = 32
+    """Hidden width of the task towers."""
+    batch_norm_momentum: float = 0.1
+    """Weight of the newest batch in the running statistics."""
+
+    def __post_init__(self) -> None:
+        sizes = (self.input_width, self.expert_dim, self.experts_per_group, self.feature_loras, self.tower_hidden)
+        if min(sizes) < 1:
+            raise ValueError(f"all sizes of HoMEConfig must be >= 1, got {self}")
+        for name in ("input_width", "expert_dim"):
+            if getattr(self, name) % self.feature_loras:
+                raise ValueError(
+                    f"feature_loras={self.feature_loras} must divide {name}={getattr(self, name)}; change one of them"
+                )
+        if not 0.0 < self.batch_norm_momentum <= 1.0:
+            raise ValueError(f"batch_norm_momentum must be in (0, 1], got {self.batch_norm_momentum}")
+
+
+class FeatureGates(nn.Module):
+    """Feature gates of G expert groups (eq. 8 to 10): input [G, B, V] -> gated input [G, B, V].
+
+    Each gate mixes ``num_loras`` terms 2 * sigmoid(v B A) of rank V / num_loras by a softmax over v. A starts at zero,
+    so that every gate starts at exactly 1.
+    """
+
+    def __init__(self, num_groups: int, width: int, num_loras: int) -> None:
+        super().__init__()
+        rank = width // num_loras
+        self.num_loras = num_loras
+        self.down = nn.Parameter(torch.randn(num_groups, width, num_loras * rank) * width**-0.5)
+        self.up = nn.Parameter(torch.zeros(num_groups, num_loras, rank, width))
+        self.mix = nn.Parameter(torch.randn(num_groups, width, num_loras) * width**-0.5)
+
+    def gates(self, v: Tensor) -> Tensor:
+        """The gates [G, B, V] themselves, each in (0, 2)."""
+        groups, batch, width = v.shape
+        low = torch.bmm(v, self.down).view(groups, batch, self.num_loras, -1).transpose(1, 2)
+        loras = torch.sigmoid(torch.matmul(low, self.up))  # [G, L, B, V], without its factor 2
+        weight = 2.0 * torch.softmax(torch.bmm(v, self.mix), dim=-1)  # [G, B, L], with it
+        return (loras * weight.transpose(1, 2).unsqueeze(-1)).sum(dim=1)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """v (.) gate(v)."""
+        return v * self.gates(v)
+
+
+class Experts(nn.Module):
+    """All experts of one layer: Swish(BatchNorm(MLP_E(.))) (eq. 4, 5). [G, B, V] -> [B, G, E, D]."""
+
+    def __init__(self, num_groups: int, width: int, config: HoMEConfig) -> None:
+        super().__init__()
+        self.num_experts = config.experts_per_group
+        features = self.num_experts * config.expert_dim
+        # No bias: the normalisation would take it away.
+        self.weight = nn.Parameter(torch.randn(num_groups, width, features) * width**-0.5)
+        self.norm = SyncBatchNorm1d(num_groups * features, momentum=config.batch_norm_momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Every group reads its own input."""
+        groups, batch, _ = x.shape
+        hidden = torch.bmm(x, self.weight).transpose(0, 1).reshape(batch, -1)
+        return F.silu(self.norm(hidden)).view(batch, groups, self.num_experts, -1)
+
+
+class MetaLayer(nn.Module):
+    """First layer, over task categories (eq. 6, 8 to 11): v [B, V] -> one [B, D] per group, self gate added."""
+
+    def __init__(self, config: HoMEConfig) -> None:
+        super().__init__()
+        width, per_group = config.input_width, config.experts_per_group
+        self.feature_gates = FeatureGates(len(META_GROUPS), width, config.feature_loras)
+        self.experts = Experts(len(META_GROUPS), width, config)
+        self.gates = nn.ModuleDict({g: nn.Linear(width, len(META_VISIBLE[g]) * per_group) for g in META_GROUPS})
+        self.self_gates = nn.ModuleDict({g: nn.Linear(width, per_group) for g in META_GROUPS})
+
+    def forward(self, v: Tensor) -> dict[str, Tensor]:
+        """z_meta + z_meta,self of each group."""
+        inputs = self.feature_gates(v.expand(len(META_GROUPS), -1, -1))
+        of_group = dict(zip(META_GROUPS, self.experts(inputs).unbind(dim=1), strict=True))
+        return {
+            group: mix(torch.softmax(self.gates[group](v), dim=-1), [of_group[g] for g in META_VISIBLE[group]])
+            + mix(_self_gate(self.self_gates[group](v)), [of_group[group]])
+            for group in META_GROUPS
+        }
+
+
+class TaskLayer(nn.Module):
+    """Second layer and towers (eq. 7): the meta outputs [B, D] -> logits [B, K]."""
+
+    def __init__(self, config: HoMEConfig) -> None:
+        super().__init__()
+        dim = config.expert_dim
+        self.feature_gates = FeatureGates(len(TASK_GROUPS), dim, config.feature_loras)
+        self.experts = Experts(len(TASK_GROUPS), dim, config)
+        self.gates = nn.ModuleDict({task: nn.Linear(2 * dim, 3 * config.experts_per_group) for task in TASKS})
+        self.towers = nn.ModuleDict({task: _tower(config) for task in TASKS})
+
+    def forward(self, z: Mapping[str, Tensor]) -> Tensor:
+        """A task sees the shared, its category's and its own experts; its gate reads z_category (+) z_shared."""
+        inputs = torch.stack([z[CATEGORY_OF.get(group, group)] for group in TASK_GROUPS])
+        of_group = dict(zip(TASK_GROUPS, self.experts(self.feature_gates(inputs)).unbind(dim=1), strict=True))
+        logits = []
+        for task in TASKS:
+            category = CATEGORY_OF[task]
+            gate = torch.softmax(self.gates[task](torch.cat([z[category], z["shared"]], dim=-1)), dim=-1)
+            mixed = mix(gate, [of_group["shared"], of_group[category], of_group[task]])
+            logits.append(self.towers[task](mixed))
+        return torch.cat(logits, dim=-1)
+
+
+class HoME(nn.Module):
+    """Multi-task head: concatenated features [B, input_dim] -> logits [B, K], in the order of TASKS."""
+
+    def __init__(self, input_dim: int, config: HoMEConfig) -> None:
+        super().__init__()
+        self.project = nn.Linear(input_dim, config.input_width)
+        self.meta = MetaLayer(config)
+        self.task = TaskLayer(config)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits; the probability is their sigmoid."""
+        logits: Tensor = self.task(self.meta(self.project(features)))
+        return logits
+
+
+def mix(weights: Tensor, experts: Sequence[Tensor]) -> Tensor:
+    """Sum(gate, {experts}): weights [B, n], groups of experts [B, E, D] with n experts in all -> [B, D]."""
+    # A product and a sum: on CPUs much faster than a batched product of such small matrices.
+    return (weights.unsqueeze(-1) * torch.cat(list(experts), dim=1)).sum(dim=1)
+
+
+def _self_gate(logits: Tensor) -> Tensor:
+    # Eq. 11: a softmax over a single expert would be the constant 1.
+    return torch.sigmoid(logits) if logits.shape[-1] == 1 else torch.softmax(logits, dim=-1)
+
+
+def _tower(config: HoMEConfig) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(config.expert_dim, config.tower_hidden), nn.SiLU(), nn.Linear(config.tower_hidden, 1)
+    )

@@ -1,0 +1,64 @@
+"""MANIFEST.json: what an artifact folder holds and what it was made from, so that readers can refuse a mismatch.
+
+Plain standard library, used by the jobs that publish and by the deployments that serve.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+MANIFEST = "MANIFEST.json"
+CURRENT = "CURRENT"
+
+
+class ArtifactError(ValueError):
+    """An artifact is missing, damaged, or does not fit what reads it; the message gives both values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Contents and lineage of one artifact version."""
+
+    kind: str
+    run_id: str
+    files: Mapping[str, str]
+    """File name -> sha256."""
+    made_from: Mapping[str, str] = field(default_factory=dict)
+    """Fingerprints and versions of the inputs."""
+
+    @classmethod
+    def create(cls, folder: Path, *, kind: str, run_id: str, made_from: Mapping[str, str]) -> "Manifest":
+        """Hashes every file of `folder` and writes MANIFEST.json beside them. Raises ArtifactError for sub-folders."""
+        nested = sorted(p.name for p in folder.iterdir() if p.is_dir())
+        if nested:
+            raise ArtifactError(
+                f"artifact {folder}: wanted files only, got folder(s) {', '.join(nested)}; move them out"
+            )
+        files = {p.name: _sha256(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MANIFEST}
+        manifest = cls(kind=kind, run_id=run_id, files=files, made_from=dict(made_from))
+        (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True))
+        return manifest
+
+    @classmethod
+    def verify(cls, folder: Path) -> "Manifest":
+        """The folder's manifest, after every file's hash was checked. Raises ArtifactError."""
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise ArtifactError(f"artifact {folder}: wanted {MANIFEST}, got none; publish it again")
+        try:
+            manifest = cls(**json.loads(path.read_text()))
+            files = dict(manifest.files)
+        except (ValueError, TypeError) as error:
+            raise ArtifactError(f"artifact {folder}: {MANIFEST} is damaged ({error}); publish it again") from error
+        for name, wanted in files.items():
+            got = _sha256(folder / name) if (folder / name).is_file() else "no file"
+            if got != wanted:
+                raise ArtifactError(f"artifact {folder}: {name} wanted sha256 {wanted}, got {got}; publish it again")
+        return manifest
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

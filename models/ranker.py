@@ -1,0 +1,147 @@
+"""The base ranker: ids, profile, context, target attention over the history, feature crossing, HoME."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.batch import RankingBatch
+from models.catalog import CatalogSizes
+from models.checkpoint import load_parts, load_weights, save_model
+from models.embeddings import IdTable, log2_bucket
+from models.home import HoME, HoMEConfig
+from models.layers import masked_softmax
+
+_HOURS = 24
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankerConfig:
+    """Sizes of the base ranker."""
+
+    id_dim: int = 32
+    """Width of user and author id vectors."""
+    profile_dim: int = 8
+    """Width of each profile column's vectors."""
+    category_dim: int = 16
+    """Width of author category vectors."""
+    hour_dim: int = 8
+    """Width of hour-of-day vectors."""
+    age_buckets: int = 24
+    """log2 buckets of the age of a history item in seconds; 24 reach half a year."""
+    watch_buckets: int = 16
+    """log2 buckets of the seconds watched; 16 reach nine hours."""
+    cross_layers: int = 2
+    """Low-rank cross layers (DCN-V2)."""
+    cross_rank: int = 32
+    """Rank of the cross layers."""
+    init_std: float = 0.05
+    """Standard deviation of id and bucket vectors at the start."""
+    home: HoMEConfig = field(default_factory=HoMEConfig)
+    """The multi-task head."""
+    extra_dim: int = 0
+    """Width of representations added from outside; 0 is the ranker without anchors."""
+
+    def __post_init__(self) -> None:
+        dims = (self.id_dim, self.profile_dim, self.category_dim, self.hour_dim, self.cross_rank)
+        if min(*dims, self.age_buckets, self.watch_buckets) < 1:
+            raise ValueError(f"widths, ranks and buckets of RankerConfig must be >= 1, got {self}")
+        if self.cross_layers < 0 or self.extra_dim < 0 or self.init_std < 0.0:
+            raise ValueError(f"cross_layers, extra_dim and init_std must be >= 0, got {self}")
+
+
+class TargetAttention(nn.Module):
+    """Attention of the target author over the history (in the manner of DIN).
+
+    Items are [B, L, D]; keys and values are linear maps of them, applied on the side of the query and of the result,
+    which is the same by associativity and L times cheaper.
+    """
+
+    def __init__(self, query_dim: int, item_dim: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(query_dim, item_dim)
+        self.value = nn.Linear(item_dim, item_dim, bias=False)
+
+    def forward(self, target: Tensor, items: Tensor, mask: Tensor) -> Tensor:
+        """target [B, query_dim], items [B, L, D], mask [B, L] -> [B, D]; zeros where the history is empty."""
+        scores = torch.matmul(items, self.query(target).unsqueeze(-1)).squeeze(-1) * items.shape[-1] ** -0.5
+        read = torch.bmm(masked_softmax(scores, mask).unsqueeze(1), items).squeeze(1)
+        interest: Tensor = self.value(read)
+        return interest
+
+
+class CrossLayer(nn.Module):
+    """Low-rank cross layer of DCN-V2: x0 (.) (U V x + b) + x, all [B, F]."""
+
+    def __init__(self, dim: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(dim, rank, bias=False)
+        self.up = nn.Linear(rank, dim)
+
+    def forward(self, x0: Tensor, x: Tensor) -> Tensor:
+        """One more degree of interaction with x0."""
+        crossed: Tensor = x0 * self.up(self.down(x)) + x
+        return crossed
+
+
+class Ranker(nn.Module):
+    """Base ranker. ``forward(batch, extra)`` gives logits [B, K]; with ``extra_dim`` 0 it is the anchor-free Base."""
+
+    def __init__(self, config: RankerConfig, sizes: CatalogSizes) -> None:
+        super().__init__()
+        self.config, self.sizes = config, sizes
+        std, dim = config.init_std, config.id_dim
+        self.users = IdTable(sizes.num_users + 1, dim, std)
+        self.authors = IdTable(sizes.num_authors + 1, dim, std)
+        self.profile = nn.ModuleList(IdTable(values, config.profile_dim, std) for values in sizes.profile_cardinalities)
+        self.categories = IdTable(sizes.num_categories, config.category_dim, std)
+        self.hours = IdTable(_HOURS, config.hour_dim, std)
+        self.ages = IdTable(config.age_buckets, dim, std)
+        self.watches = IdTable(config.watch_buckets, dim, std)
+        self.target_attention = TargetAttention(dim + config.category_dim, dim)
+        context = len(sizes.profile_cardinalities) * config.profile_dim + config.category_dim + config.hour_dim
+        fields = 3 * dim + context
+        self.cross = nn.ModuleList(CrossLayer(fields, config.cross_rank) for _ in range(config.cross_layers))
+        self.home = HoME(config.extra_dim + fields + 2 * dim, config.home)
+
+    def rank_features(self, batch: RankingBatch) -> Tensor:
+        """h_rank of eq. 11: crossed fields and the products user x author, interest x author. [B, R]."""
+        user, author = self.users(batch.user), self.authors(batch.author)
+        category = self.categories(batch.author_category)
+        items = (
+            self.authors(batch.history)
+            + self.ages(log2_bucket(batch.history_age_s, self.config.age_buckets))
+            + self.watches(log2_bucket(batch.history_watch_s, self.config.watch_buckets))
+        )
+        interest = self.target_attention(torch.cat([author, category], dim=-1), items, batch.history_mask)
+        profile = [table(batch.user_profile[:, index]) for index, table in enumerate(self.profile)]
+        x0 = torch.cat([user, author, interest, *profile, category, self.hours(batch.hour)], dim=-1)
+        crossed = x0
+        for layer in self.cross:
+            crossed = layer(x0, crossed)
+        return torch.cat([crossed, user * author, interest * author], dim=-1)
+
+    def forward(self, batch: RankingBatch, extra: Tensor | None = None) -> Tensor:
+        """``extra`` [B, extra_dim] goes first in the input of HoME. Raises ValueError if its width is not extra_dim."""
+        given = 0 if extra is None else extra.shape[-1]
+        if given != self.config.extra_dim:
+            raise ValueError(f"extra has width {given}, the ranker was built for extra_dim={self.config.extra_dim}")
+        features = self.rank_features(batch)
+        logits: Tensor = self.home(features if extra is None else torch.cat([extra, features], dim=-1))
+        return logits
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and model.safetensors."""
+        save_model(self, folder, version=_VERSION, config=self.config, sizes=self.sizes)
+
+    @classmethod
+    def load(cls, folder: Path) -> Ranker:
+        """Read what ``save`` wrote, in evaluation mode. Raises ValueError on any mismatch, with both values."""
+        parts = load_parts(folder, cls, version=_VERSION, config=RankerConfig, sizes=CatalogSizes)
+        model = cls(parts["config"], parts["sizes"])
+        load_weights(model, folder)
+        return model.eval()

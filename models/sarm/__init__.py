@@ -1,0 +1,1 @@
+"""SARM: ranking with semantic anchors (section 3 of the paper), one file per part."""

@@ -1,0 +1,53 @@
+"""Semantic Anchor Encoder, SAE (SARM eq. 5, 6): a light BERT-style encoder with gated fusion."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers import RMSNorm, TransformerBlock
+from models.sarm.anchor_tokens import PAD_ROW, TokenRows
+from models.sarm.gated_fusion import GatedFusion
+
+_INIT_STD = 0.05
+
+
+class AnchorEncoder(nn.Module):
+    """Anchor tokens -> states. Pre-norm blocks with single-head attention and RoPE; [CLS] is position 0."""
+
+    def __init__(
+        self, rows: TokenRows, dim: int, num_layers: int, ffn_mult: int, fusion_layers: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(torch.randn(rows.num_base_rows, dim) * _INIT_STD)
+        self.live_tokens = nn.Parameter(torch.randn(rows.num_live_rows, dim) * _INIT_STD)
+        self.blocks = nn.ModuleList(TransformerBlock(dim, 1, ffn_mult) for _ in range(num_layers))
+        self.fusions = nn.ModuleDict({str(layer): GatedFusion(dim) for layer in fusion_layers})
+        self.norm = RMSNorm(dim)
+
+    def forward(self, base: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+        """base, live [A, T] rows (0 = padding, no live token) -> (states [A, T', D], mask [A, T']).
+
+        T' is the longest anchor among the A; the states of [CLS] (eq. 6) are ``states[:, 0]``.
+        """
+        states, mask, _ = self._encode(base, live)
+        return states, mask
+
+    @torch.no_grad()
+    def gates(self, base: Tensor, live: Tensor) -> dict[int, Tensor]:
+        """The gates alpha [A, T'] of every layer that has a fusion, for analysis."""
+        return self._encode(base, live)[2]
+
+    def _encode(self, base: Tensor, live: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        longest = int((base != PAD_ROW).sum(dim=1).max())
+        base, live = base[:, :longest], live[:, :longest]
+        mask, covered = base != PAD_ROW, live != 0
+        states = F.embedding(base, self.tokens)
+        live_vectors = F.embedding(live, self.live_tokens) if len(self.fusions) else states
+        alphas: dict[int, Tensor] = {}
+        for layer, block in enumerate(self.blocks):
+            states = block(states, mask)
+            if str(layer) in self.fusions:
+                states, alphas[layer] = self.fusions[str(layer)](states, live_vectors, covered)
+        return self.norm(states), mask, alphas

@@ -1,0 +1,34 @@
+"""[TAR], the identity-aware author representation (SARM eq. 7)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import masked_softmax
+
+
+class AuthorIdentity(nn.Module):
+    """Cross-attention with the author's id vector as the query, all SAE states as keys and values.
+
+    W_K is applied to the query and W_V to the result: the same numbers as mapping every state, T times cheaper.
+    """
+
+    def __init__(self, id_dim: int, dim: int) -> None:
+        super().__init__()
+        # The bias lets an author without a learnt id (vector zero) still ask a question.
+        self.query = nn.Linear(id_dim, dim)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(dim, dim, bias=False)
+
+    def attention(self, identity: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        """identity [A, id_dim], states [A, T, D], mask [A, T] -> weights [A, T] that sum to 1."""
+        query = torch.matmul(self.query(identity), self.key.weight)  # [A, D]: q W_K, so that (q W_K) h = q (W_K h)
+        scores = torch.bmm(states, query.unsqueeze(-1)).squeeze(-1) * states.shape[-1] ** -0.5
+        return masked_softmax(scores, mask)
+
+    def forward(self, identity: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        """-> h_TAR [A, D]."""
+        read = torch.bmm(self.attention(identity, states, mask).unsqueeze(1), states).squeeze(1)
+        tar: Tensor = self.value(read)
+        return tar

@@ -1,0 +1,28 @@
+"""Gated fusion of live-streaming tokens into the states of the base tokens (SARM eq. 3, 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import RMSNorm
+
+
+class GatedFusion(nn.Module):
+    """h'_i = h_i + alpha_i W_V e'_i, with alpha_i = sigmoid(RMSNorm(h_i) . RMSNorm(W_K e'_i) / sqrt(d))."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(dim, dim, bias=False)
+        self.state_norm = RMSNorm(dim)
+        self.key_norm = RMSNorm(dim)
+
+    def forward(self, states: Tensor, live: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:
+        """states h [A, T, D], live-token vectors e' [A, T, D], covered [A, T] bool -> (h' [A, T, D], alpha [A, T]).
+
+        Where no live token covers the position the gate is 0, and the state passes unchanged.
+        """
+        match = (self.state_norm(states) * self.key_norm(self.key(live))).sum(dim=-1) * states.shape[-1] ** -0.5
+        alpha = torch.sigmoid(match) * covered.to(states.dtype)
+        return states + alpha.unsqueeze(-1) * self.value(live), alpha

@@ -1,0 +1,25 @@
+"""[UIN], the aggregated user interest (SARM eq. 9, 10)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from models.layers import RMSNorm, TransformerBlock, masked_mean
+
+
+class UserInterest(nn.Module):
+    """Transformer over the bank vectors of the authors in the history, then their mean.
+
+    An empty history gives zeros.
+    """
+
+    def __init__(self, dim: int, num_layers: int, num_heads: int, ffn_mult: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(TransformerBlock(dim, num_heads, ffn_mult) for _ in range(num_layers))
+        self.norm = RMSNorm(dim)
+
+    def forward(self, history: Tensor, mask: Tensor) -> Tensor:
+        """history [B, L, D], mask [B, L] -> h_UIN [B, D]."""
+        for block in self.blocks:
+            history = block(history, mask)
+        return masked_mean(self.norm(history), mask)

@@ -1,0 +1,77 @@
+"""The door: `python -m pipelines JOB --config FILE.yaml --set a.b=c`."""
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+from models.manifest import ArtifactError
+from pipelines import config
+from pipelines.contract import ContractError
+
+JOBS = {
+    "world": "make the simulated platform's tables, day by day",
+    "ingest": "turn videos, chat and transcripts into segments",
+    "validate": "check tables against the contract",
+    "distil": "fine-tune the multimodal model that writes anchors",
+    "anchors": "write the daily semantic anchors with vLLM",
+    "vocabulary": "train or extend the Live-Streaming Tokenizer",
+    "examples": "join impressions with point-in-time history",
+    "train": "train SARM and the Base ranker",
+    "evaluate": "AUC and GAUC of the last day",
+    "publish": "write the bank snapshot and move CURRENT",
+    "serve": "answer ranking requests over HTTP",
+    "daily": "anchors to publish for the newest day",
+    "demo": "everything, over the simulated platform",
+}
+EPILOG = """examples:
+  python -m pipelines demo     --config pipelines/configs/demo.yaml
+  python -m pipelines ingest   --config pipelines/configs/videos.yaml --set ingest.source=DIR
+  python -m pipelines validate --config my.yaml
+  python -m pipelines train    --config my.yaml --set train.batch_size=1024 --set seed=1
+  ray job submit --working-dir . -- python -m pipelines anchors --config my.yaml
+
+exit codes: 0 done, 1 the job failed, 2 the configuration or the input cannot be used"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    jobs = "\n".join(f"  {name:<11}{what}" for name, what in JOBS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines",
+        description=f"Jobs of the live-streaming ranking pipeline:\n{jobs}",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("job", choices=JOBS, metavar="JOB", help="one of the jobs above")
+    parser.add_argument("--config", required=True, metavar="FILE.yaml", help="configuration of the run")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key, repeatable")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one job; its metrics land in `<run_dir>/<job>.json`."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=os.environ.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(message)s")
+    from pipelines.settings import Settings
+
+    try:
+        settings = config.build(Settings, config.read_yaml(args.config, args.set))
+        run_dir = Path(settings.run_dir)
+        config.dump(settings, run_dir / "config" / f"{args.job}.yaml")
+        started = time.perf_counter()
+        metrics = importlib.import_module(f"pipelines.{args.job}").run(settings)
+    except (config.ConfigError, ContractError, ArtifactError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    metrics = {"seconds": round(time.perf_counter() - started, 3), **metrics}
+    (run_dir / f"{args.job}.json").write_text(json.dumps(metrics, indent=1, default=str))
+    logging.getLogger(__name__).info("%s done in %.1f s", args.job, metrics["seconds"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

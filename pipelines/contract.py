@@ -1,0 +1,339 @@
+"""The one definition of every table: columns, types, keys, and the validation whose errors a user can act on.
+
+Knows nothing about storage. Tables are Hive-partitioned by `day=YYYY-MM-DD`; the day is in the path, not in the files.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+FIELDS = ("point_of_interest", "theme", "topic", "target_audience", "format", "scene")
+"""The six dimensions of a semantic anchor, in canonical order (SARM, Appendix B)."""
+
+FIELD_LIMITS = MappingProxyType(
+    {"point_of_interest": 3, "theme": 1, "topic": 2, "target_audience": 2, "format": 2, "scene": 2}
+)
+"""Most values a field may hold. The paper fixes the first four; format and scene are bounded so that answers end."""
+
+TASKS_COLUMNS = ("click", "follow", "long_view", "gift")
+
+REASONS = (
+    "unreadable_video",
+    "no_frames",
+    "bad_image",
+    "bad_chat",
+    "bad_transcript",
+    "bad_row",
+    "engine_error",
+    "invalid_json",
+    "truncated_answer",
+)
+"""Closed list of why a row lands in `rejections`."""
+
+EVENT_KINDS = ("exposure", "click", "exit", "follow", "like", "comment", "gift")
+
+_CLOSED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "events": {"kind": EVENT_KINDS},
+    "rejections": {"reason": REASONS},
+}
+
+
+class ContractError(ValueError):
+    """A table breaks the contract; the message names table, day, column, wanted, got and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSpec:
+    """One table of the contract."""
+
+    name: str
+    """Folder name under `tables/`."""
+    schema: pa.Schema
+    """Columns in order; nullable=False columns must hold no null."""
+    key: tuple[str, ...]
+    """Columns whose combination is unique within a day."""
+    row: str
+    """What one row is."""
+    oracle: bool = False
+    """True for the simulator's truth, which no training job may read."""
+
+
+def _strings() -> pa.DataType:
+    return pa.list_(pa.string())
+
+
+def _schema(**columns: pa.DataType | tuple[pa.DataType, str]) -> pa.Schema:
+    """Schema from `name=type`, or `name=(type, "null")` for a nullable column."""
+    fields = []
+    for name, kind in columns.items():
+        nullable = isinstance(kind, tuple)
+        fields.append(pa.field(name, kind[0] if isinstance(kind, tuple) else kind, nullable=nullable))
+    return pa.schema(fields)
+
+
+_FRAME = pa.struct([pa.field("offset_ms", pa.int32()), pa.field("jpeg", pa.binary())])
+_COMMENT = pa.struct(
+    [
+        pa.field("user_id", pa.int64()),
+        pa.field("offset_ms", pa.int32()),
+        pa.field("text", pa.string()),
+        pa.field("engagement", pa.float32()),
+    ]
+)
+_SIX = {field: _strings() for field in FIELDS}
+
+TABLES: MappingProxyType[str, TableSpec] = MappingProxyType(
+    {
+        spec.name: spec
+        for spec in (
+            TableSpec(
+                name="authors",
+                row="author, as new or changed on that day",
+                key=("author_id",),
+                schema=_schema(
+                    author_id=pa.int64(),
+                    profile=pa.string(),
+                    category=(pa.string(), "null"),
+                    tags=_strings(),
+                    first_live_day=pa.date32(),
+                ),
+            ),
+            TableSpec(
+                name="users",
+                row="user, as new or changed on that day; profile codes from 0, -1 = unknown",
+                key=("user_id",),
+                schema=_schema(
+                    user_id=pa.int64(), age_band=pa.int16(), gender=pa.int16(), region=pa.int16(), device=pa.int16()
+                ),
+            ),
+            TableSpec(
+                name="segments",
+                row="30-second slice of a live",
+                key=("author_id", "live_id", "segment"),
+                schema=_schema(
+                    author_id=pa.int64(),
+                    live_id=pa.int64(),
+                    segment=pa.int32(),
+                    start_ts_ms=pa.int64(),
+                    frames=pa.list_(_FRAME),
+                    speech=(pa.string(), "null"),
+                    comments=pa.list_(_COMMENT),
+                    viewers=pa.int32(),
+                    likes=pa.int32(),
+                    gifts=pa.int32(),
+                ),
+            ),
+            TableSpec(
+                name="events",
+                row="raw behaviour",
+                key=("user_id", "live_id", "ts_ms", "kind"),
+                schema=_schema(
+                    user_id=pa.int64(),
+                    author_id=pa.int64(),
+                    live_id=pa.int64(),
+                    ts_ms=pa.int64(),
+                    kind=pa.string(),
+                    value=pa.float32(),
+                ),
+            ),
+            TableSpec(
+                name="impressions",
+                row="exposure with its labels",
+                key=("impression_id",),
+                schema=_schema(
+                    impression_id=pa.int64(),
+                    user_id=pa.int64(),
+                    author_id=pa.int64(),
+                    live_id=pa.int64(),
+                    ts_ms=pa.int64(),
+                    click=pa.uint8(),
+                    follow=pa.uint8(),
+                    long_view=pa.uint8(),
+                    gift=pa.uint8(),
+                    watch_time_s=pa.float32(),
+                ),
+            ),
+            TableSpec(
+                name="anchors",
+                row="author and day",
+                key=("author_id",),
+                schema=_schema(
+                    author_id=pa.int64(),
+                    **_SIX,
+                    text=pa.string(),
+                    model=pa.string(),
+                    prompt_hash=pa.string(),
+                    schema_hash=pa.string(),
+                    num_frames=pa.int32(),
+                    num_comments=pa.int32(),
+                ),
+            ),
+            TableSpec(
+                name="rejections",
+                row="input that failed, and why",
+                key=("key", "stage"),
+                schema=_schema(
+                    key=pa.string(), stage=pa.string(), reason=pa.string(), detail=pa.string(), attempts=pa.int32()
+                ),
+            ),
+            TableSpec(
+                name="examples",
+                row="impression with its point-in-time history (newest last, padded left with -1)",
+                key=("impression_id",),
+                schema=_schema(
+                    impression_id=pa.int64(),
+                    user_id=pa.int64(),
+                    author_id=pa.int64(),
+                    live_id=pa.int64(),
+                    ts_ms=pa.int64(),
+                    click=pa.uint8(),
+                    follow=pa.uint8(),
+                    long_view=pa.uint8(),
+                    gift=pa.uint8(),
+                    history_author_ids=pa.list_(pa.int64()),
+                    history_age_s=pa.list_(pa.float32()),
+                    history_watch_s=pa.list_(pa.float32()),
+                    anchor_day=(pa.date32(), "null"),
+                ),
+            ),
+            TableSpec(
+                name="oracle_impressions",
+                row="true probabilities of an impression (simulated platforms only)",
+                key=("impression_id",),
+                oracle=True,
+                schema=_schema(
+                    impression_id=pa.int64(),
+                    click=pa.float32(),
+                    follow=pa.float32(),
+                    long_view=pa.float32(),
+                    gift=pa.float32(),
+                ),
+            ),
+            TableSpec(
+                name="oracle_anchors",
+                row="true anchor of an author on a day (simulated platforms only)",
+                key=("author_id",),
+                oracle=True,
+                schema=_schema(author_id=pa.int64(), **_SIX),
+            ),
+        )
+    }
+)
+
+
+def spec(name: str) -> TableSpec:
+    """The table's definition. Raises ContractError for an unknown name, listing the known ones."""
+    if name not in TABLES:
+        raise ContractError(f"unknown table {name!r}; the contract has {', '.join(TABLES)}")
+    return TABLES[name]
+
+
+def conform(data: pa.Table, name: str, day: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """`data` with exactly the contract's columns (or those asked for), or ContractError.
+
+    Extra columns are dropped and lossless casts (int32 to int64, large_string to string) are made; anything else is
+    an error that names table, day, column, wanted and got.
+    """
+    fields = [field for field in spec(name).schema if columns is None or field.name in columns]
+    missing = [field.name for field in fields if field.name not in data.column_names]
+    if missing:
+        raise missing_columns(name, day, missing, data.column_names)
+    return pa.table([_cast(data.column(f.name), f, name, day) for f in fields], schema=pa.schema(fields))
+
+
+def missing_columns(name: str, day: str, missing: Sequence[str], got: Sequence[str]) -> ContractError:
+    """The error for a day whose files lack columns."""
+    return ContractError(
+        f"table {name}, day {day}: missing column(s) {', '.join(missing)}; got {', '.join(got)}; "
+        "add the column(s) to the Parquet files of that day"
+    )
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field, name: str, day: str) -> pa.ChunkedArray:
+    where = f"table {name}, day {day}, column {field.name}"
+    if column.type != field.type:
+        numeric = pa.types.is_integer(field.type) and pa.types.is_floating(column.type)
+        if numeric or (pa.types.is_string(column.type) and not pa.types.is_string(field.type)):
+            raise ContractError(f"{where}: wanted {field.type}, got {column.type}; write it as {field.type}")
+        try:
+            column = column.cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            raise ContractError(
+                f"{where}: wanted {field.type}, got {column.type} ({error}); write it as {field.type}"
+            ) from error
+    if not field.nullable and column.null_count:
+        row = pc.index(pc.is_null(column), pa.scalar(True)).as_py()
+        raise ContractError(
+            f"{where}: wanted no nulls, got {column.null_count} (first at row {row}); fill or drop them"
+        )
+    return column
+
+
+def check_keys(data: pa.Table, name: str, day: str) -> None:
+    """ContractError if two rows of `data` share the table's key; names the first such key."""
+    key = spec(name).key
+    groups = data.select(list(key)).group_by(list(key)).aggregate([([], "count_all")])
+    repeated = groups.filter(pc.greater(groups["count_all"], 1))
+    if repeated.num_rows:
+        first = {column: repeated[column][0].as_py() for column in key}
+        raise ContractError(
+            f"table {name}, day {day}: wanted unique ({', '.join(key)}), got {repeated.num_rows} repeated key(s), "
+            f"first {first}; remove the duplicates of that day"
+        )
+
+
+def validate(data: pa.Table, name: str, day: str) -> pa.Table:
+    """`conform`, plus: the day is not empty, keys are unique, and values stay in their ranges."""
+    data = conform(data, name, day)
+    if not data.num_rows:
+        raise empty_day(name, day)
+    check_keys(data, name, day)
+    for error in value_errors(data, name, day):
+        raise error
+    return data
+
+
+def empty_day(name: str, day: str) -> ContractError:
+    """The error for a day without rows."""
+    return ContractError(f"table {name}, day {day}: wanted at least one row, got an empty day; remove or refill it")
+
+
+def problems(data: pa.Table, name: str, day: str) -> list[ContractError]:
+    """Everything that is wrong with the columns and values of `data`, one error a column; [] where all is well."""
+    found, sound = [], []
+    missing = [column for column in spec(name).schema.names if column not in data.column_names]
+    if missing:
+        found.append(missing_columns(name, day, missing, data.column_names))
+    for column in spec(name).schema.names:
+        if column in missing:
+            continue
+        try:
+            sound.append(conform(data, name, day, [column]))
+        except ContractError as error:
+            found.append(error)
+    for table in sound:
+        found.extend(value_errors(table, name, day))
+    return found
+
+
+def value_errors(data: pa.Table, name: str, day: str) -> Iterator[ContractError]:
+    """Values outside their range, one error a column, for those columns that `data` holds."""
+    for column in data.column_names:
+        values, where = data[column], f"table {name}, day {day}, column {column}"
+        if column in TASKS_COLUMNS and name in ("impressions", "examples"):
+            most = pc.max(values).as_py()
+            if most is not None and most > 1:
+                yield ContractError(f"{where}: wanted 0 or 1, got {most}; write labels as 0 or 1")
+        elif allowed := _CLOSED.get(name, {}).get(column):
+            bad = values.filter(pc.invert(pc.is_in(values, pa.array(allowed))))
+            if len(bad):
+                yield ContractError(f"{where}: wanted one of {', '.join(allowed)}, got {bad[0]}; correct those rows")
+        elif column in FIELD_LIMITS and name in ("anchors", "oracle_anchors"):
+            most = pc.max(pc.list_value_length(values)).as_py()
+            if most is not None and most > FIELD_LIMITS[column]:
+                yield ContractError(
+                    f"{where}: wanted at most {FIELD_LIMITS[column]} value(s), got {most}; keep the first"
+                )

@@ -1,0 +1,183 @@
+"""AUC and GAUC of the published models on a day that they were not trained on, beside the oracle's where there is one.
+
+Reads examples, anchors and the artifacts "model" and "base"; writes `scores-<variant>.npz` into the run's folder.
+Run: python -m pipelines evaluate --config pipelines/configs/demo.yaml
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.artifacts import Artifacts
+from pipelines.contract import TASKS_COLUMNS, ContractError
+from pipelines.storage import Storage
+
+if TYPE_CHECKING:
+    from models.sarm.tokenizer import LiveStreamingTokenizer
+    from pipelines.settings import Settings
+    from pipelines.trained import Trained
+    from pipelines.training_data import AnchorTable, Columns
+
+log = logging.getLogger(__name__)
+Scores = npt.NDArray[np.float32]
+
+ORACLE = "oracle"
+BUCKETS = ((0, 1), (1, 60), (60, 100), (100, 1_000), (1_000, 10_000), (10_000, None))
+"""Training impressions of an author, from (included) to (excluded): the groups of SARM, Fig. 6, and new authors."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """What is measured."""
+
+    day: str | None = None
+    """Day of examples to score, YYYY-MM-DD; null = the newest."""
+    gate_terms: int = 30
+    """Merged terms, the most frequent ones, whose gates are reported."""
+
+
+def run(settings: "Settings") -> dict[str, Any]:
+    """Scores the day with every published variant and measures."""
+    from pipelines import trained as published
+    from pipelines.training_data import read_examples
+
+    storage = Storage.open(settings.storage.root)
+    artifacts = Artifacts(storage)
+    day = _day(settings.evaluate, storage)
+    variants = {v: published.load(artifacts, v) for v in settings.train.variants}
+    for trained in variants.values():
+        if day in trained.days:
+            raise ContractError(
+                f"evaluate.day: {day} is one of the days that {trained.variant} was trained on "
+                f"({trained.days[0]} to {trained.days[-1]}); choose a later one"
+            )
+    columns = read_examples(storage, day)
+    scores: dict[str, Scores] = {}
+    result: dict[str, Any] = {"day": day, "examples": len(columns["user_id"])}
+    for variant, trained in variants.items():
+        started = time.perf_counter()
+        bank = None
+        if variant == "sarm":
+            anchors = published.anchor_table(storage, artifacts, trained, before=day)
+            anchors.check_examples(day, columns)
+            bank = trained.model.encode_bank(anchors.tokens)
+            result["gates"] = _gates(
+                trained, anchors, published.tokenizer_of(artifacts, trained), settings.evaluate.gate_terms
+            )
+        scores[variant] = published.score(trained, columns, bank)
+        _write_scores(settings, variant, columns, scores[variant])
+        log.info("%s scored %d examples of %s | %.1f s", variant, len(scores[variant]), day, time.perf_counter() - started)
+    if day in storage.days("oracle_impressions"):
+        scores[ORACLE] = _oracle(settings.storage.root, day, columns)
+    result["metrics"] = {name: measure(columns, values) for name, values in scores.items()}
+    result["buckets"] = _buckets(storage, list(variants.values())[0].days, columns, scores)
+    for name, tasks in result["metrics"].items():
+        log.info("%-6s | %s", name, " | ".join(f"{t} AUC {m['auc']:.4f} GAUC {m['gauc']:.4f}" for t, m in tasks.items()))
+    return result
+
+
+def measure(columns: "Columns", scores: Scores) -> dict[str, dict[str, float]]:
+    """AUC and GAUC (by user) of each task; nan where a task has one class only."""
+    from models.metrics import auc, gauc
+
+    return {
+        task: {
+            "auc": auc(columns[task], scores[:, index]),
+            "gauc": gauc(columns[task], scores[:, index], columns["user_id"]),
+        }
+        for index, task in enumerate(TASKS_COLUMNS)
+    }
+
+
+def _day(config: EvaluateConfig, storage: Storage) -> str:
+    days = storage.days("examples")
+    if not days or (config.day is not None and config.day not in days):
+        raise ContractError(
+            f"table examples: wanted day {config.day or '(the newest)'}, got {', '.join(days) or 'none'}; "
+            "run the job examples first"
+        )
+    return config.day or days[-1]
+
+
+def _oracle(root: str, day: str, columns: "Columns") -> Scores:
+    """The true probabilities of the same impressions, in the same order. Raises ContractError where one is missing."""
+    truth = Storage.open(root, oracle=True).read("oracle_impressions", day).sort_by("impression_id")
+    ids = truth["impression_id"].to_numpy()
+    at = np.minimum(np.searchsorted(ids, columns["impression_id"]), len(ids) - 1)
+    if not (ids[at] == columns["impression_id"]).all():
+        raise ContractError(f"table oracle_impressions, day {day}: impressions are missing; run the job world again")
+    return np.stack([truth[task].to_numpy()[at] for task in TASKS_COLUMNS], axis=1)
+
+
+def _write_scores(settings: "Settings", variant: str, columns: "Columns", scores: Scores) -> None:
+    folder = Path(settings.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / f"scores-{variant}.npz", impression_id=columns["impression_id"], scores=scores)
+
+
+def _buckets(
+    storage: Storage, days: list[str], columns: "Columns", scores: Mapping[str, Scores]
+) -> list[dict[str, Any]]:
+    """Click AUC and GAUC by how often the author was shown on the training days."""
+    from models.metrics import auc, gauc
+
+    shown = np.concatenate([storage.read("examples", d, ["author_id"])["author_id"].to_numpy() for d in days])
+    authors, counts = np.unique(shown, return_counts=True)
+    at = np.minimum(np.searchsorted(authors, columns["author_id"]), len(authors) - 1)
+    count = np.where(authors[at] == columns["author_id"], counts[at], 0)
+    table = []
+    for low, high in BUCKETS:
+        here = (count >= low) & (count < (high or np.inf))
+        if not here.any():
+            continue
+        click, user = columns["click"][here], columns["user_id"][here]
+        row: dict[str, Any] = {
+            "from": low,
+            "to": high,
+            "impressions": int(here.sum()),
+            "authors": len(np.unique(columns["author_id"][here])),
+        }
+        for name, values in scores.items():
+            row[name] = {"auc": auc(click, values[here, 0]), "gauc": gauc(click, values[here, 0], user)}
+        table.append(row)
+    return table
+
+
+def _gates(
+    trained: "Trained", anchors: "AnchorTable", tokenizer: "LiveStreamingTokenizer", num_terms: int
+) -> dict[str, Any]:
+    """Mean gate alpha (SARM eq. 3) of each fused layer over all covered tokens, and of the most frequent terms."""
+    from models.sarm.model import SARM
+
+    assert isinstance(trained.model, SARM)
+    rows = np.flatnonzero((anchors.tokens.live != 0).any(axis=1))
+    num_live = tokenizer.rows.num_live_rows
+    sums: dict[int, npt.NDArray[np.float64]] = {}
+    counts = np.zeros(num_live)
+    for start in range(0, len(rows), 256):
+        base, live = anchors.tokens.select(rows[start : start + 256]).tensors()
+        for layer, alpha in trained.model.encoder.gates(base, live).items():
+            flat = live[:, : alpha.shape[1]].reshape(-1).numpy()
+            total = sums.setdefault(layer, np.zeros(num_live))
+            total += np.bincount(flat, weights=alpha.reshape(-1).numpy(), minlength=num_live)
+        counts += np.bincount(live.reshape(-1).numpy(), minlength=num_live)
+    counts[0] = 0
+    covered = max(counts.sum(), 1.0)
+    order = [int(row) for row in np.argsort(-counts, kind="stable") if counts[row] > 0][:num_terms]
+    return {
+        "layers": {str(layer): float(total[1:].sum() / covered) for layer, total in sums.items()},
+        "terms": [
+            {
+                "term": tokenizer.live_text(row).strip(),
+                "tokens": int(counts[row]),
+                "layers": {str(layer): float(total[row] / counts[row]) for layer, total in sums.items()},
+            }
+            for row in order
+        ],
+    }

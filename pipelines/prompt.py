@@ -1,0 +1,96 @@
+"""The prompt that asks a Qwen-VL model for a semantic anchor, its JSON schema, and the anchor's canonical text.
+
+Order and steps follow SARM, Appendix B: profile, keyframes, speech, comments, then three steps that end in JSON.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.contract import FIELD_LIMITS, FIELDS
+
+SECTIONS = ("[Author Profile]", "[Visual KeyFrames]", "[Audio Transcription]", "[Text Comments]")
+
+INSTRUCTION = """Above is what is known of one live streamer today: who they are, frames in time order, what was said, \
+and what viewers wrote. You know live streaming well. Read all of it, then produce summary tags that will be used to \
+distribute, recommend and search the stream. Work in three steps.
+Step 1, understand: what is going on, which theme dominates, what the streamer wants.
+Step 2, propose tags of six kinds:
+point_of_interest: what draws viewers in, at most 3 (such as "middle-aged man angrily reviewing cars");
+theme: one short phrase for the whole stream, at most 1;
+topic: matters people discuss in it, at most 2;
+target_audience: groups of users it suits, at most 2;
+format: how it is presented (such as "single-author live-streaming", "outdoor live-streaming");
+scene: where it takes place (such as "home interior", "virtual studio", "mobile screen").
+Step 3, classify: answer with one JSON object only, its keys being the six kinds above in that order, each value a \
+list of phrases, even if it is empty or holds one item."""
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of the answer, for structured outputs."""
+    return {
+        "type": "object",
+        "properties": {
+            field: {"type": "array", "items": {"type": "string"}, "maxItems": FIELD_LIMITS[field]} for field in FIELDS
+        },
+        "required": list(FIELDS),
+        "additionalProperties": False,
+    }
+
+
+def digest(content: Any) -> str:
+    """Short hash of a prompt template or schema, stored with each anchor."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+PROMPT_HASH = digest([SECTIONS, INSTRUCTION])
+SCHEMA_HASH = digest(schema())
+
+
+def content(
+    *, profile: str, frames: Sequence[bytes], speech: Sequence[str], comments: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One user message's content parts in OpenAI form, frames as data URLs."""
+    before = f"{SECTIONS[0]}\n{profile}\n{SECTIONS[1]}\n"
+    lines = [SECTIONS[2], *speech, SECTIONS[3], *comments, INSTRUCTION]
+    return [
+        {"type": "text", "text": before},
+        *({"type": "image_url", "image_url": {"url": data_url(frame)}} for frame in frames),
+        {"type": "text", "text": "\n" + "\n".join(lines)},
+    ]
+
+
+def data_url(jpeg: bytes) -> str:
+    """A JPEG as a data URL, so that no engine ever fetches from outside."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+def answer(anchor: Mapping[str, Sequence[str]]) -> str:
+    """The JSON answer for an anchor, in the compact form that models are taught."""
+    return json.dumps({field: list(anchor[field]) for field in FIELDS}, separators=(",", ":"), ensure_ascii=False)
+
+
+def parse(text: str) -> dict[str, list[str]]:
+    """The six fields of an answer. Raises ValueError that says what is wrong with it."""
+    raw = json.loads(text)
+    if not isinstance(raw, dict) or set(raw) != set(FIELDS):
+        raise ValueError(f"wanted the keys {', '.join(FIELDS)}, got {str(text)[:200]!r}")
+    for field in FIELDS:
+        values = raw[field]
+        if not isinstance(values, list) or any(not isinstance(v, str) for v in values):
+            raise ValueError(f"{field}: wanted a list of phrases, got {values!r}")
+        if len(values) > FIELD_LIMITS[field]:
+            raise ValueError(f"{field}: wanted at most {FIELD_LIMITS[field]} phrases, got {len(values)}")
+    return {field: [" ".join(v.split()) for v in dict.fromkeys(raw[field]) if v.strip()] for field in FIELDS}
+
+
+def field_texts(anchor: Mapping[str, Sequence[str]]) -> list[str]:
+    """The anchor field by field, as the tokenizer reads it (A_s of SARM eq. 1)."""
+    return [f"{field.replace('_', ' ')}: {', '.join(anchor[field])}" for field in FIELDS]
+
+
+def canonical_text(anchor: Mapping[str, Sequence[str]]) -> str:
+    """The one text form of an anchor."""
+    return "; ".join(field_texts(anchor))

@@ -1,0 +1,50 @@
+"""The whole configuration of a run: one section a job, each defined beside its owner."""
+
+from dataclasses import dataclass, field
+
+from pipelines.anchors import AnchorsConfig
+from pipelines.cluster import ClusterConfig
+from pipelines.evaluate import EvaluateConfig
+from pipelines.examples import ExamplesConfig
+from pipelines.ingest import IngestConfig
+from pipelines.publish import PublishConfig
+from pipelines.serve import ServeConfig
+from pipelines.storage import StorageConfig
+from pipelines.train import TrainConfig
+from pipelines.validate import ValidateConfig
+from pipelines.vocabulary import VocabularyConfig
+from pipelines.world.config import WorldConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What `--config FILE.yaml` holds."""
+
+    seed: int = 0
+    """Fixes world, initialisation and order."""
+    run_dir: str = "runs/demo"
+    """Local folder for reports, logs and the resolved config."""
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    """Where tables and artifacts live."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """How jobs reach Ray."""
+    world: WorldConfig = field(default_factory=WorldConfig)
+    """The simulated platform."""
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    """Videos, chat and transcripts to segments."""
+    validate: ValidateConfig = field(default_factory=ValidateConfig)
+    """Which tables to check against the contract, and how many frames to decode."""
+    anchors: AnchorsConfig = field(default_factory=AnchorsConfig)
+    """The daily anchor batch."""
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    """The Live-Streaming Tokenizer."""
+    examples: ExamplesConfig = field(default_factory=ExamplesConfig)
+    """Impressions with point-in-time histories."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """SARM and Base."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """AUC and GAUC of a day."""
+    publish: PublishConfig = field(default_factory=PublishConfig)
+    """The bank snapshot."""
+    serve: ServeConfig = field(default_factory=ServeConfig)
+    """Where and how the deployments are reached."""

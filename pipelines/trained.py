@@ -1,0 +1,90 @@
+"""Published models, as evaluation and publishing read them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models.batch import collate
+from models.catalog import Catalog
+from models.manifest import ArtifactError, Manifest
+from models.ranker import Ranker
+from models.sarm.model import SARM
+from models.sarm.tokenizer import LiveStreamingTokenizer
+from pipelines import vocabulary
+from pipelines.artifacts import Artifacts
+from pipelines.storage import Storage
+from pipelines.train import KINDS
+from pipelines.train_loop import CATALOG, CATEGORIES
+from pipelines.training_data import AnchorTable, Columns, take
+
+_SCORED_TOGETHER = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Trained:
+    """A published variant, in evaluation mode."""
+
+    variant: str
+    manifest: Manifest
+    model: SARM | Ranker
+    catalog: Catalog
+    categories: list[str]
+    """Author category of value c is categories[c - 1]."""
+
+    @property
+    def days(self) -> list[str]:
+        """Days it was trained on."""
+        return sorted(key.removeprefix("examples/") for key in self.manifest.made_from if key.startswith("examples/"))
+
+
+def load(artifacts: Artifacts, variant: str, run_id: str | None = None) -> Trained:
+    """The variant's version `run_id` (default: CURRENT). Raises ArtifactError where nothing is published."""
+    folder = artifacts.fetch(KINDS[variant], run_id)
+    model: SARM | Ranker = SARM.load(folder) if variant == "sarm" else Ranker.load(folder)
+    return Trained(
+        variant=variant,
+        manifest=Manifest.verify(folder),
+        model=model.eval(),
+        catalog=Catalog.load(Path(folder) / CATALOG),
+        categories=json.loads((Path(folder) / CATEGORIES).read_text(encoding="utf-8")),
+    )
+
+
+def tokenizer_of(artifacts: Artifacts, trained: Trained) -> LiveStreamingTokenizer:
+    """The tokenizer that the model was trained with. Raises ArtifactError where its sizes differ from the model's."""
+    run_id = trained.manifest.made_from["tokenizer"]
+    tokenizer = LiveStreamingTokenizer.load(artifacts.fetch(vocabulary.KIND, run_id))
+    assert isinstance(trained.model, SARM)
+    if tokenizer.rows != trained.model.rows:
+        raise ArtifactError(f"tokenizer {run_id} has {tokenizer.rows}, the model wants {trained.model.rows}")
+    return tokenizer
+
+
+def anchor_table(
+    storage: Storage, artifacts: Artifacts, trained: Trained, *, before: str | None = None, until: str | None = None
+) -> AnchorTable:
+    """The anchors in force of every author that the model knows."""
+    table = AnchorTable(storage, trained.catalog, tokenizer_of(artifacts, trained))
+    return table.advance(before=before, until=until)
+
+
+@torch.no_grad()
+def score(trained: Trained, columns: Columns, bank: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
+    """Probabilities [n, K] of examples. SARM reads target and history from `bank` [N+1, 2, D] alone, as serving does."""
+    parts: list[Tensor] = []
+    vectors = None if bank is None else torch.from_numpy(bank)
+    for start in range(0, len(columns["user_id"]), _SCORED_TOGETHER):
+        batch = collate(take(columns, slice(start, start + _SCORED_TOGETHER)), trained.catalog)
+        if isinstance(trained.model, SARM):
+            assert vectors is not None
+            cls, tar = vectors[batch.author].unbind(dim=1)
+            logits = trained.model(batch, cls, tar, vectors[:, 0][batch.history]).logits
+        else:
+            logits = trained.model(batch)
+        parts.append(torch.sigmoid(logits))
+    return torch.cat(parts).numpy()

@@ -1,0 +1,148 @@
+"""The Live-Streaming Tokenizer, trained on the anchors of all days so far, or extended by those of newer days.
+
+Reads anchors, publishes the artifact "tokenizer".
+Run: python -m pipelines vocabulary --config pipelines/configs/demo.yaml
+"""
+
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.artifacts import Artifacts
+from pipelines.contract import FIELDS, ContractError
+from pipelines.prompt import digest, field_texts
+from pipelines.storage import Storage, batches
+
+if TYPE_CHECKING:
+    from models.sarm.tokenizer import LiveStreamingTokenizer
+    from pipelines.settings import Settings
+
+log = logging.getLogger(__name__)
+KIND = "tokenizer"
+_DAY = "anchors/"
+_EXAMPLES = 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VocabularyConfig:
+    """How the tokenizer is made."""
+
+    base_tokenizer: str = ""
+    """The `tokenizer.json` of the model that writes the anchors."""
+    until: str | None = None
+    """Newest day of anchors to learn from, YYYY-MM-DD; null = the newest there is."""
+    min_frequency: int = 100_000
+    """A pair of tokens is merged when the corpus holds it at least this often (the paper's threshold)."""
+    max_merges: int = 50_000
+    """Most merges that one run may add."""
+    hash_buckets: int = 256
+    """Rows shared by base tokens that the corpus did not hold."""
+    max_tokens: int = 64
+    """Longest anchor in tokens, [CLS] included."""
+
+
+def run(settings: "Settings") -> dict[str, Any]:
+    """Trains the tokenizer, or extends the published one where it was made from a subset of the same days."""
+    from models.sarm.tokenizer import LiveStreamingTokenizer, TokenizerConfig
+
+    config = settings.vocabulary
+    storage = Storage.open(settings.storage.root)
+    artifacts = Artifacts(storage)
+    days = [d for d in storage.days("anchors") if config.until is None or d <= config.until]
+    if not days:
+        raise ContractError(
+            f"table anchors: wanted at least one day up to {config.until or 'today'}, got none; run the job anchors first"
+        )
+    made_from = _made_from(storage, config, days)
+    published = artifacts.manifest(KIND) if artifacts.current(KIND) else None
+    if published is not None and dict(published.made_from) == made_from:
+        tokenizer, how = LiveStreamingTokenizer.load(artifacts.fetch(KIND)), "current"
+    elif published is not None and _extends(published.made_from, made_from):
+        how = "extended"
+        tokenizer = LiveStreamingTokenizer.load(artifacts.fetch(KIND)).update(corpus(storage, days))
+    else:
+        how = "trained"
+        rules = TokenizerConfig(
+            min_frequency=config.min_frequency,
+            max_merges=config.max_merges,
+            hash_buckets=config.hash_buckets,
+            max_tokens=config.max_tokens,
+        )
+        tokenizer = LiveStreamingTokenizer.train(corpus(storage, days), _base(config), rules)
+    run_id = f"{days[-1]}-{digest([made_from, tokenizer.fingerprint])}"
+    if how != "current":
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save(Path(folder))
+            artifacts.publish(KIND, Path(folder), run_id, made_from)
+    metrics = {"run_id": artifacts.current(KIND), "how": how, "days": days} | _measure(tokenizer, storage, days)
+    log.info(
+        "tokenizer %s from %d days | %d merges | %.1f tokens an anchor, %.1f after merging",
+        how, len(days), metrics["merges"], metrics["base_tokens_mean"], metrics["live_tokens_mean"],
+    )  # fmt: skip
+    return metrics
+
+
+def corpus(storage: Storage, days: list[str]) -> Iterator[list[str]]:
+    """The fields' texts of every anchor of `days`, as the tokenizer reads them."""
+    for day in days:
+        for table in batches(storage.dataset("anchors", day), 4096, list(FIELDS)):
+            for row in table.to_pylist():
+                yield field_texts(row)
+
+
+def _base(config: VocabularyConfig) -> Any:
+    """The base tokenizer of the config. Raises ValueError where there is none."""
+    from tokenizers import Tokenizer
+
+    path = Path(config.base_tokenizer)
+    if not config.base_tokenizer or not path.is_file():
+        raise ContractError(
+            f"vocabulary.base_tokenizer: wanted a tokenizer.json, got {config.base_tokenizer!r}; "
+            "name the file in the folder of the model that writes the anchors"
+        )
+    return Tokenizer.from_file(str(path))
+
+
+def _made_from(storage: Storage, config: VocabularyConfig, days: list[str]) -> dict[str, str]:
+    rules = {key: value for key, value in asdict(config).items() if key != "until"}
+    base = Path(config.base_tokenizer)
+    rules["base_tokenizer"] = digest(base.read_text(encoding="utf-8")) if base.is_file() else config.base_tokenizer
+    return {"config": digest(rules)} | {_DAY + day: storage.fingerprint("anchors", day) for day in days}
+
+
+def _extends(old: Mapping[str, str], new: Mapping[str, str]) -> bool:
+    """True if all that the old one was made from is still as it was, and is part of the new."""
+    return all(new.get(key) == value for key, value in old.items())
+
+
+def _measure(tokenizer: "LiveStreamingTokenizer", storage: Storage, days: list[str]) -> dict[str, Any]:
+    """Sizes, mean tokens per anchor before and after merging, and the merged terms met most often."""
+    counts: Counter[str] = Counter()
+    anchors = 0
+    for fields in corpus(storage, days):
+        counts.update(fields)
+        anchors += 1
+    base_vocabulary = tokenizer.base_vocabulary
+    base_tokens = live_tokens = 0
+    merged: Counter[int] = Counter()
+    for text, count in counts.items():
+        live = tokenizer.live_ids(text)
+        base_tokens += count * len(tokenizer.base_ids(text))
+        live_tokens += count * len(live)
+        for symbol in live:
+            if symbol >= base_vocabulary:
+                merged[symbol - base_vocabulary + 1] += count
+    terms = [tokenizer.live_text(row).strip() for row, _ in merged.most_common()]
+    return {
+        "anchors": anchors,
+        "base_vocabulary": base_vocabulary,
+        "merges": tokenizer.rows.num_live_rows - 1,
+        "base_rows": tokenizer.rows.num_base_rows,
+        "base_tokens_mean": base_tokens / max(anchors, 1),
+        "live_tokens_mean": live_tokens / max(anchors, 1),
+        "examples": [term for term in terms if " " in term and ":" not in term][:_EXAMPLES],
+    }

@@ -1,0 +1,177 @@
+"""The HTTP face: routes, errors and the page. Knows neither Ray nor artifacts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse
+
+from serve.auth import LimitBody, RequireToken
+from serve.author_cache import NoAnchorError
+from serve.schema import (
+    MAX_SIMILAR,
+    AuthorResponse,
+    BankResponse,
+    ErrorResponse,
+    HealthResponse,
+    PathId,
+    RankRequest,
+    RankResponse,
+    SimilarResponse,
+)
+from serve.user_sequence import DuplicateCandidatesError
+from serve.watcher import NotReadyError
+
+_PAGE = Path(__file__).parent / "web" / "index.html"
+_MAX_ERRORS = 10
+_RETRY_AFTER = {"Retry-After": "1"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ApiConfig:
+    """Limits in front of the routes."""
+
+    max_body_bytes: int = 1 << 20
+    """Larger bodies are answered 413. 1 MiB is twice the largest request that the schema allows."""
+
+    def __post_init__(self) -> None:
+        if self.max_body_bytes < 1:
+            raise ValueError(f"max_body_bytes must be >= 1, got {self.max_body_bytes}")
+
+
+class Authors(Protocol):
+    """The author cache, wherever it runs."""
+
+    async def author(self, author_id: int) -> AuthorResponse:
+        """See AuthorCache.author."""
+
+    async def similar(self, author_id: int, k: int) -> SimilarResponse:
+        """See AuthorCache.similar."""
+
+    async def status(self) -> BankResponse:
+        """See AuthorCache.status."""
+
+
+class Ranking(Protocol):
+    """The ranker of this process."""
+
+    def rank(self, request: RankRequest) -> RankResponse:
+        """See UserSequence.rank."""
+
+    def health(self) -> HealthResponse:
+        """See UserSequence.health."""
+
+
+def create_api(ranking: Ranking, authors: Authors, executor: Executor, config: ApiConfig, token: str | None) -> FastAPI:
+    """The application. Ranking runs in `executor`, so that the event loop stays free; `token` None = open to all."""
+    api = FastAPI(
+        title="Live-stream ranking from semantic anchors",
+        description="Ranks authors for a user with SARM, from a published bank of author vectors.",
+        version="1",
+        redoc_url=None,
+        responses={503: {"model": ErrorResponse, "description": "No bank is loaded yet, or too many requests wait."}},
+    )
+    _add_errors(api)
+    _add_ranking(api, ranking, executor)
+    _add_authors(api, authors)
+    _add_status(api, ranking, authors)
+    api.add_middleware(LimitBody, max_bytes=config.max_body_bytes)
+    if token is not None:
+        api.add_middleware(RequireToken, token=token)
+    return api
+
+
+def _add_ranking(api: FastAPI, ranking: Ranking, executor: Executor) -> None:
+    def answer(request: RankRequest) -> str:
+        return ranking.rank(request).model_dump_json()
+
+    @api.post(
+        "/rank",
+        response_model=RankResponse,
+        responses={
+            413: {"model": ErrorResponse, "description": "The body is too large."},
+            422: {"model": ErrorResponse, "description": "The request cannot be used; the answer says why."},
+        },
+    )
+    async def rank(request: RankRequest) -> Response:
+        """Rank candidates for a user, best first."""
+        body = await asyncio.get_running_loop().run_in_executor(executor, answer, request)
+        return Response(body, media_type="application/json")
+
+
+def _add_authors(api: FastAPI, authors: Authors) -> None:
+    no_anchor: dict[int | str, dict[str, Any]] = {
+        404: {"model": ErrorResponse, "description": "Nothing to compare with: not known, or without an anchor."}
+    }
+
+    @api.get("/authors/{author_id}")
+    async def author(author_id: PathId) -> AuthorResponse:
+        """What the bank holds about an author. One that is not known is described by the cold-start row."""
+        return await authors.author(author_id)
+
+    @api.get("/authors/{author_id}/similar", responses=no_anchor)
+    async def similar(author_id: PathId, k: Annotated[int, Query(ge=1, le=MAX_SIMILAR)] = 10) -> SimilarResponse:
+        """The nearest authors by cosine of their [CLS] vectors."""
+        return await authors.similar(author_id, k)
+
+
+def _add_status(api: FastAPI, ranking: Ranking, authors: Authors) -> None:
+    @api.get("/bank")
+    async def bank() -> BankResponse:
+        """The bank in use."""
+        return await authors.status()
+
+    @api.get("/healthz", responses={503: {"model": HealthResponse}})
+    async def healthz(response: Response) -> HealthResponse:
+        """200 when requests can be ranked, else 503 with the reason."""
+        health = ranking.health()
+        response.status_code = 200 if health.ready else 503
+        return health
+
+    page = _PAGE.read_text(encoding="utf-8")
+
+    @api.get("/", include_in_schema=False)
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page)
+
+
+def _add_errors(api: FastAPI) -> None:
+    @api.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        # What was sent is not sent back: it may hold NaN or broken surrogates, which no JSON answer can carry.
+        items = [
+            {"loc": list(item["loc"]), "msg": item["msg"], "type": item["type"]}
+            for item in error.errors()[:_MAX_ERRORS]
+        ]
+        return _json(422, items)
+
+    answers: dict[type[Exception], tuple[int, dict[str, str]]] = {
+        DuplicateCandidatesError: (422, {}),
+        NoAnchorError: (404, {}),
+        NotReadyError: (503, _RETRY_AFTER),
+    }
+
+    def handler(status: int, headers: dict[str, str]) -> Callable[[Request, Exception], Response]:
+        return lambda _, error: _json(status, str(error), headers)
+
+    for kind, (status, headers) in answers.items():
+        api.add_exception_handler(kind, handler(status, headers))
+    api.add_exception_handler(HTTPException, _http_error)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _json(error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+def _json(status: int, detail: Any, headers: dict[str, str] | None = None) -> Response:
+    body = json.dumps({"detail": detail}, allow_nan=False)
+    return Response(body, status_code=status, headers=headers, media_type="application/json")

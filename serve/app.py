@@ -1,0 +1,183 @@
+"""The door: `build` turns the plain classes into Ray Serve deployments. The only file of serve/ that knows Ray.
+
+    serve run serve.app:build root=runs/demo/store
+
+A ranking request makes one hop, from the proxy into a replica that holds the bank's mapping itself; questions about
+authors make a second one, to the author cache.
+"""
+
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Literal, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from ray.exceptions import RayError, RayTaskError
+from ray.serve import Application, deployment, ingress
+from ray.serve.config import BackpressureConfig
+from ray.serve.handle import DeploymentHandle
+
+from serve.api import ApiConfig, create_api
+from serve.auth import token_from
+from serve.author_cache import AuthorCache
+from serve.schema import AuthorResponse, BankResponse, SimilarResponse
+from serve.snapshot import Bank, Snapshot, load_bank
+from serve.store import ArtifactStore
+from serve.user_sequence import FusionWeights, RankConfig, UserSequence
+from serve.watcher import SnapshotWatcher, WatchConfig
+
+log = logging.getLogger(__name__)
+AnswerT = TypeVar("AnswerT")
+
+
+class ServeArgs(BaseModel):
+    """Arguments of `build`: `key=value` behind `serve run`, `args` in serve/config.yaml, `serve.app` of a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    root: str
+    """Storage root, a folder or a URL (s3://, gs://): artifacts are read from <root>/artifacts."""
+    cache_dir: str | None = None
+    """Where each node keeps versions of a remote root; null = its temporary folder."""
+    watch: WatchConfig = WatchConfig()
+    """How the published bank is followed."""
+    lookup: Literal["local", "remote"] = "local"
+    """Where the ranker finds vectors: in its own mapping, or at the author cache, for banks larger than a node."""
+    lookup_timeout_s: float = Field(default=0.2, gt=0)
+    """After this a remote lookup is given up, and the request is answered with cold-start vectors and `degraded`."""
+    weights: FusionWeights = FusionWeights()
+    """How the tasks become one score."""
+    api: ApiConfig = ApiConfig()
+    """Limits in front of the routes."""
+    token_env: str | None = None
+    """Environment variable that holds the bearer token of all requests; null = open to all that reach the port."""
+    replicas: int = Field(default=1, ge=1)
+    """Replicas of the ranker."""
+    num_cpus: float = Field(default=1.0, ge=0)
+    """Logical CPUs of each of them."""
+    threads: int = Field(default=1, ge=1)
+    """Requests that a replica ranks at once, each on one thread of torch."""
+    author_replicas: int = Field(default=1, ge=1)
+    """Replicas of the author cache."""
+    author_num_cpus: float = Field(default=0.5, ge=0)
+    """Logical CPUs of each of them."""
+    max_ongoing_requests: int = Field(default=16, ge=1)
+    """Requests inside one replica, those that wait for a thread included."""
+    max_queued_requests: int = Field(default=64, ge=0)
+    """Requests that each proxy keeps waiting for a replica; those beyond are answered 503 with Retry-After."""
+
+
+class AuthorCacheReplica(AuthorCache):
+    """The author cache with its own watcher."""
+
+    def __init__(self, args: ServeArgs) -> None:
+        logging.basicConfig(level=logging.INFO)
+        torch.set_num_threads(1)
+        store = ArtifactStore(args.root, args.cache_dir)
+        self._watcher_of_bank: SnapshotWatcher[Bank] = SnapshotWatcher(store, partial(load_bank, store), args.watch)
+        self._watcher_of_bank.start()
+        super().__init__(self._watcher_of_bank)
+
+    def check_health(self) -> None:
+        """The age of the data is no matter of health: a late bank must not restart replicas that can answer."""
+        if not self._watcher_of_bank.is_alive:
+            raise RuntimeError("the thread that follows CURRENT has died")
+
+
+class UserSequenceReplica:
+    """The ingress: HTTP and ranking in one process."""
+
+    def __init__(self, args: ServeArgs, authors: DeploymentHandle) -> None:
+        torch.set_num_threads(1)
+        self._args, self._authors = args, authors
+        self._token = token_from(args.token_env)
+        local = args.lookup == "local"
+        store = ArtifactStore(args.root, args.cache_dir)
+        load = partial(Snapshot.load, store, with_vectors=local)
+        self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch)
+        self._watcher.start()
+        lookup = None if local else partial(remote_lookup, authors, args.lookup_timeout_s)
+        self._ranking = UserSequence(self._watcher, RankConfig(weights=args.weights), lookup)
+        self._executor = ThreadPoolExecutor(args.threads, thread_name_prefix="rank")
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Serve in the replica, after the constructor."""
+        return create_api(self._ranking, AuthorsByHandle(self._authors), self._executor, self._args.api, self._token)
+
+    def check_health(self) -> None:
+        """The age of the data is no matter of health: a late bank must not restart replicas that can answer."""
+        if not self._watcher.is_alive:
+            raise RuntimeError("the thread that follows CURRENT has died")
+
+
+class AuthorsByHandle:
+    """The author cache in its own deployment."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def author(self, author_id: int) -> AuthorResponse:
+        """See AuthorCache.author."""
+        return await _asked(self._handle.author.remote(author_id))
+
+    async def similar(self, author_id: int, k: int) -> SimilarResponse:
+        """See AuthorCache.similar."""
+        return await _asked(self._handle.similar.remote(author_id, k))
+
+    async def status(self) -> BankResponse:
+        """See AuthorCache.status."""
+        return await _asked(self._handle.status.remote())
+
+
+async def _asked(response: Awaitable[AnswerT]) -> AnswerT:
+    try:
+        return await response
+    except RayTaskError as error:
+        # The cache's own exception, which the routes turn into an answer.
+        raise error.cause from error
+
+
+def remote_lookup(
+    authors: DeploymentHandle, timeout_s: float, version: str, rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32] | None:
+    """Vectors from the author cache; None where it does not hold the version, fails, or is late."""
+    try:
+        found = authors.vectors.remote(version, rows).result(timeout_s=timeout_s)
+    except (TimeoutError, RayError) as error:
+        log.warning("no vectors of bank %s from the author cache: %s", version, type(error).__name__)
+        return None
+    return cast("npt.NDArray[np.float32] | None", found)
+
+
+def build(args: ServeArgs) -> Application:
+    """The application: the author cache, and the ranker in front."""
+    if "://" not in args.root:
+        # Replicas have working directories of their own.
+        args = args.model_copy(update={"root": os.path.abspath(args.root)})
+    limits: dict[str, Any] = {
+        "max_ongoing_requests": args.max_ongoing_requests,
+        "max_queued_requests": args.max_queued_requests,
+    }
+    cache = deployment(
+        AuthorCacheReplica,
+        name="AuthorCache",
+        num_replicas=args.author_replicas,
+        ray_actor_options={"num_cpus": args.author_num_cpus},
+        **limits,
+    )
+    in_front: Callable[[type[Any]], type[Any]] = ingress()
+    ranker = deployment(
+        in_front(UserSequenceReplica),
+        name="UserSequence",
+        num_replicas=args.replicas,
+        ray_actor_options={"num_cpus": args.num_cpus},
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1.0),
+        **limits,
+    )
+    return ranker.bind(args, cache.bind(args))

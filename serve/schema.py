@@ -1,0 +1,178 @@
+"""What goes over HTTP: requests with their bounds, and answers. The one definition of the API."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Path
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_CANDIDATES = 2_000
+"""Candidates of one request."""
+MAX_HISTORY = 200
+"""History items of one request; the model reads the newest ones, as many as it was trained with."""
+MAX_SIMILAR = 100
+"""Neighbours of one author in one answer."""
+
+_INT64 = 2**63
+_MAX_TS_MS = 253_402_300_799_999
+_MAX_WATCH_S = 1e7
+
+Id = Annotated[int, Field(strict=True, ge=-_INT64, le=_INT64 - 1, description="A 64-bit integer.")]
+PathId = Annotated[int, Path(ge=-_INT64, le=_INT64 - 1, description="A 64-bit integer.")]
+TimestampMs = Annotated[int, Field(strict=True, ge=0, le=_MAX_TS_MS, description="Milliseconds since 1970, UTC.")]
+
+
+class Message(BaseModel):
+    """Every message refuses fields that it does not know."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class HistoryItem(Message):
+    """One click of the user, and the seconds watched after it."""
+
+    author_id: Id
+    ts_ms: TimestampMs
+    watch_time_s: float = Field(
+        default=0.0, ge=0.0, le=_MAX_WATCH_S, allow_inf_nan=False, description="Seconds watched."
+    )
+
+
+class Context(Message):
+    """Circumstances of the request."""
+
+    ts_ms: TimestampMs | None = Field(default=None, description="Time of the request; null = now.")
+
+
+class RankRequest(Message):
+    """Rank candidates for a user."""
+
+    user_id: Id = Field(description="A user that is not known is answered like a new one.")
+    candidates: list[Id] = Field(
+        min_length=1,
+        max_length=MAX_CANDIDATES,
+        description="Author ids, each once. An author that is not known is answered with the cold-start vector.",
+    )
+    history: list[HistoryItem] | None = Field(
+        default=None,
+        max_length=MAX_HISTORY,
+        description="Clicks of the user in any order; null = the published history; [] = no history. "
+        "Items that are not earlier than the request do not count.",
+    )
+    context: Context = Context()
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"user_id": 17, "candidates": [101, 102, 103]},
+                {
+                    "user_id": 17,
+                    "candidates": [101, 102, 103],
+                    "history": [{"author_id": 101, "ts_ms": 1_760_000_000_000, "watch_time_s": 42.5}],
+                    "context": {"ts_ms": 1_760_000_600_000},
+                },
+            ]
+        },
+    )
+
+
+@dataclass(slots=True)
+class RankedCandidate:
+    """One candidate with its probabilities. A dataclass, because thousands of them are made for one answer."""
+
+    author_id: int
+    score: Annotated[float, Field(description="Product over tasks of (1 + probability) ** weight; orders the answer.")]
+    click: float
+    follow: float
+    long_view: float
+    gift: float
+    known: Annotated[bool, Field(description="False: not in the bank, scored with the cold-start vector.")]
+
+
+class Misses(Message):
+    """How many ids had no row in the bank."""
+
+    candidates: int
+    history: int
+
+
+class RankResponse(Message):
+    """Candidates in descending order of score; equal scores keep the order of the request."""
+
+    candidates: list[RankedCandidate]
+    user_known: bool
+    history_used: int = Field(description="History items that the model read.")
+    misses: Misses
+    bank_version: str
+    model_version: str
+    bank_age_s: float = Field(description="Seconds since the bank was published.")
+    degraded: bool = Field(description="True: the author cache did not answer in time, all vectors are cold-start.")
+
+
+class AuthorResponse(Message):
+    """What the bank holds about an author."""
+
+    author_id: int
+    known: bool
+    anchor_day: str | None = Field(description="Day of the anchor behind the vectors, null where there is none.")
+    anchor_age_days: int | None
+    cls_norm: float = Field(description="Length of the [CLS] vector (of the cold-start one where not known).")
+    tar_norm: float = Field(description="Length of the [TAR] vector.")
+    bank_version: str
+    model_version: str
+
+
+class Neighbour(Message):
+    """A similar author."""
+
+    author_id: int
+    cosine: float
+
+
+class SimilarResponse(Message):
+    """Nearest authors by cosine of their [CLS] vectors, among authors that have an anchor."""
+
+    author_id: int
+    similar: list[Neighbour]
+    bank_version: str
+    model_version: str
+
+
+class BankResponse(Message):
+    """The bank in use, and how following it goes."""
+
+    bank_version: str
+    model_version: str
+    rows: int = Field(description="Authors, plus row 0 for those that are not known.")
+    dim: int
+    authors_with_anchor: int
+    age_s: float
+    made_from: dict[str, str]
+    load_failures: int
+    last_failure: str | None = Field(description="Why the newest published version is not in use; null where it is.")
+    sample_author_ids: list[int] = Field(description="A few authors with an anchor, to try requests with.")
+    sample_user_ids: list[int]
+
+
+class HealthResponse(Message):
+    """Whether ranking can be answered."""
+
+    ready: bool
+    bank_version: str | None = None
+    model_version: str | None = None
+    reason: str | None = Field(default=None, description="Why not ready.")
+
+
+class ErrorItem(BaseModel):
+    """One thing that is wrong with a request."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class ErrorResponse(BaseModel):
+    """The answer to a request that cannot be used, or not now."""
+
+    detail: str | list[ErrorItem]

@@ -1,0 +1,19 @@
+"""What every test shares: one Hypothesis profile and one local Ray. Other fixtures live beside their tests."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+# The same examples on every run, and no deadline: a loaded two-core machine is slow, not wrong.
+settings.register_profile("project", derandomize=True, deadline=None)
+settings.load_profile("project")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray for the whole session: jobs under test join it and leave it running."""
+    from pipelines.cluster import ClusterConfig, connected
+
+    with connected(ClusterConfig(object_store_gb=0.5)):
+        yield

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.batch import RankingBatch
+from models.embeddings import param_groups
+from models.sarm.anchor_tokens import AnchorTokens, TokenRows
+from models.sarm.model import SARM, SARMConfig
+from tests.models.worlds import NUM_AUTHORS, RANKER, ROWS, SARM_CONFIG, batch, sarm, tokens
+
+
+def read(bank: np.ndarray, rows: RankingBatch) -> tuple[Tensor, Tensor, Tensor]:
+    vectors = torch.from_numpy(bank)
+    return vectors[rows.author, 0], vectors[rows.author, 1], vectors[rows.history, 0]
+
+
+def request() -> RankingBatch:
+    """Six candidates of one user: every row has the history of the last."""
+    rows = batch(6)
+    same = {
+        name: getattr(rows, name)[2:3].expand(6, *getattr(rows, name).shape[1:])
+        for name in ("user", "user_profile", "hour", "history", "history_mask", "history_age_s", "history_watch_s")
+    }
+    return rows._replace(**same)
+
+
+def test_scoring_candidates_equals_the_forward() -> None:
+    model, rows = sarm().eval(), request()
+    cls, tar, history = read(model.encode_bank(tokens()), rows)
+    wanted = torch.sigmoid(model(rows, cls, tar, history).logits)
+    scores = model.score_candidates(rows, cls, tar, history[:1])
+    assert scores.shape == (6, 4) and not scores.requires_grad
+    torch.testing.assert_close(scores, wanted, atol=1e-6, rtol=0.0)
+
+
+def test_a_candidate_scores_alike_in_any_company() -> None:
+    model, rows = sarm().eval(), request()
+    cls, tar, history = read(model.encode_bank(tokens()), rows)
+    together = model.score_candidates(rows, cls, tar, history[:1])
+    alone = model.score_candidates(rows.slice(slice(4, 5)), cls[4:5], tar[4:5], history[:1])
+    torch.testing.assert_close(alone[0], together[4], atol=1e-6, rtol=0.0)
+
+
+def test_scoring_in_training_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="model.eval"):
+        sarm().train().score_candidates(request(), torch.zeros(6, 8), torch.zeros(6, 8), torch.zeros(1, 5, 8))
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 100])
+def test_the_bank_holds_what_encoding_the_authors_gives(chunk: int) -> None:
+    model = sarm().eval()
+    bank = model.encode_bank(tokens(), chunk)
+    rows = torch.tensor([7, 0, 3])
+    base, live = tokens().tensors()
+    cls, tar = model.encode_authors(rows, base[rows], live[rows])
+    assert bank.shape == (NUM_AUTHORS + 1, 2, 8) and bank.dtype == np.float32
+    np.testing.assert_allclose(bank[rows.numpy(), 0], cls.detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(bank[rows.numpy(), 1], tar.detach().numpy(), atol=1e-5)
+
+
+def test_authors_with_one_anchor_share_cls_and_differ_in_tar() -> None:
+    cls, tar = sarm().encode_authors(torch.tensor([1, 2]), *AnchorTokens.empty(2).tensors())
+    torch.testing.assert_close(cls[0], cls[1])
+    assert torch.equal(tar[0], tar[1])  # one token: whoever asks reads the same
+    base = torch.tensor([[1, 5, 6]] * 2)
+    _, tar = sarm().encode_authors(torch.tensor([1, 2]), base, torch.zeros_like(base))
+    assert not torch.allclose(tar[0], tar[1], atol=1e-5)
+
+
+def test_a_bank_of_another_number_of_authors_is_refused() -> None:
+    with pytest.raises(ValueError, match="tokens of 12 author rows, got 2"):
+        sarm().encode_bank(AnchorTokens.empty(2))
+
+
+@pytest.mark.parametrize(("index", "name"), [(0, "cls"), (1, "tar"), (2, "uin")])
+def test_each_representation_reaches_the_logits_unless_left_out(index: int, name: str) -> None:
+    for representations in (("cls", "tar", "uin"), tuple(n for n in ("cls", "tar", "uin") if n != name)):
+        model = sarm(dataclasses.replace(SARM_CONFIG, representations=representations)).eval()
+        given = [torch.zeros(6, 8), torch.zeros(6, 8), torch.zeros(6, 5, 8)]
+        before = model(batch(6), *given).logits
+        given[index] = torch.randn_like(given[index])
+        assert torch.equal(model(batch(6), *given).logits, before) == (name not in representations)
+
+
+def test_the_input_of_the_head_is_cls_tar_uin_then_rank_features() -> None:
+    model, rows = sarm().eval(), batch(6)
+    cls, tar, history = torch.randn(6, 8), torch.randn(6, 8), torch.randn(6, 5, 8)
+    uin = model.user_interest(history, rows.history_mask)
+    assert uin is not None
+    features = torch.cat([cls, tar, uin, model.ranker.rank_features(rows)], dim=-1)
+    torch.testing.assert_close(model(rows, cls, tar, history).logits, model.ranker.home(features))
+
+
+def test_saved_and_loaded_models_score_alike(tmp_path: Path) -> None:
+    model = sarm()
+    model.save(tmp_path)
+    loaded = SARM.load(tmp_path)
+    assert (loaded.config, loaded.sizes, loaded.rows) == (model.config, model.sizes, model.rows)
+    assert np.array_equal(loaded.encode_bank(tokens()), model.eval().encode_bank(tokens()))
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("rows", {"num_live_rows": 9}, r"encoder.live_tokens has shape \[6, 8\] in the file, \[9, 8\] in the config"),
+        ("config", {"num_layers": 1}, "fusions.1"),
+        ("sizes", {"num_author": 1}, r"no \['num_author'\]"),
+    ],
+)
+def test_a_mismatch_is_refused_with_both_values(
+    tmp_path: Path, part: str, change: dict[str, int], message: str
+) -> None:
+    sarm().save(tmp_path)
+    head = json.loads((tmp_path / "config.json").read_text())
+    head[part] |= change
+    (tmp_path / "config.json").write_text(json.dumps(head))
+    with pytest.raises(ValueError, match=message):
+        SARM.load(tmp_path)
+
+
+def test_growing_live_tokens_keeps_rows_and_changes_no_vector() -> None:
+    model = sarm().eval()
+    before = model.encode_bank(tokens())
+    model.grow_live_tokens(TokenRows(num_base_rows=ROWS.num_base_rows, num_live_rows=9))
+    assert model.encoder.live_tokens.shape == (9, 8)
+    assert np.array_equal(model.encode_bank(tokens()), before)
+    with pytest.raises(ValueError, match="only appends"):
+        model.grow_live_tokens(ROWS)
+
+
+def test_id_tables_are_the_only_members_of_their_group() -> None:
+    model = sarm()
+    ids, dense = param_groups(model, lr_ids=0.01, lr_dense=0.002)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    tables = {names[id(p)].split(".")[1] for p in ids["params"]}
+    assert tables == {"users", "authors", "profile", "categories", "hours", "ages", "watches"}
+    assert len(ids["params"]) + len(dense["params"]) == len(names)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": 0},
+        {"fusion_layers": (2,)},
+        {"representations": ()},
+        {"representations": ("tar", "cls")},
+        {"encode_budget": 0},
+        {"aux_weight": -1.0},
+        {"ranker": dataclasses.replace(RANKER, extra_dim=1)},
+    ],
+)
+def test_impossible_configs_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="|".join([*change, "SARMConfig"])):
+        SARMConfig(**{"num_layers": 2, **change})  # type: ignore[arg-type]

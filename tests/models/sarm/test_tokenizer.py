@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from models.sarm.tokenizer import LiveStreamingTokenizer, TokenizerConfig
+
+OLD = [["pubg squad", "home interior", "lao tie"], ["pubg solo", "home interior", ""], ["pubg squad", "gym", "lao tie"]]
+NEW = [["karaoke night", "home studio", "lao tie"], ["karaoke duet", "pubg squad", "karaoke night"]] * 2
+CONFIG = TokenizerConfig(min_frequency=2, max_merges=30, hash_buckets=4, max_tokens=40)
+FIELDS = st.lists(
+    st.lists(st.sampled_from(["pubg", " squad", "home", " interior", "karaoke", " night", "λ", "x"])).map("".join),
+    max_size=4,
+)
+
+
+@cache
+def base() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=270, show_progress=False, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(["pubg lao home", "pubg tie home"], trainer)
+    return tokenizer
+
+
+@cache
+def old() -> LiveStreamingTokenizer:
+    return LiveStreamingTokenizer.train(OLD, base(), CONFIG)
+
+
+@cache
+def new() -> LiveStreamingTokenizer:
+    return old().update(NEW)
+
+
+def live_texts(tokenizer: LiveStreamingTokenizer) -> list[str]:
+    return [tokenizer.live_text(row) for row in range(1, tokenizer.rows.num_live_rows)]
+
+
+def test_frequent_terms_become_one_live_token() -> None:
+    assert "pubg squad" in live_texts(old())
+    tokens = old().encode([["pubg squad"]])
+    row = 1 + live_texts(old()).index("pubg squad")
+    length = int(tokens.lengths[0])
+    assert tokens.live[0].tolist() == [0] + [row] * (length - 1)
+
+
+def test_pairs_below_the_threshold_are_not_merged() -> None:
+    rare = LiveStreamingTokenizer.train(OLD, base(), TokenizerConfig(min_frequency=3, max_merges=30))
+    assert "pubg squad" not in live_texts(rare) and "pubg s" in live_texts(rare)
+
+
+def test_max_merges_is_the_most_that_one_training_adds() -> None:
+    few = LiveStreamingTokenizer.train(OLD, base(), TokenizerConfig(min_frequency=1, max_merges=3))
+    assert few.rows.num_live_rows == 4
+
+
+def test_no_merge_crosses_from_one_field_into_the_next() -> None:
+    corpus = [["gym", "gym"]] * 50
+    one = LiveStreamingTokenizer.train(corpus, base(), TokenizerConfig(min_frequency=2, max_merges=50))
+    assert max(live_texts(one), key=len) == "gym"
+
+
+@settings(deadline=None)
+@given(FIELDS)
+def test_live_tokens_spell_the_base_tokens_exactly(fields: list[str]) -> None:
+    for field in fields:
+        assert new().decode_live(new().live_ids(field)) == new().base_ids(field)
+
+
+@settings(deadline=None)
+@given(FIELDS)
+def test_every_base_position_has_the_live_token_that_covers_it(fields: list[str]) -> None:
+    tokenizer, vocabulary = new(), base().get_vocab_size()
+    tokens = tokenizer.encode([fields])
+    wanted = [0]
+    for field in fields:
+        for symbol in tokenizer.live_ids(field):
+            row = max(symbol - vocabulary + 1, 0)
+            wanted += [row] * len(tokenizer.decode_live([symbol]))
+    assert tokens.live[0].tolist() == wanted[: CONFIG.max_tokens]
+    assert tokens.lengths[0] == min(len(wanted), CONFIG.max_tokens)
+
+
+@settings(deadline=None)
+@given(st.lists(FIELDS, max_size=5))
+def test_anchors_are_encoded_alike_alone_and_in_a_batch(anchors: list[list[str]]) -> None:
+    together = new().encode(anchors)
+    for row, fields in enumerate(anchors):
+        alone = new().encode([fields])
+        assert together.base[row, : alone.base.shape[1]].tolist() == alone.base[0].tolist()
+        assert together.live[row, : alone.base.shape[1]].tolist() == alone.live[0].tolist()
+        assert not together.base[row, alone.base.shape[1] :].any()
+
+
+def test_an_update_appends_and_moves_nothing() -> None:
+    assert live_texts(new())[: len(live_texts(old()))] == live_texts(old())
+    assert "karaoke night" in live_texts(new()) and "karaoke night" not in live_texts(old())
+    assert new().rows.num_base_rows == old().rows.num_base_rows
+    assert np.array_equal(new().encode(NEW).base, old().encode(NEW).base)
+
+
+def test_no_live_token_is_there_twice_after_updates() -> None:
+    again = new().update(OLD * 3).update(NEW * 3)
+    assert len(set(live_texts(again))) == len(live_texts(again))
+
+
+def test_ids_of_the_corpus_have_rows_of_their_own_and_the_rest_share_buckets() -> None:
+    first_own = 2 + CONFIG.hash_buckets
+    assert (old().encode(OLD).base[:, 1:].max(initial=0)) == old().rows.num_base_rows - 1
+    seen = old().encode([["pubg"]]).base[0, 1:]
+    unseen = old().encode([["QZ%λ"]]).base[0, 1:]
+    assert (seen >= first_own).all()
+    assert ((2 <= unseen) & (unseen < first_own)).all()
+
+
+def test_training_does_not_depend_on_the_order_of_the_corpus() -> None:
+    assert LiveStreamingTokenizer.train(OLD[::-1], base(), CONFIG).fingerprint == old().fingerprint
+
+
+def test_long_anchors_are_cut_and_counted() -> None:
+    short = LiveStreamingTokenizer.train(OLD, base(), replace(CONFIG, max_tokens=5))
+    tokens = short.encode([["home interior", "gym gym gym"], ["pubg"]])
+    whole = old().encode([["home interior", "gym gym gym"]])
+    assert tokens.base.shape == (2, 5) and tokens.num_truncated == 1
+    assert tokens.lengths.tolist() == [5, 2]
+    assert tokens.base[0].tolist() == whole.base[0, :5].tolist()
+
+
+def test_an_anchor_that_just_fits_is_not_counted_as_cut() -> None:
+    length = int(old().encode([["pubg squad"]]).lengths[0])
+    exact = LiveStreamingTokenizer.train(OLD, base(), TokenizerConfig(min_frequency=2, max_tokens=length))
+    assert exact.encode([["pubg squad"]]).num_truncated == 0
+
+
+def test_no_anchors_and_empty_fields_are_fine() -> None:
+    assert old().encode([]).base.shape == (0, 1)
+    assert old().encode([["", ""], []]).base.tolist() == [[1], [1]]
+
+
+def test_a_corpus_without_text_trains_a_tokenizer_without_merges() -> None:
+    empty = LiveStreamingTokenizer.train([], base(), CONFIG)
+    assert empty.rows.num_live_rows == 1
+    assert not empty.encode([["pubg"]]).live.any()
+    assert "pubg squad" in live_texts(empty.update(OLD))
+
+
+def test_padding_and_truncation_of_the_base_tokenizer_are_ignored() -> None:
+    noisy = Tokenizer.from_str(base().to_str())
+    noisy.enable_padding(length=12)
+    noisy.enable_truncation(2)
+    assert LiveStreamingTokenizer.train(OLD, noisy, CONFIG).fingerprint == old().fingerprint
+
+
+def test_save_and_load_give_the_same_rows(tmp_path: Path) -> None:
+    new().save(tmp_path)
+    loaded = LiveStreamingTokenizer.load(tmp_path)
+    assert loaded.fingerprint == new().fingerprint != old().fingerprint
+    assert loaded.rows == new().rows
+    assert np.array_equal(loaded.encode(NEW).live, new().encode(NEW).live)
+
+
+def test_a_changed_file_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
+    old().save(tmp_path)
+    file = tmp_path / "live_streaming.json"
+    state = json.loads(file.read_text())
+    state["merges"].pop()
+    file.write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=state["fingerprint"]):
+        LiveStreamingTokenizer.load(tmp_path)
+
+
+def test_live_text_of_a_row_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="live rows go from 1"):
+        old().live_text(0)
+
+
+@pytest.mark.parametrize("change", [{"min_frequency": 0}, {"hash_buckets": 0}, {"max_tokens": 1}, {"max_merges": -1}])
+def test_impossible_settings_are_refused(change: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="wanted min_frequency"):
+        TokenizerConfig(**change)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from models.batch import collate
+from tests.models.worlds import catalog, columns
+
+
+def test_rows_become_table_rows_and_facts() -> None:
+    given = columns(3) | {"user_id": np.array([20, 999, 0]), "author_id": np.array([500, 0, 1])}
+    batch = collate(given, catalog())
+    assert batch.user.tolist() == [3, 0, 1]
+    assert batch.author.tolist() == [6, 1, 0]
+    assert batch.user_profile[1].tolist() == [0, 0]
+    assert batch.user_profile[0].tolist() == catalog().user_profile[3].tolist()
+    assert batch.author_category.tolist() == [catalog().author_category[6], catalog().author_category[1], 0]
+
+
+def test_the_hour_is_that_of_utc() -> None:
+    given = columns(3) | {"ts_ms": np.array([0, 3_600_000 * 25 - 1, 3_600_000 * 47])}
+    assert collate(given, catalog()).hour.tolist() == [0, 0, 23]
+
+
+def test_an_unknown_author_in_the_history_is_an_item_and_padding_is_none() -> None:
+    given = columns(1) | {"history_author_ids": np.array([[-1, -1, 12345, 0, 100]])}
+    batch = collate(given, catalog())
+    assert batch.history.tolist() == [[0, 0, 0, 1, 2]]
+    assert batch.history_mask.tolist() == [[False, False, True, True, True]]
+
+
+def test_labels_stand_in_the_order_of_the_tasks_and_are_zero_where_absent() -> None:
+    given = {name: column for name, column in columns(2).items() if name not in ("follow", "gift")}
+    given |= {"click": np.array([1, 0], np.uint8), "long_view": np.array([0, 1], np.uint8)}
+    labels = collate(given, catalog()).labels
+    assert labels.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0]] and labels.dtype == torch.float32
+
+
+def test_read_only_columns_are_accepted() -> None:
+    given = columns(4)
+    for column in given.values():
+        column.flags.writeable = False
+    assert collate(given, catalog()).size == 4
+
+
+def test_missing_columns_are_named_with_those_present() -> None:
+    given = columns(2)
+    del given["ts_ms"]
+    with pytest.raises(ValueError, match=r"miss columns \['ts_ms'\]; present are .*'user_id'"):
+        collate(given, catalog())
+
+
+@pytest.mark.parametrize("name", ["author_id", "history_age_s", "click"])
+def test_a_column_of_another_shape_is_named(name: str) -> None:
+    given = columns(3)
+    given[name] = given[name][:2]
+    with pytest.raises(ValueError, match=f"column {name} has shape"):
+        collate(given, catalog())
+
+
+def test_a_history_padded_on_the_right_is_refused() -> None:
+    given = columns(1) | {"history_author_ids": np.array([[0, 100, 200, -1, -1]])}
+    with pytest.raises(ValueError, match="padded on the left"):
+        collate(given, catalog())
+
+
+def test_slice_takes_the_same_rows_of_every_tensor() -> None:
+    batch = collate(columns(6), catalog())
+    part = batch.slice(torch.tensor([4, 1]))
+    for whole, piece in zip(batch, part, strict=True):
+        assert torch.equal(piece, whole[[4, 1]])

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from models.layers import RMSNorm, SelfAttention, TransformerBlock, masked_mean, masked_softmax, rotary_turns, rotate
+
+
+def test_rms_norm_equals_torchs_in_value_and_gradient() -> None:
+    torch.manual_seed(0)
+    ours, theirs = RMSNorm(6), nn.RMSNorm(6, eps=1e-6)
+    weight = torch.randn(6)
+    x, upstream = torch.randn(3, 4, 6), torch.randn(3, 4, 6)
+    gradients = []
+    for norm in (ours, theirs):
+        norm.weight.data.copy_(weight)
+        read = x.clone().requires_grad_()
+        value = norm(read)
+        value.backward(upstream)
+        assert read.grad is not None and norm.weight.grad is not None
+        gradients.append((value.detach(), read.grad, norm.weight.grad))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_rotary_scores_depend_on_the_distance_only() -> None:
+    torch.manual_seed(0)
+    turns = rotary_turns(12, 8, torch.device("cpu"))
+    query, key = torch.randn(8), torch.randn(8)
+    scores = rotate(query.expand(12, 8), turns) @ rotate(key.expand(12, 8), turns).T
+    torch.testing.assert_close(scores[2, 5], scores[6, 9])
+    assert not torch.isclose(scores[2, 5], scores[2, 6])
+
+
+def test_rotary_turns_the_first_pair_by_its_position_in_radians() -> None:
+    x = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).expand(3, 4)
+    turned = rotate(x, rotary_turns(3, 4, torch.device("cpu")))
+    torch.testing.assert_close(turned[2, :2], torch.tensor([2.0]).cos().new_tensor([-0.41614684, 0.9092974]))
+
+
+def test_padding_does_not_reach_the_real_positions() -> None:
+    torch.manual_seed(0)
+    block = TransformerBlock(8, 2, 2)
+    x, mask = torch.randn(1, 5, 8), torch.tensor([[False, False, True, True, True]])
+    changed = x.clone()
+    changed[:, :2] = 100.0
+    torch.testing.assert_close(block(x, mask)[:, 2:], block(changed, mask)[:, 2:])
+
+
+def test_padding_on_the_left_does_not_change_the_result() -> None:
+    torch.manual_seed(0)
+    attention = SelfAttention(8, 1)
+    x = torch.randn(1, 3, 8)
+    alone = attention(x, torch.ones(1, 3, dtype=torch.bool))
+    padded = attention(torch.cat([torch.randn(1, 2, 8), x], dim=1), torch.tensor([[False] * 2 + [True] * 3]))
+    torch.testing.assert_close(padded[:, 2:], alone)
+
+
+def test_attention_over_no_key_is_finite_in_value_and_gradient() -> None:
+    attention = SelfAttention(4, 1)
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    attention(x, torch.zeros(2, 3, dtype=torch.bool)).sum().backward()
+    assert x.grad is not None and x.grad.isfinite().all()
+
+
+def test_masked_mean_and_softmax_by_hand() -> None:
+    x = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]]]).repeat(2, 1, 1)
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    assert masked_mean(x, mask).tolist() == [[2.0, 3.0], [0.0, 0.0]]
+    weights = masked_softmax(torch.tensor([[0.0, 0.0, 9.0], [1.0, 2.0, 3.0]]), mask)
+    assert weights.tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+
+
+def test_a_width_that_the_heads_cannot_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="even multiple"):
+        SelfAttention(6, 2)

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from models.losses import auxiliary_bce, multi_task_bce
+
+
+def test_each_task_has_its_own_mean_cross_entropy() -> None:
+    logits = torch.tensor([[0.0, 2.0], [0.0, -1.0]])
+    labels = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    first, second = multi_task_bce(logits, labels).tolist()
+    assert first == pytest.approx(math.log(2.0))
+    assert second == pytest.approx((math.log1p(math.exp(-2.0)) + math.log1p(math.exp(1.0))) / 2)
+
+
+def test_the_auxiliary_loss_by_hand() -> None:
+    loss = auxiliary_bce(torch.tensor([1.0, -1.0]), torch.tensor([0.0, 0.0]))
+    assert loss.item() == pytest.approx((math.log1p(math.e) + math.log1p(math.exp(-1.0))) / 2)

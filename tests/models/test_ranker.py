@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.ranker import Ranker, RankerConfig, TargetAttention
+from tests.models.worlds import RANKER, batch, catalog, scatter_parameters
+
+
+def ranker(config: RankerConfig = RANKER) -> Ranker:
+    torch.manual_seed(0)
+    model = Ranker(config, catalog().sizes)
+    scatter_parameters(model)
+    return model
+
+
+def test_logits_have_one_column_per_task() -> None:
+    assert ranker()(batch(6)).shape == (6, 4)
+
+
+@pytest.mark.parametrize("name", ["user", "user_profile", "author", "author_category", "hour", "history_age_s"])
+def test_every_input_changes_the_logits(name: str) -> None:
+    model, rows = ranker().eval(), batch(6)
+    values = getattr(rows, name)
+    changed = rows._replace(**{name: values * 8 + 900 if values.is_floating_point() else (values + 1) % 3})
+    assert not torch.equal(model(rows), model(changed))
+
+
+def test_padding_of_the_history_changes_nothing() -> None:
+    model, rows = ranker().eval(), batch(6)
+    ages = torch.where(rows.history_mask, rows.history_age_s, 7e4)
+    torch.testing.assert_close(model(rows), model(rows._replace(history_age_s=ages)))
+
+
+def test_target_attention_is_attention_with_linear_keys_and_values() -> None:
+    torch.manual_seed(0)
+    attention = TargetAttention(3, 4)
+    target, items, mask = torch.randn(1, 3), torch.randn(1, 2, 4), torch.tensor([[True, True]])
+    scores = (attention.query(target) * items[0]).sum(dim=-1) / 2.0
+    wanted = torch.softmax(scores, dim=-1) @ attention.value(items[0])
+    torch.testing.assert_close(attention(target, items, mask)[0], wanted)
+    assert not attention(target, items, torch.tensor([[False, False]])).any()
+
+
+def test_extra_of_another_width_is_refused() -> None:
+    with pytest.raises(ValueError, match="extra has width 3, the ranker was built for extra_dim=0"):
+        ranker()(batch(2), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="extra has width 0"):
+        ranker(dataclasses.replace(RANKER, extra_dim=3))(batch(2))
+
+
+def test_extra_changes_the_logits() -> None:
+    model = ranker(dataclasses.replace(RANKER, extra_dim=3)).eval()
+    assert not torch.equal(model(batch(2), torch.zeros(2, 3)), model(batch(2), torch.ones(2, 3)))
+
+
+def test_every_parameter_learns() -> None:
+    model = ranker()
+    model(batch(64)).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_saved_and_loaded_rankers_score_alike(tmp_path: Path) -> None:
+    model = ranker()
+    model(batch(16))
+    model.save(tmp_path)
+    loaded = Ranker.load(tmp_path)
+    assert torch.equal(loaded(batch(5)), model.eval()(batch(5)))
+    assert loaded.config == model.config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"class": "SARM"}, "class 'SARM', wanted 'Ranker'"),
+        ({"version": 99}, "version 99, wanted 1"),
+        ({"config": {"id_dim": 4}}, r"shape \[8, 8\] in the file, \[8, 4\] in the config"),
+        ({"config": {"id_dims": 4}}, r"no \['id_dims'\]; its keys are .*'id_dim'"),
+    ],
+)
+def test_a_mismatch_is_refused_with_both_values(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    ranker().save(tmp_path)
+    head = json.loads((tmp_path / "config.json").read_text())
+    if "config" in change:
+        change = {"config": head["config"] | change["config"]}
+    (tmp_path / "config.json").write_text(json.dumps(head | change))
+    with pytest.raises(ValueError, match=message):
+        Ranker.load(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"id_dim": 0}, {"cross_layers": -1}, {"extra_dim": -1}])
+def test_impossible_sizes_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="RankerConfig|cross_layers"):
+        dataclasses.replace(RANKER, **change)

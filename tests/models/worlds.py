@@ -1,0 +1,77 @@
+"""A handful of users, authors and rows for the tests of the models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.batch import RankingBatch, collate
+from models.catalog import Catalog
+from models.home import HoMEConfig
+from models.ranker import RankerConfig
+from models.sarm.anchor_tokens import AnchorTokens, TokenRows
+from models.sarm.model import SARM, SARMConfig
+
+NUM_USERS, NUM_AUTHORS, HISTORY, TOKENS = 7, 11, 5, 9
+ROWS = TokenRows(num_base_rows=20, num_live_rows=6)
+HOME = HoMEConfig(input_width=16, expert_dim=8, tower_hidden=4)
+RANKER = RankerConfig(id_dim=8, profile_dim=4, category_dim=4, hour_dim=2, cross_rank=4, home=HOME)
+SARM_CONFIG = SARMConfig(ranker=RANKER, width=8, num_layers=2, encode_chunk=3, aux_hidden=4)
+
+
+def catalog() -> Catalog:
+    return Catalog.build(
+        user_ids=np.arange(NUM_USERS) * 10,
+        user_profile=np.arange(2 * NUM_USERS).reshape(NUM_USERS, 2) % 3,
+        author_ids=np.arange(NUM_AUTHORS) * 100,
+        author_category=np.arange(NUM_AUTHORS) % 4,
+    )
+
+
+def columns(size: int, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
+    """Rows with histories of every length, the empty one included."""
+    rng = np.random.default_rng(seed)
+    history = rng.integers(0, NUM_AUTHORS, (size, HISTORY)) * 100
+    history[np.arange(HISTORY) < (np.arange(size) % (HISTORY + 1))[:, None]] = -1
+    labels = {task: rng.integers(0, 2, size).astype(np.uint8) for task in ("click", "follow", "long_view", "gift")}
+    return {
+        "user_id": rng.integers(0, NUM_USERS, size) * 10,
+        "author_id": rng.integers(0, NUM_AUTHORS, size) * 100,
+        "ts_ms": rng.integers(0, 10**12, size),
+        "history_author_ids": history,
+        "history_age_s": rng.random((size, HISTORY), dtype=np.float32) * 1e5,
+        "history_watch_s": rng.random((size, HISTORY), dtype=np.float32) * 1e3,
+        **labels,
+    }
+
+
+def batch(size: int, seed: int = 0) -> RankingBatch:
+    return collate(columns(size, seed), catalog())
+
+
+def tokens(seed: int = 0) -> AnchorTokens:
+    """Anchors of all author rows, of lengths 1 to TOKENS; row 0 is empty."""
+    rng = np.random.default_rng(seed)
+    lengths = np.concatenate([[1], rng.integers(2, TOKENS + 1, NUM_AUTHORS)])
+    base = rng.integers(2, ROWS.num_base_rows, (NUM_AUTHORS + 1, TOKENS)).astype(np.int32)
+    base[:, 0] = 1
+    base[np.arange(TOKENS) >= lengths[:, None]] = 0
+    live = np.where(base > 1, rng.integers(0, ROWS.num_live_rows, base.shape), 0).astype(np.int32)
+    return AnchorTokens(base=base, live=live)
+
+
+def sarm(config: SARMConfig = SARM_CONFIG, seed: int = 0) -> SARM:
+    """A model whose parameters are all away from their special initial values."""
+    torch.manual_seed(seed)
+    model = SARM(config, catalog().sizes, ROWS)
+    scatter_parameters(model)
+    return model
+
+
+def scatter_parameters(model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))

@@ -1,0 +1,97 @@
+"""cluster.yaml: valid for the pinned Ray, the same Ray on every node, authenticated, and free of secrets."""
+
+import importlib.util
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+START_COMMANDS = ("head_start_ray_commands", "worker_start_ray_commands")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> dict[str, Any]:
+    return yaml.safe_load(TEXT)
+
+
+def start_line(cluster: dict[str, Any], key: str) -> str:
+    """The one command of the list that starts Ray."""
+    (line,) = [command for command in cluster[key] if "ray start" in command]
+    return line
+
+
+def test_it_passes_the_schema_that_ray_ships(cluster: dict[str, Any]) -> None:
+    spec = importlib.util.find_spec("ray")
+    assert spec is not None and spec.origin is not None
+    schema = json.loads((Path(spec.origin).parent / "autoscaler" / "ray-schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(cluster, schema)
+
+
+def test_the_head_type_exists_and_there_are_a_cpu_and_a_gpu_pool(cluster: dict[str, Any]) -> None:
+    types = cluster["available_node_types"]
+    workers = [node["resources"] for name, node in types.items() if name != cluster["head_node_type"]]
+    assert cluster["head_node_type"] in types
+    assert {"GPU" in resources for resources in workers} == {True, False}
+
+
+def test_no_work_is_placed_on_the_head(cluster: dict[str, Any]) -> None:
+    assert cluster["available_node_types"][cluster["head_node_type"]]["resources"] == {"CPU": 0}
+    assert "--num-cpus=0" in start_line(cluster, "head_start_ray_commands")
+
+
+def test_every_image_is_the_pinned_ray_on_the_pinned_python() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (ray,) = [pin for pin in project["dependencies"] if pin.startswith("ray[")]
+    python = project["requires-python"].removeprefix("==").removesuffix(".*").replace(".", "")
+    images = re.findall(r"image: (\S+)", TEXT)
+    assert len(images) == 2
+    for image in images:
+        assert re.fullmatch(rf"rayproject/ray:{re.escape(ray.partition('==')[2])}-py{python}-(cpu|gpu)", image)
+
+
+@pytest.mark.parametrize("key", START_COMMANDS)
+def test_both_start_commands_set_authentication_and_the_serve_flags(cluster: dict[str, Any], key: str) -> None:
+    before_start = start_line(cluster, key).partition("ray start")[0]
+    exports = before_start.partition("export ")[2].split()
+    wanted = {"RAY_AUTH_MODE=token", "RAY_SERVE_ENABLE_HA_PROXY=1", "RAY_SERVE_THROUGHPUT_OPTIMIZED=1"}
+    assert wanted <= set(exports)
+    assert "ulimit -n 65536" in before_start
+
+
+@pytest.mark.parametrize("key", START_COMMANDS)
+def test_an_older_ray_is_stopped_first_and_memory_is_explicit(cluster: dict[str, Any], key: str) -> None:
+    assert cluster[key][0] == "ray stop"
+    assert re.search(r"--object-store-memory=\d+", start_line(cluster, key))
+
+
+def test_the_dashboard_listens_on_the_head_alone(cluster: dict[str, Any]) -> None:
+    assert "--dashboard-host=127.0.0.1" in start_line(cluster, "head_start_ray_commands").split()
+
+
+def test_idle_nodes_go_away(cluster: dict[str, Any]) -> None:
+    assert 0 < cluster["idle_timeout_minutes"] <= 30
+    assert cluster["available_node_types"]["gpu_pool"]["min_workers"] == 0
+
+
+def test_the_token_comes_from_a_file_of_the_user_and_no_secret_is_written_down(cluster: dict[str, Any]) -> None:
+    assert cluster["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
+    assert "RAY_AUTH_TOKEN" not in TEXT
+    assert not re.search(r"AKIA[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY", TEXT)
+    assert not re.search(r"(password|secret|token)\s*[:=]\s*['\"]?\w{8,}", TEXT)
+    # A token of Ray is 32 hexadecimal characters or more; the digest in a comment is elided.
+    assert not re.search(r"\b[0-9a-fA-F]{32,}\b", TEXT)
+
+
+def test_what_is_mounted_from_the_project_exists(cluster: dict[str, Any]) -> None:
+    mounted = {remote: ROOT / local for remote, local in cluster["file_mounts"].items() if not local.startswith("~")}
+    assert mounted and all(local.exists() for local in mounted.values())
+    for requirement in re.findall(r"--requirement (\S+)", TEXT):
+        folder, _, name = requirement.rpartition("/")
+        assert (mounted[folder] / name).is_file()
