@@ -11,28 +11,32 @@ import shutil
 import time
 import uuid
 from collections import Counter
-
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from models.manifest import Manifest
 from pipelines import contract, engine, prompt, rejections, report_json
 from pipelines.author_day import PromptConfig
 from pipelines.cluster import connected
 from pipelines.config import ConfigError
 from pipelines.engine import ANSWERS, KEYS, EngineConfig
 from pipelines.storage import Storage
-from models.manifest import Manifest
 
 if TYPE_CHECKING:
     from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
 STAGE = "anchors"
+SWAPPED = "anchors-swapped.parquet"
+Key = tuple[str, int, int]
+"""Day, author, and the author whose frames are shown."""
 STUDENT = Path(__file__).parent / "world" / "student"
 """The distilled model that ships with the simulated world."""
 
@@ -50,7 +54,10 @@ class AnchorsConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     """How vLLM runs."""
     keys_per_block: int = 128
-    """Authors a Ray Data block; also the most that one killed block redoes."""
+    """Authors a Ray Data block."""
+    swap_frames: int = 0
+    """Authors of the newest day who are asked about a second time with another author's frames, as a control: what is
+    read from pixels alone must then be wrong. Their answers land in `<run_dir>/anchors-swapped.parquet`."""
 
 
 def run(settings: "Settings") -> dict[str, Any]:
@@ -73,7 +80,7 @@ def run(settings: "Settings") -> dict[str, Any]:
             rate = _generate(storage, settings, due, made_from)
     counts: Counter[str] = Counter()
     for day in days:
-        counts["anchors"] += pq_rows(storage, "anchors", day)
+        counts["anchors"] += rows_of(storage, "anchors", day)
         counts["rejections"] += rejections.of_stage(storage, day, STAGE).num_rows
     counts["rows_in"] = sum(len(_authors(storage, day)) for day in days)
     if counts["rows_in"] != counts["anchors"] + counts["rejections"]:
@@ -110,7 +117,7 @@ def _authors(storage: Storage, day: str) -> list[int]:
     return sorted(pc.unique(column).to_pylist())
 
 
-def pq_rows(storage: Storage, name: str, day: str) -> int:
+def rows_of(storage: Storage, name: str, day: str) -> int:
     """Rows of a committed day."""
     commit = storage.commit_of(name, day)
     return commit.rows if commit else 0
@@ -120,25 +127,38 @@ def _generate(
     storage: Storage, settings: "Settings", due: list[str], made_from: dict[str, dict[str, str]]
 ) -> dict[str, Any]:
     """Asks the engine for all missing keys of the due days, then commits each day."""
-    staging = Staging(Path(settings.run_dir) / "staging" / f"anchors-{prompt.digest(made_from)}")
-    wanted = [(day, author) for day in due for author in _authors(storage, day)]
+    config = settings.anchors
+    staging = Staging(Path(settings.run_dir) / "staging" / f"anchors-{prompt.digest([made_from, config.swap_frames])}")
+    wanted = [(day, author, author) for day in due for author in _authors(storage, day)]
+    swapped = _swapped([key for key in wanted if key[0] == due[-1]], config.swap_frames, settings.seed)
     rate: dict[str, Any] = {"authors_per_s": None, "engine_start_s": None}
     for attempt in (1, 2):
         done = staging.keys()
-        missing = [key for key in wanted if key not in done]
+        missing = [key for key in [*wanted, *swapped] if key not in done]
         if not missing:
             break
-        log.info("anchors | attempt %d | %d of %d authors to do", attempt, len(missing), len(wanted))
-        keys = [{"day": d, "author_id": a, "frames_of": a} for d, a in missing]
-        rate = stream(storage, settings, keys, staging.append)
-    lost = [key for key in wanted if key not in staging.keys()]
+        log.info("anchors | attempt %d | %d of %d to do", attempt, len(missing), len(wanted) + len(swapped))
+        rate = _stream(storage, settings, missing, staging.append)
+    done = staging.keys()
     for day in due:
-        _commit(storage, settings.anchors, day, staging, [a for d, a in lost if d == day], made_from[day])
+        lost = [author for d, author, _ in wanted if d == day and (d, author, author) not in done]
+        _commit(storage, config, day, staging, lost, made_from[day])
+    if swapped:
+        control = staging.read(due[-1]).filter(pc.field("frames_of") != pc.field("author_id"))
+        pq.write_table(control, Path(settings.run_dir) / SWAPPED)
     staging.remove()
     return rate
 
 
-def stream(storage: Storage, settings: "Settings", keys: list[dict[str, Any]], sink: Any) -> dict[str, Any]:
+def _swapped(keys: list[Key], count: int, seed: int) -> list[Key]:
+    """`count` authors of one day, each with the frames of the next one in a seeded order."""
+    chosen = [keys[i] for i in np.random.default_rng([seed, 8]).permutation(len(keys))[:count]]
+    return [(day, author, chosen[(i + 1) % len(chosen)][1]) for i, (day, author, _) in enumerate(chosen)]
+
+
+def _stream(
+    storage: Storage, settings: "Settings", keys: list[Key], sink: Callable[[pa.Table], None]
+) -> dict[str, Any]:
     """Sends keys through the engine and each finished batch to `sink`; logs rate and eta.
 
     The rate leaves out the engine's start: it counts from the first batch that comes back.
@@ -147,7 +167,8 @@ def stream(storage: Storage, settings: "Settings", keys: list[dict[str, Any]], s
     folder = Path(settings.run_dir) / "staging" / f"keys-{uuid.uuid4().hex[:8]}"
     folder.mkdir(parents=True)
     for number, first in enumerate(range(0, len(keys), config.keys_per_block)):
-        part = pa.Table.from_pylist(keys[first : first + config.keys_per_block], schema=KEYS)
+        rows_of = list(zip(*keys[first : first + config.keys_per_block], strict=True))
+        part = pa.table([pa.array(column, f.type) for column, f in zip(rows_of, KEYS, strict=True)], schema=KEYS)
         pq.write_table(part, folder / f"keys-{number:06d}.parquet")
     started, first_at, first_rows, rows = time.perf_counter(), 0.0, 0, 0
     try:
@@ -184,38 +205,43 @@ class Staging:
         (self.folder / f"{name}.tmp").rename(self.folder / f"part-{name}.parquet")
 
     def read(self, day: str | None = None) -> pa.Table:
-        """All finished rows (of a day), one per key, ascending author ids."""
+        """All finished rows (of a day), one per key, in the order of keys."""
         parts = [pq.read_table(p, schema=ANSWERS) for p in sorted(self.folder.glob("part-*.parquet"))]
         table = pa.concat_tables(parts) if parts else ANSWERS.empty_table()
         if day is not None:
             table = table.filter(pc.equal(table["day"], day))
-        seen: dict[tuple[str, int], int] = {}
-        for row, key in enumerate(zip(table["day"].to_pylist(), table["author_id"].to_pylist(), strict=True)):
-            seen.setdefault(key, row)
-        return table.take(pa.array([seen[key] for key in sorted(seen)], pa.int64()))
+        first: dict[Key, int] = {}
+        for row, key in enumerate(_keys(table)):
+            first.setdefault(key, row)
+        return table.take(pa.array([first[key] for key in sorted(first)], pa.int64()))
 
-    def keys(self) -> set[tuple[str, int]]:
-        """(day, author) of every finished row."""
-        table = self.read()
-        return set(zip(table["day"].to_pylist(), table["author_id"].to_pylist(), strict=True))
+    def keys(self) -> set[Key]:
+        """Keys of every finished row."""
+        return set(_keys(self.read()))
 
     def remove(self) -> None:
         """Deletes the staging folder, once its days are committed."""
         shutil.rmtree(self.folder)
 
 
+def _keys(table: pa.Table) -> list[Key]:
+    return list(zip(*(table[name].to_pylist() for name in KEYS.names), strict=True))
+
+
 def _commit(
     storage: Storage, config: AnchorsConfig, day: str, staging: Staging, lost: list[int], made_from: dict[str, str]
 ) -> None:
     """Splits a day's answers into anchors and rejections; anchors are committed last, as they mark the day done."""
-    good, bad = split(staging.read(day), config.model)
+    answers = staging.read(day)
+    answers = answers.filter(pc.equal(answers["frames_of"], answers["author_id"]))
+    good, bad = split(answers, config.model)
     bad += [
         {"key": str(a), "reason": "engine_error", "detail": "no answer came back in two attempts", "attempts": 2}
         for a in lost
     ]
     frames = [
         {"key": f"{row['author_id']} {message.split(':')[0]}", "reason": "bad_image", "detail": message}
-        for row in staging.read(day).to_pylist()
+        for row in answers.to_pylist()
         for message in row["bad_frames"]
     ]
     rejections.replace(storage, day, STAGE, bad)
@@ -252,12 +278,3 @@ def _anchor(row: dict[str, Any], fields: dict[str, list[str]], model: str) -> di
         "num_frames": row["num_frames"],
         "num_comments": row["num_comments"],
     }
-
-
-def collect(storage: Storage, settings: "Settings", keys: list[dict[str, Any]]) -> pa.Table:
-    """Answers to keys, in memory: for experiments such as frames swapped between authors."""
-    parts: list[pa.Table] = []
-    stream(storage, settings, keys, parts.append)
-    return pa.concat_tables(parts)
-
-

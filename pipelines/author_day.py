@@ -40,7 +40,7 @@ class AuthorDay:
 
 
 def gather(profile: str, segments: Sequence[Mapping[str, Any]], config: PromptConfig) -> AuthorDay:
-    """Chooses keyframes, the speech of their segments, and comments. `segments` are one author's rows, in time order."""
+    """Chooses keyframes, their segments' speech, and comments; `segments` are one author's rows in time order."""
     frames, bad = keyframes.select(segments, config.num_frames)
     spoken = [segments[i]["speech"] for i in sorted({frame.segment for frame in frames})]
     return AuthorDay(

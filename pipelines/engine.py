@@ -59,7 +59,7 @@ class EngineConfig:
     """Sequences that an engine decodes together."""
     max_model_len: int = 1024
     """Longest prompt and answer, tokens."""
-    max_answer_tokens: int = 160
+    max_answer_tokens: int = 320
     """Longest answer, tokens; a longer one is cut and rejected."""
     kv_cache_gb: int = 1
     """Memory for keys and values on CPU, GiB."""

@@ -44,6 +44,7 @@ class EvaluateConfig:
 
 def run(settings: "Settings") -> dict[str, Any]:
     """Scores the day with every published variant and measures."""
+    from models.sarm.model import SARM
     from pipelines import trained as published
     from pipelines.training_data import read_examples
 
@@ -63,7 +64,7 @@ def run(settings: "Settings") -> dict[str, Any]:
     for variant, trained in variants.items():
         started = time.perf_counter()
         bank = None
-        if variant == "sarm":
+        if isinstance(trained.model, SARM):
             anchors = published.anchor_table(storage, artifacts, trained, before=day)
             anchors.check_examples(day, columns)
             bank = trained.model.encode_bank(anchors.tokens)
@@ -72,13 +73,15 @@ def run(settings: "Settings") -> dict[str, Any]:
             )
         scores[variant] = published.score(trained, columns, bank)
         _write_scores(settings, variant, columns, scores[variant])
-        log.info("%s scored %d examples of %s | %.1f s", variant, len(scores[variant]), day, time.perf_counter() - started)
+        took = time.perf_counter() - started
+        log.info("%s scored %d examples of %s | %.1f s", variant, len(columns["user_id"]), day, took)
     if day in storage.days("oracle_impressions"):
         scores[ORACLE] = _oracle(settings.storage.root, day, columns)
     result["metrics"] = {name: measure(columns, values) for name, values in scores.items()}
     result["buckets"] = _buckets(storage, list(variants.values())[0].days, columns, scores)
     for name, tasks in result["metrics"].items():
-        log.info("%-6s | %s", name, " | ".join(f"{t} AUC {m['auc']:.4f} GAUC {m['gauc']:.4f}" for t, m in tasks.items()))
+        shown = " | ".join(f"{task} AUC {m['auc']:.4f} GAUC {m['gauc']:.4f}" for task, m in tasks.items())
+        log.info("%-6s | %s", name, shown)
     return result
 
 

@@ -205,10 +205,11 @@ def _examples(
 ) -> pa.Table:
     user_id, ts_ms = impressions["user_id"].to_numpy(), impressions["ts_ms"].to_numpy()
     history = history_of(clicks, user_id, ts_ms, config.history_length, round(config.delay_s * 1000))
+    offsets = np.arange(len(user_id) + 1, dtype=np.int32) * config.history_length
     names = ("history_author_ids", "history_age_s", "history_watch_s")
+    columns: list[NDArray[Any]] = list(history)
     table = impressions
-    for name, values in zip(names, history, strict=True):
-        offsets = np.arange(len(values) + 1, dtype=np.int32) * config.history_length
+    for name, values in zip(names, columns, strict=True):
         table = table.append_column(name, pa.ListArray.from_arrays(offsets, values.ravel()))
     day = lookup(*anchors, impressions["author_id"].to_numpy())
     return table.append_column("anchor_day", pa.array(day, mask=day == _NO_DAY).cast(pa.date32()))

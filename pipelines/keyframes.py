@@ -29,7 +29,7 @@ def thumbnail(jpeg: bytes) -> NDArray[np.float32]:
     with Image.open(io.BytesIO(jpeg)) as image:
         image.draft("L", (THUMBNAIL * 2, THUMBNAIL * 2))
         grey = image.convert("L").resize((THUMBNAIL, THUMBNAIL))
-    return np.asarray(grey, np.float32).ravel() / 255
+    return np.asarray(grey, np.float32).ravel() / np.float32(255)
 
 
 def select(segments: Sequence[Mapping[str, Any]], count: int) -> tuple[list[Keyframe], list[str]]:
@@ -44,7 +44,7 @@ def select(segments: Sequence[Mapping[str, Any]], count: int) -> tuple[list[Keyf
         for frame in segment["frames"]:
             try:
                 frames.append((index, frame, thumbnail(frame["jpeg"])))
-            except (OSError, SyntaxError, ValueError) as error:
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 bad.append(f"segment {segment['segment']} frame at {frame['offset_ms']} ms: {error}")
     engagement = [1.0 + s["likes"] + 10.0 * s["gifts"] + len(s["comments"]) for s in segments]
     chosen: list[int] = []
@@ -53,11 +53,14 @@ def select(segments: Sequence[Mapping[str, Any]], count: int) -> tuple[list[Keyf
         left = [i for i in range(len(frames)) if i not in chosen]
         fewest = min(used[frames[i][0]] for i in left)
         pool = [i for i in left if used[frames[i][0]] == fewest]
-        best = max(pool, key=lambda i: (_novelty(frames[i][2], [frames[c][2] for c in chosen]), engagement[frames[i][0]]))
+        best = max(
+            pool, key=lambda i: (_novelty(frames[i][2], [frames[c][2] for c in chosen]), engagement[frames[i][0]])
+        )
         chosen.append(best)
         used[frames[best][0]] += 1
     keyframes = [
-        Keyframe(segment=frames[i][0], offset_ms=frames[i][1]["offset_ms"], jpeg=frames[i][1]["jpeg"]) for i in sorted(chosen)
+        Keyframe(segment=frames[i][0], offset_ms=frames[i][1]["offset_ms"], jpeg=frames[i][1]["jpeg"])
+        for i in sorted(chosen)
     ]
     return keyframes, bad
 

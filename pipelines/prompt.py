@@ -13,6 +13,8 @@ from pipelines.contract import FIELD_LIMITS, FIELDS
 
 SECTIONS = ("[Author Profile]", "[Visual KeyFrames]", "[Audio Transcription]", "[Text Comments]")
 
+MAX_PHRASE_CHARS = 64
+
 INSTRUCTION = """Above is what is known of one live streamer today: who they are, frames in time order, what was said, \
 and what viewers wrote. You know live streaming well. Read all of it, then produce summary tags that will be used to \
 distribute, recommend and search the stream. Work in three steps.
@@ -29,12 +31,11 @@ list of phrases, even if it is empty or holds one item."""
 
 
 def schema() -> dict[str, Any]:
-    """JSON schema of the answer, for structured outputs."""
+    """JSON schema of the answer, for structured outputs. Bounded phrases make every answer end."""
+    phrase = {"type": "string", "minLength": 1, "maxLength": MAX_PHRASE_CHARS}
     return {
         "type": "object",
-        "properties": {
-            field: {"type": "array", "items": {"type": "string"}, "maxItems": FIELD_LIMITS[field]} for field in FIELDS
-        },
+        "properties": {field: {"type": "array", "items": phrase, "maxItems": FIELD_LIMITS[field]} for field in FIELDS},
         "required": list(FIELDS),
         "additionalProperties": False,
     }

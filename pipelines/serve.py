@@ -4,12 +4,14 @@ Reads artifacts below `storage.root`, writes nothing. On a cluster that lasts, `
 """
 
 import importlib
+import json
 import logging
 import os
 import shlex
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -121,9 +123,17 @@ def _application(settings: "Settings") -> Any:
 
 
 def sample_curl(url: str, settings: "Settings") -> str:
-    """A command that ranks a few authors for one user, to paste into a shell."""
-    authorization = ""
-    if variable := settings.serve.app.get("token_env"):
+    """A command that ranks a few published authors for a user, to paste into a shell."""
+    variable, authorization = settings.serve.app.get("token_env"), ""
+    request = urllib.request.Request(f"{url}/bank")
+    if variable:
         authorization = f'-H "Authorization: Bearer ${variable}" '
-    body = '{"user_id": 1, "candidates": [1, 2, 3]}'
+        request.add_header("Authorization", f"Bearer {os.environ.get(variable, '')}")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            bank = json.load(answer)
+        body = json.dumps({"user_id": bank["sample_user_ids"][0], "candidates": bank["sample_author_ids"]})
+    except (OSError, LookupError) as error:
+        log.warning("no bank to rank from yet (%s); publish one, it is picked up by itself", error)
+        body = '{"user_id": 1, "candidates": [1, 2, 3]}'
     return f"curl -s {url}/rank -H 'content-type: application/json' {authorization}-d {shlex.quote(body)}"

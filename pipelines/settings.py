@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from pipelines.anchors import AnchorsConfig
 from pipelines.cluster import ClusterConfig
+from pipelines.demo import DemoConfig
+from pipelines.distil import DistilConfig
 from pipelines.evaluate import EvaluateConfig
 from pipelines.examples import ExamplesConfig
 from pipelines.ingest import IngestConfig
@@ -34,6 +36,8 @@ class Settings:
     """Videos, chat and transcripts to segments."""
     validate: ValidateConfig = field(default_factory=ValidateConfig)
     """Which tables to check against the contract, and how many frames to decode."""
+    distil: DistilConfig = field(default_factory=DistilConfig)
+    """Fine-tuning of the multimodal model."""
     anchors: AnchorsConfig = field(default_factory=AnchorsConfig)
     """The daily anchor batch."""
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
@@ -48,3 +52,5 @@ class Settings:
     """The bank snapshot."""
     serve: ServeConfig = field(default_factory=ServeConfig)
     """Where and how the deployments are reached."""
+    demo: DemoConfig = field(default_factory=DemoConfig)
+    """The demo's own figures."""

@@ -11,7 +11,15 @@ from typing import Any
 from pipelines import prompt
 from pipelines.contract import FIELDS
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 
 CHAT_TEMPLATE = (
     r"{%- for message in messages -%}{{ '<|im_start|>' + message.role + '\n' }}"
@@ -29,7 +37,7 @@ class StudentConfig:
     """Shape of the small model."""
 
     vocab_size: int = 4096
-    """Entries of its BPE, special tokens included."""
+    """Most entries of its BPE, special tokens included; the words decide how many are used."""
     hidden_size: int = 128
     """Width of the language model."""
     num_layers: int = 3
@@ -96,7 +104,7 @@ def create(config: StudentConfig, texts: Iterable[str], seed: int, folder: Path)
     sections = [rotary - 2 * (rotary // 3), rotary // 3, rotary // 3]
     model_config = Qwen3VLConfig(
         text_config={
-            "vocab_size": config.vocab_size,
+            "vocab_size": -(-len(tokenizer) // 64) * 64,
             "hidden_size": config.hidden_size,
             "intermediate_size": 3 * config.hidden_size,
             "num_hidden_layers": config.num_layers,

@@ -1,6 +1,7 @@
 """The training loop. Knows models, tables and torch.distributed; does not know Ray.
 
-One pass over the days in order: before a day the anchors in force move forward, then its impressions come in time order.
+One pass over the days in order: before a day the anchors in force move forward, then its impressions come in time
+order.
 """
 
 import json

@@ -75,7 +75,7 @@ def anchor_table(
 
 @torch.no_grad()
 def score(trained: Trained, columns: Columns, bank: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
-    """Probabilities [n, K] of examples. SARM reads target and history from `bank` [N+1, 2, D] alone, as serving does."""
+    """Probabilities [n, K] of examples. SARM reads targets and histories from `bank` [N+1, 2, D], as serving does."""
     parts: list[Tensor] = []
     vectors = None if bank is None else torch.from_numpy(bank)
     for start in range(0, len(columns["user_id"]), _SCORED_TOGETHER):

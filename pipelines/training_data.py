@@ -15,7 +15,7 @@ from models.catalog import Catalog
 from models.sarm.anchor_tokens import AnchorTokens, TokenRows
 from models.sarm.tokenizer import LiveStreamingTokenizer
 from pipelines.contract import FIELDS, TASKS_COLUMNS, ContractError
-from pipelines.examples import lookup, to_numpy
+from pipelines.examples import to_numpy
 from pipelines.prompt import field_texts
 from pipelines.storage import Storage, batches
 
@@ -188,5 +188,3 @@ def _day_name(number: int) -> str:
     if number == NO_ANCHOR:
         return "no anchor"
     return date.fromordinal(int(number) + date(1970, 1, 1).toordinal()).isoformat()
-
-

@@ -55,7 +55,8 @@ def run(settings: "Settings") -> dict[str, Any]:
     days = [d for d in storage.days("anchors") if config.until is None or d <= config.until]
     if not days:
         raise ContractError(
-            f"table anchors: wanted at least one day up to {config.until or 'today'}, got none; run the job anchors first"
+            f"table anchors: wanted at least one day up to {config.until or 'today'}, got none; "
+            "run the job anchors first"
         )
     made_from = _made_from(storage, config, days)
     published = artifacts.manifest(KIND) if artifacts.current(KIND) else None

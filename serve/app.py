@@ -8,10 +8,11 @@ authors make a second one, to the author cache.
 
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve import Application, deployment, ingress
 from ray.serve.config import BackpressureConfig
 from ray.serve.handle import DeploymentHandle
+from ray.serve.metrics import Gauge
 
 from serve.api import ApiConfig, create_api
 from serve.auth import token_from
@@ -30,7 +32,7 @@ from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Bank, Snapshot, load_bank
 from serve.store import ArtifactStore
 from serve.user_sequence import FusionWeights, RankConfig, UserSequence
-from serve.watcher import SnapshotWatcher, WatchConfig
+from serve.watcher import LoadedT, SnapshotWatcher, WatchConfig
 
 log = logging.getLogger(__name__)
 AnswerT = TypeVar("AnswerT")
@@ -77,17 +79,15 @@ class AuthorCacheReplica(AuthorCache):
     """The author cache with its own watcher."""
 
     def __init__(self, args: ServeArgs) -> None:
-        logging.basicConfig(level=logging.INFO)
-        torch.set_num_threads(1)
-        store = ArtifactStore(args.root, args.cache_dir)
+        store = ArtifactStore.open(args.root, args.cache_dir)
         self._watcher_of_bank: SnapshotWatcher[Bank] = SnapshotWatcher(store, partial(load_bank, store), args.watch)
         self._watcher_of_bank.start()
+        self._health = Health(self._watcher_of_bank, lambda bank: bank)
         super().__init__(self._watcher_of_bank)
 
     def check_health(self) -> None:
-        """The age of the data is no matter of health: a late bank must not restart replicas that can answer."""
-        if not self._watcher_of_bank.is_alive:
-            raise RuntimeError("the thread that follows CURRENT has died")
+        """Called by Serve every few seconds."""
+        self._health.check()
 
 
 class UserSequenceReplica:
@@ -98,12 +98,13 @@ class UserSequenceReplica:
         self._args, self._authors = args, authors
         self._token = token_from(args.token_env)
         local = args.lookup == "local"
-        store = ArtifactStore(args.root, args.cache_dir)
+        store = ArtifactStore.open(args.root, args.cache_dir)
         load = partial(Snapshot.load, store, with_vectors=local)
         self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch)
         self._watcher.start()
         lookup = None if local else partial(remote_lookup, authors, args.lookup_timeout_s)
         self._ranking = UserSequence(self._watcher, RankConfig(weights=args.weights), lookup)
+        self._health = Health(self._watcher, lambda snapshot: snapshot.bank)
         self._executor = ThreadPoolExecutor(args.threads, thread_name_prefix="rank")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -111,7 +112,26 @@ class UserSequenceReplica:
         return create_api(self._ranking, AuthorsByHandle(self._authors), self._executor, self._args.api, self._token)
 
     def check_health(self) -> None:
-        """The age of the data is no matter of health: a late bank must not restart replicas that can answer."""
+        """Called by Serve every few seconds."""
+        self._health.check()
+
+
+class Health(Generic[LoadedT]):
+    """Health of a replica, and the gauges to alert on: age of the bank in use, loads that failed.
+
+    The age is no matter of health itself: a late bank must not restart replicas that can answer.
+    """
+
+    def __init__(self, watcher: SnapshotWatcher[LoadedT], bank_of: Callable[[LoadedT], Bank]) -> None:
+        self._watcher, self._bank_of = watcher, bank_of
+        self._age_s = Gauge("bank_age_s", description="Seconds since the bank in use was published.")
+        self._failures = Gauge("bank_load_failures", description="Loads and looks that failed since the start.")
+
+    def check(self) -> None:
+        """Sets the gauges. Raises RuntimeError where the bank is no longer followed."""
+        self._failures.set(self._watcher.failures)
+        for loaded in self._watcher.loaded[:1]:
+            self._age_s.set(self._bank_of(loaded).age_s(time.time_ns() // 1_000_000))
         if not self._watcher.is_alive:
             raise RuntimeError("the thread that follows CURRENT has died")
 

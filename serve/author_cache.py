@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serve.schema import MAX_SIMILAR, AuthorResponse, BankResponse, Neighbour, SimilarResponse
-from serve.snapshot import NO_ANCHOR, Bank
+from serve.snapshot import Bank
 from serve.watcher import SnapshotWatcher
 
 _SAMPLES = 5
@@ -53,10 +53,10 @@ class AuthorCache:
             raise ValueError(f"k must be within 1..{MAX_SIMILAR}, got {k}")
         bank = self._watcher.current
         row = int(bank.catalog.author_rows(author_id))
-        if not row or bank.anchor_day[row] == NO_ANCHOR:
+        if not row or bank.anchor_day[row] < 0:
             raise NoAnchorError(f"author {author_id} has no anchor in bank {bank.version}")
         cosine = cosines(bank, row)
-        cosine[(bank.anchor_day == NO_ANCHOR) | (np.arange(len(cosine)) == row)] = -np.inf
+        cosine[(bank.anchor_day < 0) | (np.arange(len(cosine)) == row)] = -np.inf
         cosine[0] = -np.inf
         best = np.argsort(-cosine, kind="stable")[:k] if k * 8 > len(cosine) else _top(cosine, k)
         return SimilarResponse(
@@ -73,7 +73,7 @@ class AuthorCache:
     def status(self) -> BankResponse:
         """The bank in use, and how following it goes."""
         bank = self._watcher.current
-        anchored = np.flatnonzero(bank.anchor_day[1:] != NO_ANCHOR)
+        anchored = np.flatnonzero(bank.anchor_day[1:] >= 0)
         return BankResponse(
             bank_version=bank.version,
             model_version=bank.model_version,

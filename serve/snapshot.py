@@ -21,14 +21,13 @@ from models.batch import HISTORY_PAD
 from models.catalog import Catalog
 from models.manifest import ArtifactError
 from models.sarm.model import SARM
+from serve.schema import MAX_HISTORY
 from serve.store import ArtifactStore
 
 log = logging.getLogger(__name__)
 
 COLD_START_ROW = 0
 """Row of the bank that answers for authors that are not known."""
-NO_ANCHOR = -1
-"""Value of anchor_day where an author has no anchor."""
 
 _BANK_FILE = "bank.npy"
 _HEADER_BYTES = 4096
@@ -57,7 +56,7 @@ class Bank:
     norms: Array
     """[N+1] float32, lengths of h_CLS; [0] where vectors are elsewhere."""
     anchor_day: Array
-    """[N+1] int32, days since epoch, NO_ANCHOR where there is none."""
+    """[N+1] int32, days since epoch, negative where there is none."""
     catalog: Catalog
     """Who has which row."""
 
@@ -83,7 +82,7 @@ class Bank:
     def anchor_date(self, row: int) -> date | None:
         """Day of an author's anchor, None where there is none."""
         days = int(self.anchor_day[row])
-        return None if days == NO_ANCHOR else date.fromordinal(_EPOCH_ORDINAL + days)
+        return None if days < 0 else date.fromordinal(_EPOCH_ORDINAL + days)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -104,11 +103,17 @@ class Histories:
         """L, the history that the model was trained with."""
         return int(self.author_ids.shape[1])
 
+    @classmethod
+    def none(cls) -> Histories:
+        """Of a bank that was published without: requests bring their own, and the bound of a request is L."""
+        ids = np.empty((0, MAX_HISTORY), np.int64)
+        return cls(user_ids=ids[:, 0], author_ids=ids, ts_ms=ids, watch_s=ids.astype(np.float32))
+
     def of_user(self, user_id: int) -> tuple[Array, Array, Array]:
         """author_ids, ts_ms, watch_s of one user without padding; empty for a user without history."""
         position = int(np.searchsorted(self.user_ids, user_id))
         if position == len(self.user_ids) or self.user_ids[position] != user_id:
-            return self.author_ids[:0, 0], self.ts_ms[:0, 0], self.watch_s[:0, 0]
+            return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
         used = self.author_ids[position] != HISTORY_PAD
         return self.author_ids[position][used], self.ts_ms[position][used], self.watch_s[position][used]
 
@@ -183,6 +188,8 @@ def _load_bank(store: ArtifactStore, version: str, *, with_vectors: bool) -> tup
 
 
 def _load_histories(folder: Path) -> Histories:
+    if not any(folder.glob("history_*.npy")):
+        return Histories.none()
     users = _mapped(folder, "history_user_ids.npy", np.int64, ndim=1)
     columns = {
         "history_author_ids": _mapped(folder, "history_author_ids.npy", np.int64, ndim=2),

@@ -135,18 +135,19 @@ def request_columns(request: RankRequest, histories: Histories, now_ms: int | No
     else:
         authors, times, watched = _given_history(request.history)
     earlier = np.flatnonzero(times < ts_ms)[-histories.length :]
-    authors, times, watched = authors[earlier], times[earlier], watched[earlier]
-    ages = (ts_ms - times) / 1000.0
+    authors, ages_s = authors[earlier], ((ts_ms - times[earlier]) / 1000).astype(np.float32)
+    # What the user watched is known when they leave; before that it is the time that has passed, as in training.
+    watched_s = np.minimum(watched[earlier], ages_s)
     if not len(authors):
-        authors, ages, watched = np.array([HISTORY_PAD]), np.zeros(1), np.zeros(1)
+        authors, ages_s, watched_s = np.array([HISTORY_PAD]), np.zeros(1, np.float32), np.zeros(1, np.float32)
     size = len(request.candidates)
     return {
         "user_id": np.full(size, request.user_id, np.int64),
         "author_id": np.array(request.candidates, np.int64),
         "ts_ms": np.full(size, ts_ms, np.int64),
         "history_author_ids": authors.astype(np.int64)[None],
-        "history_age_s": ages.astype(np.float32)[None],
-        "history_watch_s": watched.astype(np.float32)[None],
+        "history_age_s": ages_s[None],
+        "history_watch_s": watched_s[None],
     }
 
 

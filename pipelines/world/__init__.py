@@ -77,9 +77,7 @@ def _write_content(
         storage.write("anchors", name, [_table("anchors", [_taught(row) for row in truth])], made_from)
 
 
-def _segments(
-    plans: list[LivePlan], day: int, words: Lexicon, config: WorldConfig, seed: int
-) -> Iterator[pa.Table]:
+def _segments(plans: list[LivePlan], day: int, words: Lexicon, config: WorldConfig, seed: int) -> Iterator[pa.Table]:
     """Chunks of whole lives, authors ascending, so that an author's rows stand together."""
     for first in range(0, len(plans), LIVES_PER_CHUNK):
         rows: list[dict[str, Any]] = []
@@ -104,7 +102,12 @@ def _taught(truth: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_authors(
-    storage: Storage, name: str, day: int, everyone: list[population.Author], config: WorldConfig, made_from: dict[str, str]
+    storage: Storage,
+    name: str,
+    day: int,
+    everyone: list[population.Author],
+    config: WorldConfig,
+    made_from: dict[str, str],
 ) -> None:
     rows = [
         {

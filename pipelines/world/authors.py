@@ -47,9 +47,7 @@ def make_authors(config: WorldConfig, words: Lexicon, seed: int) -> list[Author]
     ids = rng.permutation(10 * len(arrivals))[: len(arrivals)] + 10_000_000
     popularity = rng.lognormal(0.0, 1.2, size=len(arrivals))
     popularity /= popularity.mean()
-    return [
-        _author(int(ids[i]), day, float(popularity[i]), config, words, rng) for i, day in enumerate(arrivals)
-    ]
+    return [_author(int(ids[i]), day, float(popularity[i]), config, words, rng) for i, day in enumerate(arrivals)]
 
 
 def _author(

@@ -82,7 +82,7 @@ def _expose(users: Users, stage: Stage, start_of_day: int, config: WorldConfig, 
 def _sessions(
     users: Users, stage: Stage, user: Ints, moment: Ints, config: WorldConfig, rng: np.random.Generator
 ) -> tuple[Ints, Ints, Ints]:
-    """The policy knows popularity and guesses taste; a Gumbel draw per live gives distinct lives without replacement."""
+    """The policy knows popularity and guesses taste; Gumbel noise makes the top lives a draw without replacement."""
     guess = users.taste[user] @ stage.phrases.T + users.factors[user] @ stage.factors.T * config.author_taste
     score = 0.35 * guess + 0.5 * np.log(stage.popularity) + rng.gumbel(size=guess.shape)
     on_air = (stage.start_ts_ms <= moment[:, None]) & (moment[:, None] < stage.end_ts_ms)

@@ -6,7 +6,7 @@ from datetime import date
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorldConfig:
-    """Every size of the world. Memory grows with authors and users (about 3 kB each), not with impressions or frames."""
+    """Every size of the world. Memory grows with authors and users (about 3 kB each), not with frames or days."""
 
     first_day: date = date(2026, 1, 1)
     """First simulated day."""

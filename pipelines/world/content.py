@@ -104,7 +104,9 @@ def _speech(plan: LivePlan, order: int, theme: int, words: Lexicon, rng: np.rand
     else:
         parts.append(_pick(_AUDIENCE, rng).format(_join(words.audiences, plan.audiences)))
     if order % 3 == 0:
-        parts.append(_pick(_POINT_SAID, rng).format(words.points_of_interest[plan.points[order // 3 % len(plan.points)]]))
+        parts.append(
+            _pick(_POINT_SAID, rng).format(words.points_of_interest[plan.points[order // 3 % len(plan.points)]])
+        )
     if rng.random() < 0.5:
         parts.insert(int(rng.integers(len(parts))), _pick(_ASIDE, rng))
     return " . ".join(parts)

@@ -5,6 +5,7 @@ A scene is a palette and a texture of the background; a format is the layout of 
 
 import io
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ def _texture(kind: str, size: int, shift: int) -> Pixels:
     """Mixing weight in 0..1 per pixel, [size, size]; `shift` moves it so that no two lives look the same."""
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) * (64 / size)
     x, y = x + shift, y + shift // 2
-    weights = {
+    weights: dict[str, NDArray[Any]] = {
         "tiles": ((x // 8 + y // 8) % 2),
         "stripes": (x // 6) % 2,
         "gradient": (y % 64) / 63,

@@ -134,12 +134,14 @@ def content_liking(
     users: Users, stage: Stage, user: NDArray[np.int64], live: NDArray[np.int64], ts_ms: NDArray[np.int64]
 ) -> Floats:
     """How much a user likes what a live shows at a moment, about standard normal, for pairs of equal length."""
-    base = np.einsum("nv,nv->n", users.taste[user], stage.phrases[live])
+    base = (users.taste[user] * stage.phrases[live]).sum(axis=1)
     now = users.taste[user, stage.theme_offset + stage.theme_at(live, ts_ms)]
     main = users.taste[user, stage.theme_offset + stage.theme[live]]
-    return (base + np.float32(_CURRENT_THEME) * (now - main)).astype(np.float32)
+    liking: Floats = base + np.float32(_CURRENT_THEME) * (now - main)
+    return liking
 
 
 def author_liking(users: Users, stage: Stage, user: NDArray[np.int64], live: NDArray[np.int64]) -> Floats:
     """How much a user likes an author apart from content, standard normal, for pairs of equal length."""
-    return np.einsum("nf,nf->n", users.factors[user], stage.factors[live])
+    liking: Floats = (users.factors[user] * stage.factors[live]).sum(axis=1)
+    return liking

@@ -135,7 +135,7 @@ class Published:
 
 def watcher_of(root: Path, **config: float) -> SnapshotWatcher[Snapshot]:
     """A watcher that has looked once and has no thread."""
-    store = ArtifactStore(str(root))
+    store = ArtifactStore.open(str(root))
     watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, partial(Snapshot.load, store), WatchConfig(**config))
     watcher.poll()
     return watcher

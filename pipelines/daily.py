@@ -1,0 +1,36 @@
+"""Daily: anchors, vocabulary, examples, train, evaluate, publish, one after another over what storage holds.
+
+Each job skips what is done, so that a daily run after a failure goes on where it stopped.
+Run: python -m pipelines daily --config my.yaml
+"""
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from pipelines import anchors, evaluate, examples, publish, train, vocabulary
+from pipelines.cluster import connected
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
+
+log = logging.getLogger(__name__)
+JOBS = {
+    "anchors": anchors,
+    "vocabulary": vocabulary,
+    "examples": examples,
+    "train": train,
+    "evaluate": evaluate,
+    "publish": publish,
+}
+
+
+def run(settings: "Settings") -> dict[str, Any]:
+    """Runs the chain in one connection to Ray, and reports each job's figures under its name."""
+    figures: dict[str, Any] = {}
+    with connected(settings.cluster):
+        for number, (name, job) in enumerate(JOBS.items(), start=1):
+            started = time.perf_counter()
+            figures[name] = job.run(settings)
+            log.info("daily %d/%d | %s | %.1f s", number, len(JOBS), name, time.perf_counter() - started)
+    return figures

