@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class IdTable(nn.Module):
-    """Learnt rows for ids or small categorical values. Row 0 is the unknown one and starts at zero.
+    """Learnt rows for ids, tokens or small categorical values. Row 0 is the unknown one and starts at zero.
 
     Replicated in every worker. Its parameters are the group "ids" of ``param_groups``.
     """
@@ -26,6 +26,11 @@ class IdTable(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """rows [...] int64 -> vectors [..., dim]."""
         return F.embedding(rows, self.weight)
+
+    def grow(self, num_rows: int) -> None:
+        """Append rows of zeros up to ``num_rows``; those that exist stay. Make the optimizer afterwards."""
+        old = self.weight.detach()
+        self.weight = nn.Parameter(torch.cat([old, old.new_zeros(num_rows - len(old), old.shape[1])]))
 
 
 def log2_bucket(values: Tensor, num_buckets: int) -> Tensor:

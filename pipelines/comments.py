@@ -17,9 +17,9 @@ def select(segments: Sequence[Mapping[str, Any]], count: int) -> list[str]:
     best: dict[str, float] = {}
     for segment in segments:
         for comment in segment["comments"]:
-            text = " ".join(str(comment["text"]).split())[:MAX_CHARS]
+            text = " ".join((comment["text"] or "").split())[:MAX_CHARS]
             if is_relevant(text):
-                best[text] = max(best.get(text, float("-inf")), float(comment["engagement"]))
+                best[text] = max(best.get(text, float("-inf")), float(comment["engagement"] or 0.0))
     return sorted(best, key=lambda text: (-best[text], text))[:count]
 
 

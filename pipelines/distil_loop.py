@@ -5,12 +5,14 @@ Knows nothing about Ray; `pipelines.distil` wires it to Ray Train.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.distil_data import Collator, Pair
@@ -38,8 +40,11 @@ class LoopConfig:
     """Steps between log lines."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.max_steps < 1:
-            raise ValueError(f"wanted batch_size and max_steps >= 1, got {self.batch_size} and {self.max_steps}")
+        for name in ("batch_size", "max_steps", "warmup_steps", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"distil.loop.{name}: wanted at least 1, got {getattr(self, name)}")
+        if self.max_seconds is not None and self.max_seconds <= 0:
+            raise ValueError(f"distil.loop.max_seconds: wanted more than 0 or null, got {self.max_seconds}")
 
 
 def answer_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -65,10 +70,13 @@ class AnswerLoss(torch.nn.Module):
         return answer_loss(base, batch)
 
 
-def order(num_pairs: int, config: LoopConfig, seed: int, rank: int, world_size: int) -> Any:
-    """Indices of each step's pairs for one worker: every pass is a fresh permutation, shared out without overlap."""
+def order(num_pairs: int, config: LoopConfig, seed: int, rank: int, world_size: int) -> Iterator[NDArray[np.int64]]:
+    """Indices of each step's pairs for one worker: every pass is a fresh permutation, shared out without overlap.
+
+    At least `max_steps` steps; what does not fill a step is left to the next pass.
+    """
     per_step = config.batch_size * world_size
-    passes = math.ceil(config.max_steps * per_step / num_pairs)
+    passes = math.ceil(config.max_steps / max(1, num_pairs // per_step))
     for number in range(passes):
         shuffled = np.random.default_rng([seed, number]).permutation(num_pairs)
         if num_pairs < per_step:
@@ -90,13 +98,19 @@ def train(
     device: str = "cpu",
     report: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> dict[str, float]:
-    """Fine-tunes in place and returns {steps, seconds, loss}. `report` gets one dict every `log_every` steps."""
+    """Fine-tunes in place and returns {steps, seconds, loss}; `report` gets one dict every `log_every` steps.
+
+    A loss is the mean over the last `log_every` steps.
+    """
     trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     module.train()
-    started, recent, step, loss_now = time.perf_counter(), [], 0, math.nan
-    for step, index in enumerate(order(len(pairs), config, seed, rank, world_size)):
+    started, step = time.perf_counter(), 0
+    recent: deque[float] = deque(maxlen=config.log_every)
+    for index in order(len(pairs), config, seed, rank, world_size):
         progress = _progress(step, time.perf_counter() - started, config)
+        if world_size > 1:
+            progress = _of_rank_0(progress, device)
         if progress >= 1:
             break
         for group in optimizer.param_groups:
@@ -108,16 +122,23 @@ def train(
         torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
         optimizer.step()
         recent.append(loss.item())
-        if len(recent) == config.log_every:
-            loss_now, recent = float(np.mean(recent)), []
+        step += 1
+        if step % config.log_every == 0:
             seconds = time.perf_counter() - started
-            report({"step": step + 1, "progress": progress, "loss": loss_now, "seconds": seconds})
-    return {"steps": step, "seconds": time.perf_counter() - started, "loss": loss_now}
+            report({"step": step, "progress": progress, "loss": float(np.mean(recent)), "seconds": seconds})
+    return {"steps": step, "seconds": time.perf_counter() - started, "loss": float(np.mean(recent))}
 
 
 def _progress(step: int, seconds: float, config: LoopConfig) -> float:
     by_time = seconds / config.max_seconds if config.max_seconds else 0.0
     return max(step / config.max_steps, by_time)
+
+
+def _of_rank_0(progress: float, device: str) -> float:
+    """Rank 0's progress, for all: clocks differ, and a worker that stopped alone would leave the others waiting."""
+    shared = torch.tensor(progress, dtype=torch.float64, device=device)
+    torch.distributed.broadcast(shared, src=0)
+    return shared.item()
 
 
 def _schedule(step: int, progress: float, config: LoopConfig) -> float:

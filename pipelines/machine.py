@@ -47,10 +47,14 @@ class MemoryWatch:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
+        self._look()  # a run shorter than one interval counts too
 
     def _watch(self) -> None:
         while not self._done.wait(self._every_s):
-            self.peak_gb = max(self.peak_gb, _used_gb() - self._before)
+            self._look()
+
+    def _look(self) -> None:
+        self.peak_gb = max(self.peak_gb, _used_gb() - self._before)
 
 
 def _used_gb() -> float:

@@ -143,9 +143,7 @@ def agreement_bars(
         for field, level in (chance or {}).items():
             if field in right:
                 row = fields.index(field)
-                axis.vlines(
-                    level, row - 0.45, row + 0.45, color=SERIES["base"], lw=2, label="chance" if level else None
-                )
+                axis.vlines(level, row - 0.45, row + 0.45, color=SERIES["base"], lw=2, label="chance")
         axis.set_yticks(heights, [f.replace("_", " ") for f in fields])
         axis.set_ylim(len(fields) - 0.4, -0.6)
         axis.set_xlim(0, 1.08)
@@ -194,12 +192,11 @@ def _column(curve: Sequence[Mapping[str, float]], key: str) -> npt.NDArray[np.fl
 
 
 def _smooth(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Mean over a centred window of a tenth of the points, narrower at both ends."""
-    half = len(values) // 20
+    """Mean over a centred window of a tenth of the points, cut off at both ends."""
+    half, count = len(values) // 20, len(values)
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    at = np.arange(len(values))
-    reach = np.minimum(half, np.minimum(at, len(values) - 1 - at))
-    return np.asarray((sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1))
+    first, last = np.maximum(np.arange(count) - half, 0), np.minimum(np.arange(count) + half + 1, count)
+    return np.asarray((sums[last] - sums[first]) / (last - first))
 
 
 def _floats(values: Sequence[float | None]) -> list[float]:

@@ -54,13 +54,18 @@ def content(
     *, profile: str, frames: Sequence[bytes], speech: Sequence[str], comments: Sequence[str]
 ) -> list[dict[str, Any]]:
     """One user message's content parts in OpenAI form, frames as data URLs."""
-    before = f"{SECTIONS[0]}\n{profile}\n{SECTIONS[1]}\n"
-    lines = [SECTIONS[2], *speech, SECTIONS[3], *comments, INSTRUCTION]
+    before = f"{SECTIONS[0]}\n{_plain(profile)}\n{SECTIONS[1]}\n"
+    lines = [SECTIONS[2], *map(_plain, speech), SECTIONS[3], *map(_plain, comments), INSTRUCTION]
     return [
         {"type": "text", "text": before},
         *({"type": "image_url", "image_url": {"url": data_url(frame)}} for frame in frames),
         {"type": "text", "text": "\n" + "\n".join(lines)},
     ]
+
+
+def _plain(text: str) -> str:
+    """What people wrote, with Qwen's control tokens (<|im_end|>, <|image_pad|>) broken: no viewer may end a turn."""
+    return text.replace("<|", "< |")
 
 
 def data_url(jpeg: bytes) -> str:
@@ -84,7 +89,9 @@ def parse(text: str) -> dict[str, list[str]]:
             raise ValueError(f"{field}: wanted a list of phrases, got {values!r}")
         if len(values) > FIELD_LIMITS[field]:
             raise ValueError(f"{field}: wanted at most {FIELD_LIMITS[field]} phrases, got {len(values)}")
-    return {field: [" ".join(v.split()) for v in dict.fromkeys(raw[field]) if v.strip()] for field in FIELDS}
+        if any("\ud800" <= c <= "\udfff" for v in values for c in v):
+            raise ValueError(f"{field}: wanted text that UTF-8 can hold, got {values!r}")
+    return {field: list(dict.fromkeys(" ".join(v.split()) for v in raw[field] if v.strip())) for field in FIELDS}
 
 
 def field_texts(anchor: Mapping[str, Sequence[str]]) -> list[str]:

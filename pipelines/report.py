@@ -15,6 +15,9 @@ from typing import Any
 from pipelines.contract import FIELDS, TASKS_COLUMNS
 
 _TEMPLATE = "report.html.jinja"
+_PARTS = (
+    "machine", "world", "distil", "anchors", "vocabulary", "train", "metrics", "gates", "publish", "serve", "ranked",
+)  # fmt: skip
 _TERMS = 15
 """Merged terms whose gates are shown."""
 
@@ -55,7 +58,8 @@ class ReportPictures:
 def write(report: Mapping[str, Any], path: Path, pictures: ReportPictures) -> None:
     """Writes the page to `path` in one step; equal arguments give equal bytes.
 
-    `report` is the content of `report.json`; any key may be missing.
+    `report` is the content of `report.json`; any key may be missing. Raises ValueError where `train` or `metrics` is
+    not by variant.
     """
     text = render(report, pictures)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +73,7 @@ def render(report: Mapping[str, Any], pictures: ReportPictures) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
+    _check(report)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -83,7 +88,7 @@ def render(report: Mapping[str, Any], pictures: ReportPictures) -> str:
         "duration": _duration,
         "words": _words,
     }
-    page = {
+    page = {part: report.get(part) for part in _PARTS} | {
         "report": report,
         "fields": FIELDS,
         "tasks": TASKS_COLUMNS,
@@ -99,6 +104,18 @@ def render(report: Mapping[str, Any], pictures: ReportPictures) -> str:
         "config": _config(report.get("config")),
     }
     return environment.get_template(_TEMPLATE).render(page)
+
+
+def _check(report: Mapping[str, Any]) -> None:
+    from pipelines.plots import LABELS
+
+    for part in ("train", "metrics"):
+        found = report.get(part) or {}
+        if found and not set(found) & set(LABELS):
+            raise ValueError(
+                f"report.json, {part}: wanted results by variant ({', '.join(LABELS)}), got {', '.join(found)}; "
+                "run the job again, and write the report after it"
+            )
 
 
 def _summary(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +149,9 @@ def _figures(report: Mapping[str, Any]) -> dict[str, str]:
         figures["training"] = plots.training_curves(curves)
     if metrics := report.get("metrics"):
         series = {v: {m: [metrics[v][t][m] for t in TASKS_COLUMNS] for m in plots.MEASURES} for v in metrics}
-        figures["quality"] = plots.quality_dots("quality", "Ranking quality", [_words(t) for t in TASKS_COLUMNS], series)
+        figures["quality"] = plots.quality_dots(
+            "quality", "Ranking quality", [_words(t) for t in TASKS_COLUMNS], series
+        )
     if buckets := report.get("buckets"):
         known = [v for v in plots.LABELS if all(v in row for row in buckets)]
         series = {v: {m: [row[v][m] for row in buckets] for m in plots.MEASURES} for v in known}
@@ -221,15 +240,19 @@ def _nothing(value: float | None) -> bool:
 
 
 def _number(value: float | None, form: str = ",") -> str:
-    return "n/a" if _nothing(value) else f"{value:{form}}"
+    """The value by a format, with a minus sign where it is negative; n/a where it was not measured."""
+    if _nothing(value):
+        return "n/a"
+    text = f"{value:{form}}"
+    return "\N{MINUS SIGN}" + text[1:] if text.startswith("-") else text
 
 
-def _signed(value: float | None, form: str = ".4f") -> str:
-    return _number(value, "+" + form).replace("-", "\N{MINUS SIGN}")
+def _signed(value: float | None) -> str:
+    return _number(value, "+.4f")
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
-    return _number(value, f".{digits}%").replace("-", "\N{MINUS SIGN}")
+    return _number(value, f".{digits}%")
 
 
 def _duration(seconds: float | None) -> str:

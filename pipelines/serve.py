@@ -11,6 +11,7 @@ import shlex
 import signal
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ BUILDER = "serve.app:build"
 """Import path of the application, as `serve run` and serve/config.yaml name it."""
 _APPLICATION = "ranking"
 _HIGH_THROUGHPUT = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED")
+_ROUTES_TIMEOUT_S = 60
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -90,6 +92,7 @@ def serving(settings: "Settings") -> Iterator[str]:
         log.warning("high_throughput: HAProxy listens on all interfaces, not only on %s", config.host)
     if "token_env" not in config.app and (config.high_throughput or config.host not in _LOOPBACK):
         log.warning("other machines can reach port %d and no token is asked for; set serve.app.token_env", config.port)
+    _check_token(settings)
     with connected(settings.cluster):
         from ray import serve as ray_serve
 
@@ -103,11 +106,45 @@ def serving(settings: "Settings") -> Iterator[str]:
         )
         try:
             ray_serve.run(application, name=_APPLICATION, route_prefix="/")
-            yield f"http://{config.host}:{config.port}"
+            url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
+            _wait_for_routes(url)
+            yield url
         finally:
             ray_serve.delete(_APPLICATION)
             if not ray_serve.status().applications:
                 ray_serve.shutdown()
+
+
+def _wait_for_routes(url: str) -> None:
+    """Serve calls an application ready a moment before its proxy knows the way to it. Raises TimeoutError."""
+    deadline = time.monotonic() + _ROUTES_TIMEOUT_S
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/healthz", timeout=10) as answer:
+                body = answer.read()
+        except urllib.error.HTTPError as error:
+            body = error.read()  # the application's own 503 while nothing is published is an answer, too
+        except OSError as error:
+            body = str(error).encode()
+        if body.startswith(b'{"ready"'):
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"{url}/healthz: no answer of the application within {_ROUTES_TIMEOUT_S} s, got {body!r}; "
+                "if Serve ran on this cluster already, it kept its own host and port"
+            )
+        time.sleep(0.1)
+
+
+def _check_token(settings: "Settings") -> None:
+    """Replicas of a local cluster inherit this environment: say at once what they would fail on."""
+    variable = settings.serve.app.get("token_env")
+    remote = settings.cluster.address or os.environ.get("RAY_ADDRESS")
+    if variable and not remote and not os.environ.get(variable):
+        raise ConfigError(
+            f"config.serve.app.token_env: the environment variable {variable} is not set; "
+            f'export {variable}="$(openssl rand -hex 32)", or take token_env out to serve without a token'
+        )
 
 
 def _application(settings: "Settings") -> Any:

@@ -14,12 +14,18 @@ from pipelines.contract import TASKS_COLUMNS
 
 
 class Client:
-    """One persistent connection to the endpoint; not to be shared between threads."""
+    """One persistent connection to the endpoint, closed by `with`; not to be shared between threads."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
         parts = urlsplit(url)
         self._connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=30)
         self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
 
     def get(self, path: str) -> Any:
         """JSON of a GET. Raises RuntimeError for any status but 200, with the answer's text."""
@@ -65,11 +71,12 @@ def example_request(columns: Mapping[str, Any], row: int, candidates: Sequence[i
 
 def compare(url: str, columns: Mapping[str, Any], offline: Any, rows: Sequence[int]) -> float:
     """Largest difference between served and offline probabilities [n, K] of the given rows of `examples`."""
-    client, worst = Client(url), 0.0
-    for row in rows:
-        answer = client.rank(example_request(columns, row, [columns["author_id"][row]]))["candidates"][0]
-        served = np.array([answer[task] for task in TASKS_COLUMNS])
-        worst = max(worst, float(np.abs(served - offline[row]).max()))
+    worst = 0.0
+    with Client(url) as client:
+        for row in rows:
+            answer = client.rank(example_request(columns, row, [columns["author_id"][row]]))["candidates"][0]
+            served = np.array([answer[task] for task in TASKS_COLUMNS])
+            worst = max(worst, float(np.abs(served - offline[row]).max()))
     return worst
 
 
@@ -78,13 +85,11 @@ def load(url: str, requests: Sequence[Mapping[str, Any]], *, clients: int, secon
     deadline = time.perf_counter() + seconds
 
     def one(number: int) -> list[float]:
-        client, took = Client(url), []
-        for turn in range(1_000_000):
-            started = time.perf_counter()
-            if started >= deadline:
-                break
-            client.rank(requests[(number + turn * clients) % len(requests)])
-            took.append(time.perf_counter() - started)
+        took: list[float] = []
+        with Client(url) as client:
+            while (started := time.perf_counter()) < deadline:
+                client.rank(requests[(number + len(took) * clients) % len(requests)])
+                took.append(time.perf_counter() - started)
         return took
 
     with ThreadPoolExecutor(clients) as pool:

@@ -6,6 +6,7 @@ Run: python -m pipelines train --config pipelines/configs/demo.yaml
 
 import logging
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -202,15 +203,13 @@ def _fit(
     if result.checkpoint is None:
         raise RuntimeError(f"training {plan.variant} left no checkpoint below {where}")
     with result.checkpoint.as_directory() as folder:
-        return _publish(Path(folder), plan, run_id, artifacts, made_from)
+        return publish_checkpoint(Path(folder), plan, run_id, artifacts, made_from)
 
 
-def _publish(
+def publish_checkpoint(
     checkpoint: Path, plan: "TrainingPlan", run_id: str, artifacts: Artifacts, made_from: Mapping[str, str]
 ) -> dict[str, Any]:
     """Publishes model, catalog and categories of a checkpoint; its optimizer and bank stay behind."""
-    import shutil
-
     from pipelines.train_loop import PUBLISHED, read_progress
 
     progress = read_progress(checkpoint)

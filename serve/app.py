@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray.exceptions import RayError, RayTaskError
 from ray.serve import Application, deployment, ingress
 from ray.serve.config import BackpressureConfig
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Gauge
 
@@ -32,7 +33,7 @@ from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Bank, Snapshot, load_bank
 from serve.store import ArtifactStore
 from serve.user_sequence import FusionWeights, RankConfig, UserSequence
-from serve.watcher import LoadedT, SnapshotWatcher, WatchConfig
+from serve.watcher import LoadedT, NotReadyError, SnapshotWatcher, WatchConfig
 
 log = logging.getLogger(__name__)
 AnswerT = TypeVar("AnswerT")
@@ -79,6 +80,7 @@ class AuthorCacheReplica(AuthorCache):
     """The author cache with its own watcher."""
 
     def __init__(self, args: ServeArgs) -> None:
+        _log_with_serve()
         store = ArtifactStore.open(args.root, args.cache_dir)
         self._watcher_of_bank: SnapshotWatcher[Bank] = SnapshotWatcher(store, partial(load_bank, store), args.watch)
         self._watcher_of_bank.start()
@@ -94,6 +96,7 @@ class UserSequenceReplica:
     """The ingress: HTTP and ranking in one process."""
 
     def __init__(self, args: ServeArgs, authors: DeploymentHandle) -> None:
+        _log_with_serve()
         torch.set_num_threads(1)
         self._args, self._authors = args, authors
         self._token = token_from(args.token_env)
@@ -161,6 +164,15 @@ async def _asked(response: Awaitable[AnswerT]) -> AnswerT:
     except RayTaskError as error:
         # The cache's own exception, which the routes turn into an answer.
         raise error.cause from error
+    except (RayError, RayServeException) as error:
+        raise NotReadyError(f"the author cache does not answer now: {type(error).__name__}") from error
+
+
+def _log_with_serve() -> None:
+    """What this package logs goes where Serve's own lines go: to the replica's log file and stderr."""
+    ours, of_serve = logging.getLogger("serve"), logging.getLogger("ray.serve")
+    ours.setLevel(logging.INFO)
+    ours.handlers, ours.propagate = of_serve.handlers, False
 
 
 def remote_lookup(
@@ -169,7 +181,7 @@ def remote_lookup(
     """Vectors from the author cache; None where it does not hold the version, fails, or is late."""
     try:
         found = authors.vectors.remote(version, rows).result(timeout_s=timeout_s)
-    except (TimeoutError, RayError) as error:
+    except (TimeoutError, RayError, RayServeException) as error:
         log.warning("no vectors of bank %s from the author cache: %s", version, type(error).__name__)
         return None
     return cast("npt.NDArray[np.float32] | None", found)
@@ -183,6 +195,8 @@ def build(args: ServeArgs) -> Application:
     limits: dict[str, Any] = {
         "max_ongoing_requests": args.max_ongoing_requests,
         "max_queued_requests": args.max_queued_requests,
+        # A line for each request costs more than the request's way through the router.
+        "logging_config": {"enable_access_log": False},
     }
     cache = deployment(
         AuthorCacheReplica,

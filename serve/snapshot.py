@@ -150,8 +150,11 @@ class Snapshot:
 
 
 def load_bank(store: ArtifactStore, version: str) -> Bank:
-    """The bank `version` with its catalog, verified, for a process that ranks nothing. Raises as `Snapshot.load`."""
-    return _load_bank(store, version, with_vectors=True)[0]
+    """The bank alone, for a process that ranks nothing. Raises as `Snapshot.load`.
+
+    The model is checked all the same and let go: author cache and ranker then refuse the same versions.
+    """
+    return Snapshot.load(store, version).bank
 
 
 def _load_bank(store: ArtifactStore, version: str, *, with_vectors: bool) -> tuple[Bank, Path, Path]:

@@ -107,8 +107,9 @@ class UserSequence:
         """Whether requests can be ranked, and from which versions."""
         try:
             bank = self._watcher.current.bank
-        except NotReadyError as error:
-            return HealthResponse(ready=False, reason=str(error))
+        except NotReadyError:
+            # Health is open to all, and the message may hold paths: it stays behind the token.
+            return HealthResponse(ready=False, reason="no bank is loaded yet; GET /bank says why")
         return HealthResponse(ready=True, bank_version=bank.version, model_version=bank.model_version)
 
     def _gather(self, bank: Bank, batch: RankingBatch) -> tuple[npt.NDArray[np.float32], bool]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.embeddings import IdTable
 from models.layers import RMSNorm, TransformerBlock
 from models.sarm.anchor_tokens import PAD_ROW, TokenRows
 from models.sarm.gated_fusion import GatedFusion
@@ -20,8 +20,8 @@ class AnchorEncoder(nn.Module):
         self, rows: TokenRows, dim: int, num_layers: int, ffn_mult: int, fusion_layers: tuple[int, ...]
     ) -> None:
         super().__init__()
-        self.tokens = nn.Parameter(torch.randn(rows.num_base_rows, dim) * _INIT_STD)
-        self.live_tokens = nn.Parameter(torch.randn(rows.num_live_rows, dim) * _INIT_STD)
+        self.tokens = IdTable(rows.num_base_rows, dim, _INIT_STD)
+        self.live_tokens = IdTable(rows.num_live_rows, dim, _INIT_STD)
         self.blocks = nn.ModuleList(TransformerBlock(dim, 1, ffn_mult) for _ in range(num_layers))
         self.fusions = nn.ModuleDict({str(layer): GatedFusion(dim) for layer in fusion_layers})
         self.norm = RMSNorm(dim)
@@ -43,8 +43,8 @@ class AnchorEncoder(nn.Module):
         longest = int((base != PAD_ROW).sum(dim=1).max())
         base, live = base[:, :longest], live[:, :longest]
         mask, covered = base != PAD_ROW, live != 0
-        states = F.embedding(base, self.tokens)
-        live_vectors = F.embedding(live, self.live_tokens) if len(self.fusions) else states
+        states = self.tokens(base)
+        live_vectors = self.live_tokens(live) if len(self.fusions) else states
         alphas: dict[int, Tensor] = {}
         for layer, block in enumerate(self.blocks):
             states = block(states, mask)

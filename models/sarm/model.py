@@ -176,9 +176,7 @@ class SARM(nn.Module):
         """
         if rows.num_base_rows != self.rows.num_base_rows or rows.num_live_rows < self.rows.num_live_rows:
             raise ValueError(f"the model has {self.rows}, the tokenizer {rows}; an update only appends live rows")
-        old = self.encoder.live_tokens
-        new = old.new_zeros(rows.num_live_rows - len(old), old.shape[1])
-        self.encoder.live_tokens = nn.Parameter(torch.cat([old.detach(), new]))
+        self.encoder.live_tokens.grow(rows.num_live_rows)
         self.rows = rows
 
     def save(self, folder: Path) -> None:

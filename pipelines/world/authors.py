@@ -13,6 +13,7 @@ from pipelines.world.lexicon import AUDIENCES, CATEGORIES, FORMATS, SCENES, Lexi
 _NAMES = ("Mila", "Ousmane", "Lin", "Petra", "Kofi", "Ana", "Bruno", "Yara", "Sven", "Ines", "Tariq", "Noor")
 _CITIES = ("Lopar", "Sunwick", "Haldene", "Morava", "Quill Bay", "Tarsus", "Edgewater", "Pinnock")
 DAY_MS = 86_400_000
+_STEADY = 0.92  # chance that a habit holds on a day
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,11 @@ class Author:
     themes: tuple[int, ...]
     """One to four, the main one first."""
     topics: tuple[int, ...]
+    """The usual ones first, `usual` of them; so are points and audiences."""
     points: tuple[int, ...]
     audiences: tuple[int, ...]
+    usual: tuple[int, int, int]
+    """How many topics, points and audiences a day of theirs has."""
     format: int
     scene: int
     popularity: float
@@ -45,7 +49,7 @@ def make_authors(config: WorldConfig, words: Lexicon, seed: int) -> list[Author]
     newcomers = round(config.new_author_share * config.num_authors)
     arrivals = [0] * config.num_authors + [d for d in range(1, config.num_days) for _ in range(newcomers)]
     ids = rng.permutation(10 * len(arrivals))[: len(arrivals)] + 10_000_000
-    popularity = rng.lognormal(0.0, 1.2, size=len(arrivals))
+    popularity = rng.lognormal(0.0, 0.85, size=len(arrivals))
     popularity /= popularity.mean()
     return [_author(int(ids[i]), day, float(popularity[i]), config, words, rng) for i, day in enumerate(arrivals)]
 
@@ -66,6 +70,7 @@ def _author(
         shown_category=shown,
         profile=f"{_NAMES[rng.integers(len(_NAMES))]} from {_CITIES[rng.integers(len(_CITIES))]}, "
         f"on air since {rng.integers(2016, 2026)}",
+        usual=(int(rng.integers(1, 3)), int(rng.integers(1, 4)), int(rng.integers(1, 3))),
         themes=_some(words.theme_category, category, int(rng.integers(1, 5)), rng),
         topics=_some(words.topic_category, category, int(rng.integers(2, 5)), rng),
         points=_some(words.point_category, category, int(rng.integers(2, 6)), rng, tail=1.0),
@@ -104,7 +109,7 @@ def _plan(author: Author, day: int, start_of_day: int, rng: np.random.Generator)
     latest = DAY_MS - num_segments * 30_000
     # Lives gather in the evening, as on real platforms.
     start = int(np.clip(rng.normal(0.75, 0.18), 0, 1) * latest)
-    theme = author.themes[0] if rng.random() < 0.7 else author.themes[int(rng.integers(len(author.themes)))]
+    theme = author.themes[0] if rng.random() < _STEADY else author.themes[int(rng.integers(len(author.themes)))]
     others = [t for t in author.themes if t != theme]
     highlights = []
     if others:
@@ -118,19 +123,19 @@ def _plan(author: Author, day: int, start_of_day: int, rng: np.random.Generator)
         num_segments=num_segments,
         theme=theme,
         highlights=tuple(highlights),
-        topics=_today(author.topics, 2, rng),
-        points=_today(author.points, 3, rng),
-        audiences=_today(author.audiences, 2, rng),
-        format=author.format if rng.random() < 0.85 else int(rng.integers(len(FORMATS))),
-        scene=author.scene if rng.random() < 0.85 else int(rng.integers(len(SCENES))),
+        topics=_today(author.topics, author.usual[0], rng),
+        points=_today(author.points, author.usual[1], rng),
+        audiences=_today(author.audiences, author.usual[2], rng),
+        format=author.format if rng.random() < _STEADY else int(rng.integers(len(FORMATS))),
+        scene=author.scene if rng.random() < _STEADY else int(rng.integers(len(SCENES))),
         popularity=min(author.popularity / 10, 1.0),
     )
 
 
-def _today(habits: tuple[int, ...], most: int, rng: np.random.Generator) -> tuple[int, ...]:
-    """One to `most` of the author's habits."""
-    count = min(len(habits), int(rng.integers(1, most + 1)))
-    return tuple(int(v) for v in rng.permutation(habits)[:count])
+def _today(habits: tuple[int, ...], usual: int, rng: np.random.Generator) -> tuple[int, ...]:
+    """The usual ones on most days, else as many of all habits at random."""
+    chosen = habits if rng.random() < _STEADY else rng.permutation(habits)
+    return tuple(int(v) for v in chosen[:usual])
 
 
 def day_name(first_day: date, day: int) -> str:

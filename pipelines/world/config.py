@@ -14,7 +14,7 @@ class WorldConfig:
     """Days simulated."""
     num_authors: int = 2000
     """Authors on the first day."""
-    new_author_share: float = 0.01
+    new_author_share: float = 0.02
     """Authors who join on each later day, as a share of `num_authors`."""
     on_air_share: float = 0.35
     """Share of authors who are on air on a day."""
@@ -24,17 +24,17 @@ class WorldConfig:
     """Exposures a day, before rounding to whole sessions."""
     session_length: int = 10
     """Exposures in a session."""
-    num_groups: int = 12
+    num_groups: int = 8
     """Groups of users with shared tastes."""
     semantic_taste: bool = True
     """False switches every taste for content off, as a negative control; tastes for single authors remain."""
     group_taste: float = 1.0
     """Scale of the groups' shared taste for content."""
-    personal_taste: float = 0.35
+    personal_taste: float = 0.3
     """Scale of a user's own deviation from the group's taste."""
     author_taste: float = 0.5
     """Scale of a user's taste for single authors."""
-    profile_noise: float = 0.3
+    profile_noise: float = 0.1
     """Chance that a profile field says nothing about the user's group."""
     category_error: float = 0.15
     """Share of authors whose coarse category is wrong."""

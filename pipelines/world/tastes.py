@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from pipelines.world.authors import Author
 from pipelines.world.config import WorldConfig
 from pipelines.world.content import LivePlan
-from pipelines.world.lexicon import Lexicon
+from pipelines.world.lexicon import CATEGORIES, Lexicon
 
 Floats = NDArray[np.float32]
 
 # How much each field of the anchor counts, in canonical order; squares sum to 1.
-FIELD_WEIGHTS = np.array([0.45, 0.60, 0.35, 0.30, 0.30, 0.36], np.float32)
+FIELD_WEIGHTS = np.array([0.30, 0.70, 0.30, 0.25, 0.33, 0.38], np.float32)
 PROFILE_SIZES = {"age_band": 6, "gender": 2, "region": 8, "device": 3}
 _FACTORS = 16
+_CATEGORY_SHARE = 0.4  # of the variance of a group's taste for phrases that belong to a category
 _CURRENT_THEME = 0.4  # how much the theme of the moment counts against the live's main theme
 
 
@@ -55,7 +56,7 @@ def make_users(config: WorldConfig, words: Lexicon, seed: int) -> Users:
     activity = rng.lognormal(0.0, 0.8, size=config.num_users)
     num_phrases = sum(len(v) for v in words.values())
     scale = float(np.hypot(config.group_taste, config.personal_taste)) or 1.0
-    shared = rng.standard_normal((config.num_groups, num_phrases), np.float32) * np.float32(config.group_taste / scale)
+    shared = _group_taste(config.num_groups, words, rng) * np.float32(config.group_taste / scale)
     taste = rng.standard_normal((config.num_users, num_phrases), np.float32)
     taste *= np.float32(config.personal_taste / scale)
     taste += shared[group]
@@ -67,6 +68,17 @@ def make_users(config: WorldConfig, words: Lexicon, seed: int) -> Users:
         taste=taste,
         factors=rng.standard_normal((config.num_users, _FACTORS), np.float32) / np.float32(_FACTORS**0.5),
     )
+
+
+def _group_taste(num_groups: int, words: Lexicon, rng: np.random.Generator) -> Floats:
+    """Standard normal liking of each phrase by each group, [G, V]; phrases of one category are liked alike, in part."""
+    fine = rng.standard_normal((num_groups, sum(len(v) for v in words.values())), np.float32)
+    by_category = rng.standard_normal((num_groups, len(CATEGORIES)), np.float32)
+    categories = np.array([*words.point_category, *words.theme_category, *words.topic_category])
+    own = slice(0, len(categories))  # points, themes and topics stand first and belong to a category
+    fine[:, own] *= np.float32((1 - _CATEGORY_SHARE) ** 0.5)
+    fine[:, own] += np.float32(_CATEGORY_SHARE**0.5) * by_category[:, categories]
+    return fine
 
 
 @dataclass(frozen=True, kw_only=True)

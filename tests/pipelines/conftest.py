@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from pipelines import examples, vocabulary, world
+from models.sarm.tokenizer import LiveStreamingTokenizer
+from pipelines import examples, train_loop, vocabulary, world
+from pipelines.artifacts import Artifacts
 from pipelines.cluster import ClusterConfig
 from pipelines.evaluate import EvaluateConfig
 from pipelines.examples import ExamplesConfig
 from pipelines.settings import Settings
 from pipelines.storage import Storage, StorageConfig
-from pipelines.train import TrainConfig, TrainScaling
+from pipelines.train import TrainConfig, TrainScaling, make_plan, publish_checkpoint
+from pipelines.train_loop import Place, Progress
 from pipelines.vocabulary import VocabularyConfig, corpus
 from pipelines.world import WorldConfig
 
@@ -54,11 +57,12 @@ def tiny_settings(root: Path) -> Settings:
             num_days=3,
             num_authors=60,
             num_users=80,
-            impressions_per_day=600,
+            impressions_per_day=1200,
             num_points=48,
             recorded_segments=1,
             frame_size=32,
             new_author_share=0.1,
+            on_air_share=0.7,
             teacher=True,
         ),
         vocabulary=VocabularyConfig(base_tokenizer=str(root / "tokenizer.json"), min_frequency=20, max_tokens=64),
@@ -80,6 +84,39 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary.run(settings)
     examples.run(settings)
     return root
+
+
+def train_here(settings: Settings) -> dict[str, Progress]:
+    """The job train in this process, without Ray: the same plans, the same publication."""
+    storage = Storage.open(settings.storage.root)
+    artifacts = Artifacts(storage)
+    done = {}
+    for variant in settings.train.variants:
+        plan, made_from = make_plan(settings, storage, artifacts, variant)
+        tokenizer = LiveStreamingTokenizer.load(artifacts.fetch("tokenizer"))
+        work = Path(settings.run_dir) / variant
+        done[variant] = train_loop.train(
+            plan, storage, tokenizer, work=work, place=Place(), report=lambda metrics, folder: None, say=print
+        )
+        publish_checkpoint(work / f"after-{plan.days[-1]}", plan, f"{variant}-1", artifacts, made_from)
+    return done
+
+
+@pytest.fixture(scope="session")
+def trained_store(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny store with both variants trained and published."""
+    root = tmp_path_factory.mktemp("trained") / "tiny"
+    shutil.copytree(tiny_store, root)
+    train_here(tiny_settings(root))
+    return root
+
+
+@pytest.fixture
+def trained(trained_store: Path, tmp_path: Path) -> Settings:
+    """Settings over a private copy of the trained store."""
+    root = tmp_path / "tiny"
+    shutil.copytree(trained_store, root)
+    return tiny_settings(root)
 
 
 @pytest.fixture

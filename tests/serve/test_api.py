@@ -226,7 +226,7 @@ def test_nothing_published_is_503_and_asks_to_try_again(shared: Published) -> No
             assert answer.status_code == 503 and "nothing is published" in answer.json()["detail"]
             assert answer.headers["retry-after"] == "1"
         health = client.get("/healthz")
-        assert health.status_code == 503 and "nothing is published" in health.json()["reason"]
+        assert health.status_code == 503 and "no bank is loaded" in health.json()["reason"]
 
 
 def test_the_page_needs_nothing_from_elsewhere(client: TestClient) -> None:

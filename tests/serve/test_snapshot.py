@@ -74,9 +74,15 @@ def test_without_vectors_the_cold_start_row_is_read_alone(shared: Published, tmp
     assert len(part.vectors) == 0 and part.dim == whole.dim
 
 
-def test_the_author_cache_needs_no_model(published: Published) -> None:
-    bank = load_bank(ArtifactStore.open(str(published.root)), "a")
+def test_the_bank_alone(shared: Published) -> None:
+    bank = load_bank(ArtifactStore.open(str(shared.root)), "a")
     assert bank.version == "a" and bank.num_authors == NUM_AUTHORS
+
+
+def test_the_bank_alone_is_refused_where_its_model_is(published: Published) -> None:
+    (published.folder("model", "m-a") / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="config.json wanted sha256"):
+        load_bank(ArtifactStore.open(str(published.root)), "a")
 
 
 def with_nan(arrays: Arrays) -> None:

@@ -210,7 +210,7 @@ def test_before_the_first_bank_nothing_is_ranked(published: Published) -> None:
     waiting = UserSequence(watcher_of(published.root / "elsewhere"))
     with pytest.raises(NotReadyError, match="nothing is published"):
         waiting.rank(request())
-    assert not waiting.health().ready and "nothing is published" in str(waiting.health().reason)
+    assert not waiting.health().ready and "no bank is loaded" in str(waiting.health().reason)
 
 
 def test_health_names_the_versions(sequence: UserSequence) -> None:

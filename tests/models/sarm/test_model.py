@@ -109,7 +109,11 @@ def test_saved_and_loaded_models_score_alike(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("rows", {"num_live_rows": 9}, r"encoder.live_tokens has shape \[6, 8\] in the file, \[9, 8\] in the config"),
+        (
+            "rows",
+            {"num_live_rows": 9},
+            r"encoder.live_tokens.weight has shape \[6, 8\] in the file, \[9, 8\] in the config",
+        ),
         ("config", {"num_layers": 1}, "fusions.1"),
         ("sizes", {"num_author": 1}, r"no \['num_author'\]"),
     ],
@@ -129,7 +133,7 @@ def test_growing_live_tokens_keeps_rows_and_changes_no_vector() -> None:
     model = sarm().eval()
     before = model.encode_bank(tokens())
     model.grow_live_tokens(TokenRows(num_base_rows=ROWS.num_base_rows, num_live_rows=9))
-    assert model.encoder.live_tokens.shape == (9, 8)
+    assert model.encoder.live_tokens.weight.shape == (9, 8)
     assert np.array_equal(model.encode_bank(tokens()), before)
     with pytest.raises(ValueError, match="only appends"):
         model.grow_live_tokens(ROWS)
@@ -140,7 +144,7 @@ def test_id_tables_are_the_only_members_of_their_group() -> None:
     ids, dense = param_groups(model, lr_ids=0.01, lr_dense=0.002)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     tables = {names[id(p)].split(".")[1] for p in ids["params"]}
-    assert tables == {"users", "authors", "profile", "categories", "hours", "ages", "watches"}
+    assert tables == {"users", "authors", "profile", "categories", "hours", "ages", "watches", "tokens", "live_tokens"}
     assert len(ids["params"]) + len(dense["params"]) == len(names)
 
 

@@ -1,0 +1,196 @@
+"""How fast ranking is: where the time of one request goes, and what the deployments hold over HTTP on one machine.
+
+    python -m tests.bench.serving
+
+Random weights at the default sizes; the load generator shares the machine with the server. Prints a table; the last
+line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import platform
+import socket
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.sarm.model import SARMConfig
+from pipelines.cluster import ClusterConfig
+from pipelines.serve import ServeConfig, serving
+from pipelines.settings import Settings
+from pipelines.storage import StorageConfig
+from serve.schema import RankRequest
+from serve.user_sequence import FusionWeights, UserSequence, ranked, request_batch, request_columns, score
+from tests.serve.conftest import NOW_MS, Published, watcher_of
+
+AUTHORS, USERS, HISTORY = 20_000, 2_000, 50
+SIZES = (100, 200)
+CLIENTS = (1, 8)
+SECONDS = 4.0
+WARM_UP_S = 1.0
+REPEATS = 100
+
+
+def store(folder: Path) -> Published:
+    """A published bank at the default sizes of the model."""
+    made = Published(
+        folder,
+        config=SARMConfig(),
+        author_ids=np.arange(AUTHORS) * 3 + 1,
+        user_ids=np.arange(USERS),
+        length=HISTORY,
+    )
+    made.publish("bench")
+    return made
+
+
+def request_of(published: Published, candidates: int, seed: int) -> dict[str, Any]:
+    """Candidates at random, for a user whose published history is nearly full."""
+    rng = np.random.default_rng(seed)
+    user = int(rng.integers(0, USERS // (HISTORY + 1))) * (HISTORY + 1)
+    chosen = rng.choice(published.author_ids, candidates, replace=False)
+    return {"user_id": user, "candidates": chosen.tolist(), "context": {"ts_ms": NOW_MS}}
+
+
+def profile(published: Published, candidates: int) -> dict[str, float]:
+    """Median milliseconds of CPU time of the parts of one request, in this process and on one thread."""
+    watcher = watcher_of(published.root)
+    snapshot, sequence = watcher.current, UserSequence(watcher)
+    model, bank = snapshot.model, snapshot.bank
+    body = json.dumps(request_of(published, candidates, seed=1)).encode()
+    request = RankRequest.model_validate(json.loads(body))
+    columns = request_columns(request, snapshot.histories, None)
+    batch = request_batch(columns, bank.catalog)
+    rows = np.concatenate([batch.author.numpy(), batch.history[0].numpy()])
+    vectors = bank.vectors[rows]
+    cls, tar = torch.from_numpy(vectors[:candidates]).unbind(dim=1)
+    history, mask = torch.from_numpy(vectors[candidates:, 0])[None], batch.history_mask[:1]
+    probabilities, known = score(snapshot, batch, vectors), np.ones(candidates, bool)
+    response = sequence.rank(request)
+    weights = FusionWeights().in_order
+    with torch.inference_mode():
+        interest = model.user_interest(history, mask)
+        assert interest is not None
+        features = torch.cat([cls, tar, interest.expand(candidates, -1), model.ranker.rank_features(batch)], dim=-1)
+        parts: dict[str, Callable[[], Any]] = {
+            "json_in": lambda: RankRequest.model_validate(json.loads(body)),
+            "featurize": lambda: request_batch(request_columns(request, snapshot.histories, None), bank.catalog),
+            "gather": lambda: bank.vectors[rows],
+            "uin": lambda: model.user_interest(history, mask),
+            "features": lambda: model.ranker.rank_features(batch),
+            "home": lambda: model.ranker.home(features),
+            "fuse_and_sort": lambda: ranked(request.candidates, probabilities, known, weights),
+            "json_out": lambda: response.model_dump_json(),
+            "rank_whole": lambda: sequence.rank(request),
+        }
+        return {name: median_ms(part) for name, part in parts.items()}
+
+
+def median_ms(part: Callable[[], Any]) -> float:
+    """CPU time, because other work on the machine must not count; median of many, after a few to warm up."""
+    taken = []
+    for _ in range(REPEATS + 10):
+        started = time.thread_time()
+        part()
+        taken.append(1e3 * (time.thread_time() - started))
+    return round(statistics.median(taken[10:]), 3)
+
+
+def load(port: int, bodies: Sequence[bytes], clients: int) -> dict[str, float]:
+    """Closed loop: each client sends its next request when it has the answer to the last. Latencies in ms."""
+    latencies: list[list[float]] = [[] for _ in range(clients)]
+    errors = [0] * clients
+    start = time.perf_counter() + WARM_UP_S
+    end = start + SECONDS
+
+    def client(index: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        turn = index
+        while (sent := time.perf_counter()) < end:
+            connection.request("POST", "/rank", bodies[turn % len(bodies)], {"content-type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            turn += clients
+            if sent >= start:
+                latencies[index].append(1e3 * (time.perf_counter() - sent))
+                errors[index] += answer.status != 200
+        connection.close()
+
+    threads = [threading.Thread(target=client, args=(index,)) for index in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    every = np.sort(np.concatenate(latencies))
+    return {
+        "clients": clients,
+        "requests": len(every),
+        "errors": sum(errors),
+        "qps": round(len(every) / SECONDS, 1),
+        "p50_ms": round(float(np.percentile(every, 50)), 2),
+        "p99_ms": round(float(np.percentile(every, 99)), 2),
+    }
+
+
+def over_http(published: Published) -> list[dict[str, float]]:
+    """Loads the real deployments on a local Ray."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = Settings(
+        storage=StorageConfig(root=str(published.root)),
+        cluster=ClusterConfig(num_cpus=4, object_store_gb=0.25),
+        serve=ServeConfig(port=port),
+    )
+    rows = []
+    with serving(settings):
+        for candidates in SIZES:
+            bodies = [json.dumps(request_of(published, candidates, seed)).encode() for seed in range(64)]
+            rows += [{"candidates": candidates, **load(port, bodies, clients)} for clients in CLIENTS]
+    return rows
+
+
+def main() -> dict[str, Any]:
+    """Runs both and prints the table and the JSON line."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        published = store(Path(scratch) / "store")
+        profiles = {candidates: profile(published, candidates) for candidates in SIZES}
+        http_rows = over_http(published)
+    print(f"\none request, ms of CPU time on one thread ({AUTHORS} authors, history {HISTORY}, default sizes)")
+    print("part            " + "".join(f"{candidates:>6} candidates" for candidates in SIZES))
+    for name in profiles[SIZES[0]]:
+        print(f"{name:<16}" + "".join(f"{profiles[candidates][name]:>17.3f}" for candidates in SIZES))
+    print(f"\nRay Serve over HTTP, one replica, one thread, closed loop, {SECONDS:.0f} s each, default flags")
+    print("candidates  clients  requests  errors     qps   p50 ms   p99 ms")
+    for row in http_rows:
+        print(
+            f"{row['candidates']:>10}  {row['clients']:>7}  {row['requests']:>8}  {row['errors']:>6}  {row['qps']:>6}"
+            f"  {row['p50_ms']:>7}  {row['p99_ms']:>7}"
+        )
+    result = {
+        "bench": "serving",
+        "machine": {
+            "cores": os.cpu_count(),
+            "load_1m": round(os.getloadavg()[0], 1),
+            "python": platform.python_version(),
+        },
+        "profile_cpu_ms": {str(candidates): parts for candidates, parts in profiles.items()},
+        "http": http_rows,
+    }
+    print(json.dumps(result))
+    return result
+
+
+if __name__ == "__main__":
+    main()

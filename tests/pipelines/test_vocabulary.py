@@ -1,0 +1,84 @@
+"""The tokenizer's job: trained, left alone, extended, and its errors."""
+
+from dataclasses import replace
+
+import pytest
+
+from models.sarm.tokenizer import LiveStreamingTokenizer
+from pipelines import vocabulary
+from pipelines.artifacts import Artifacts
+from pipelines.contract import ContractError
+from pipelines.prompt import canonical_text, field_texts
+from pipelines.settings import Settings
+from pipelines.storage import Storage
+
+
+def _published(settings: Settings) -> LiveStreamingTokenizer:
+    return LiveStreamingTokenizer.load(Artifacts(Storage.open(settings.storage.root)).fetch("tokenizer"))
+
+
+def _again(settings: Settings, **changes: object) -> Settings:
+    return replace(settings, vocabulary=replace(settings.vocabulary, **changes))
+
+
+def test_a_second_run_leaves_the_tokenizer_alone(tiny: Settings) -> None:
+    before = _published(tiny).fingerprint
+    metrics = vocabulary.run(tiny)
+    assert metrics["how"] == "current" and _published(tiny).fingerprint == before
+
+
+def test_metrics_count_what_the_tokenizer_does(tiny: Settings) -> None:
+    metrics, tokenizer = vocabulary.run(tiny), _published(tiny)
+    storage = Storage.open(tiny.storage.root)
+    fields = list(vocabulary.corpus(storage, storage.days("anchors")))
+    base = [sum(len(tokenizer.base_ids(text)) for text in anchor) for anchor in fields]
+    live = [sum(len(tokenizer.live_ids(text)) for text in anchor) for anchor in fields]
+    assert metrics["anchors"] == len(fields)
+    assert metrics["base_tokens_mean"] == pytest.approx(sum(base) / len(base))
+    assert metrics["live_tokens_mean"] == pytest.approx(sum(live) / len(live))
+    assert 0 < metrics["merges"] == tokenizer.rows.num_live_rows - 1
+    assert metrics["live_tokens_mean"] < metrics["base_tokens_mean"]
+
+
+def test_newer_days_extend_and_rows_never_move(tiny: Settings) -> None:
+    first = Storage.open(tiny.storage.root).days("anchors")[0]
+    assert vocabulary.run(_again(tiny, until=first, min_frequency=19))["how"] == "trained"
+    old = _published(tiny)
+    assert vocabulary.run(_again(tiny, min_frequency=19))["how"] == "extended"
+    new = _published(tiny)
+    assert new.rows.num_live_rows > old.rows.num_live_rows
+    assert new.rows.num_base_rows == old.rows.num_base_rows
+    assert [new.live_text(r) for r in range(1, old.rows.num_live_rows)] == [
+        old.live_text(r) for r in range(1, old.rows.num_live_rows)
+    ]
+
+
+def test_another_threshold_trains_anew(tiny: Settings) -> None:
+    before = _published(tiny).rows.num_live_rows
+    metrics = vocabulary.run(_again(tiny, min_frequency=10))
+    assert metrics["how"] == "trained" and metrics["merges"] + 1 > before
+
+
+def test_changed_anchors_train_anew(tiny: Settings) -> None:
+    storage = Storage.open(tiny.storage.root)
+    day = storage.days("anchors")[0]
+    storage.write("anchors", day, [storage.read("anchors", day).slice(1)])
+    assert vocabulary.run(tiny)["how"] == "trained"
+
+
+def test_the_corpus_is_the_fields_of_the_canonical_text(tiny: Settings) -> None:
+    storage = Storage.open(tiny.storage.root)
+    day = storage.days("anchors")[0]
+    rows = storage.read("anchors", day).to_pylist()
+    assert ["; ".join(fields) for fields in vocabulary.corpus(storage, [day])] == [row["text"] for row in rows]
+    assert "; ".join(field_texts(rows[0])) == canonical_text(rows[0])
+
+
+def test_a_missing_base_tokenizer_is_named(tiny: Settings) -> None:
+    with pytest.raises(ContractError, match="nowhere.json"):
+        vocabulary.run(_again(tiny, base_tokenizer="nowhere.json"))
+
+
+def test_no_anchors_is_an_error_that_says_what_to_run(tiny: Settings) -> None:
+    with pytest.raises(ContractError, match="run the job anchors"):
+        vocabulary.run(_again(tiny, until="2000-01-01"))

@@ -1,0 +1,63 @@
+"""The training loop in two processes, joined by gloo as Ray Train would join them."""
+
+import multiprocessing
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from models.sarm.tokenizer import LiveStreamingTokenizer
+from pipelines import train_loop
+from pipelines.artifacts import Artifacts
+from pipelines.settings import Settings
+from pipelines.storage import Storage
+from pipelines.train import make_plan
+from pipelines.train_loop import Loop, Place
+
+Tensors = dict[str, torch.Tensor]
+
+
+def train_on_two(settings: Settings, folder: Path) -> tuple[list[torch.Tensor], list[Tensors]]:
+    """Bank and weights of each worker after training SARM."""
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_worker, args=(settings, str(folder), rank)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    found = [load_file(folder / f"rank{rank}.safetensors") for rank in range(2)]
+    return [tensors.pop("bank") for tensors in found], found
+
+
+def _worker(settings: Settings, folder: str, rank: int) -> None:
+    from safetensors.torch import save_file
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    storage = Storage.open(settings.storage.root)
+    artifacts = Artifacts(storage)
+    plan, _ = make_plan(settings, storage, artifacts, "sarm")
+    loops: list[Loop] = []
+    watched = Loop.train_day
+
+    def train_day(self: Loop, *args: object) -> None:
+        loops.append(self)
+        watched(self, *args)
+
+    Loop.train_day = train_day
+    train_loop.train(
+        plan,
+        storage,
+        LiveStreamingTokenizer.load(artifacts.fetch("tokenizer")),
+        work=Path(folder) / "work",
+        place=Place(rank=rank, world=2),
+        report=lambda metrics, checkpoint: dist.barrier(),
+        say=lambda line: None,
+    )
+    bank = loops[-1].bank
+    assert bank is not None
+    weights = {name: tensor.clone() for name, tensor in loops[-1].model.state_dict().items()}
+    save_file(weights | {"bank": bank.vectors}, Path(folder) / f"rank{rank}.safetensors")
+    dist.destroy_process_group()

@@ -1,0 +1,159 @@
+"""The deployments, with Ray Serve and over HTTP."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+
+from models import TASKS
+from pipelines.serve import ServeConfig, sample_curl, serving
+from pipelines.settings import Settings
+from pipelines.storage import StorageConfig
+from tests.serve.conftest import AUTHOR_IDS, NOW_MS, USER_IDS, Published, watcher_of
+from tests.serve.test_user_sequence import offline, rows_of
+
+ROOT = Path(__file__).resolve().parents[2]
+USER = int(USER_IDS[1])
+ASKED = {
+    "user_id": USER,
+    "candidates": AUTHOR_IDS.tolist(),
+    "history": [{"author_id": int(AUTHOR_IDS[2]), "ts_ms": NOW_MS - 60_000, "watch_time_s": 20.0}],
+    "context": {"ts_ms": NOW_MS},
+}
+
+
+def settings_for(root: Path, **app: Any) -> Settings:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    app = {"watch": {"poll_s": 0.2}, "num_cpus": 0.5, **app}
+    return Settings(storage=StorageConfig(root=str(root)), serve=ServeConfig(port=port, app=app))
+
+
+def wanted_scores(published: Published, history_author: int = int(AUTHOR_IDS[2])) -> np.ndarray:
+    snapshot = watcher_of(published.root).current
+    return offline(snapshot, rows_of(USER, ASKED["candidates"], [(history_author, 60.0, 20.0)]))
+
+
+def scores_of(answer: dict[str, Any]) -> np.ndarray:
+    by_id = {c["author_id"]: [c[task] for task in TASKS] for c in answer["candidates"]}
+    return np.array([by_id[author_id] for author_id in ASKED["candidates"]])
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline, "nothing changed within 60 s"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    made = Published(tmp_path_factory.mktemp("served") / "store")
+    made.publish("a")
+    return made
+
+
+@pytest.fixture(scope="module")
+def client(root: Published, ray_cluster: None) -> Iterator[httpx.Client]:
+    with serving(settings_for(root.root)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+@pytest.mark.ray
+def test_scores_over_http_are_those_of_the_model(root: Published, client: httpx.Client) -> None:
+    answer = client.post("/rank", json=ASKED)
+    assert answer.status_code == 200
+    np.testing.assert_allclose(scores_of(answer.json()), wanted_scores(root), atol=1e-5)
+    assert (answer.json()["bank_version"], answer.json()["degraded"]) == ("a", False)
+
+
+@pytest.mark.ray
+def test_questions_about_authors_reach_the_cache(client: httpx.Client) -> None:
+    assert client.get("/healthz").json()["ready"]
+    assert client.get(f"/authors/{AUTHOR_IDS[0]}").json()["known"]
+    assert len(client.get(f"/authors/{AUTHOR_IDS[0]}/similar", params={"k": 3}).json()["similar"]) == 3
+    missing = client.get("/authors/-1/similar")
+    assert missing.status_code == 404 and missing.json() == {"detail": "author -1 has no anchor in bank a"}
+
+
+@pytest.mark.ray
+def test_the_sample_request_names_published_ids(client: httpx.Client) -> None:
+    curl = sample_curl(str(client.base_url).rstrip("/"), Settings())
+    assert f'"user_id": {USER_IDS[0]}' in curl and f'"candidates": [{AUTHOR_IDS[0]}, {AUTHOR_IDS[1]}' in curl
+
+
+@pytest.mark.ray
+def test_bad_requests_are_4xx_behind_the_proxy(client: httpx.Client) -> None:
+    json_type = {"content-type": "application/json"}
+    assert client.post("/rank", json=ASKED | {"candidates": []}).status_code == 422
+    assert client.post("/rank", content=b"[" * 50_000, headers=json_type).status_code in (400, 422)
+    assert client.post("/rank", content=b" " * (4 << 20), headers=json_type).status_code == 413
+    assert client.post("/rank", json=ASKED).status_code == 200
+
+
+@pytest.mark.ray
+def test_a_new_bank_is_swapped_in_under_load_and_a_bad_one_is_not(root: Published, client: httpx.Client) -> None:
+    wanted = {"a": wanted_scores(root)}
+    stop, answers = threading.Event(), []
+
+    def read() -> None:
+        with httpx.Client(base_url=client.base_url, timeout=60) as own:
+            while not stop.is_set():
+                answers.append(own.post("/rank", json=ASKED))
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        eventually(lambda: len(answers) > 5)
+        root.publish("b", seed=1)
+        wanted["b"] = wanted_scores(root)
+        eventually(lambda: answers[-1].json()["bank_version"] == "b")
+        root.bank("c", "m-b", change=lambda arrays: arrays["bank"].fill(np.nan))
+        eventually(lambda: "holds NaN" in str(client.get("/bank").json()["last_failure"]))
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join(60)
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.json()["bank_version"] for answer in answers} == {"a", "b"}
+    for answer in answers:
+        assert answer.json()["model_version"] == f"m-{answer.json()['bank_version']}"
+        np.testing.assert_allclose(scores_of(answer.json()), wanted[answer.json()["bank_version"]], atol=1e-5)
+
+
+def test_the_cluster_configuration_is_what_serve_expects() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    from serve.app import ServeArgs
+
+    raw = yaml.safe_load((ROOT / "serve" / "config.yaml").read_text(encoding="utf-8"))
+    application = ServeDeploySchema.model_validate(raw).applications[0]
+    assert application.import_path == "serve.app:build"
+    assert ServeArgs.model_validate(application.args).token_env == "SERVE_TOKEN"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"root": "r", "replica": 2}, {"root": "r", "watch": {"poll": 1}}, {"root": "r", "lookup": "far"}]
+)
+def test_wrong_arguments_are_refused(wrong: dict[str, Any]) -> None:
+    from serve.app import ServeArgs
+
+    with pytest.raises(ValueError, match="ServeArgs"):
+        ServeArgs.model_validate(wrong)
+
+
+def test_every_argument_is_described() -> None:
+    from serve.app import ServeArgs
+
+    assert [name for name, field in ServeArgs.model_fields.items() if not field.description] == []
