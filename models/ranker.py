@@ -16,6 +16,7 @@ from models.home import HoME, HoMEConfig
 from models.layers import masked_softmax
 
 _HOURS = 24
+_EXTRA_SCALE = 0.1
 _VERSION = 1
 
 
@@ -43,15 +44,22 @@ class RankerConfig:
     """Standard deviation of id and bucket vectors at the start."""
     home: HoMEConfig = field(default_factory=HoMEConfig)
     """The multi-task head."""
-    extra_dim: int = 0
-    """Width of representations added from outside; 0 is the ranker without anchors."""
+    extra_author_dim: int = 0
+    """Width of author representations added from outside ([CLS], [TAR]); 0 is the ranker without anchors."""
+    extra_user_dim: int = 0
+    """Width of user representations added from outside ([UIN])."""
 
     def __post_init__(self) -> None:
         dims = (self.id_dim, self.profile_dim, self.category_dim, self.hour_dim, self.cross_rank)
         if min(*dims, self.age_buckets, self.watch_buckets) < 1:
             raise ValueError(f"widths, ranks and buckets of RankerConfig must be >= 1, got {self}")
-        if self.cross_layers < 0 or self.extra_dim < 0 or self.init_std < 0.0:
-            raise ValueError(f"cross_layers, extra_dim and init_std must be >= 0, got {self}")
+        if min(self.cross_layers, self.extra_author_dim, self.extra_user_dim) < 0 or self.init_std < 0.0:
+            raise ValueError(f"cross_layers, extra widths and init_std must be >= 0, got {self}")
+
+    @property
+    def extra_dim(self) -> int:
+        """Width of all that is added from outside."""
+        return self.extra_author_dim + self.extra_user_dim
 
 
 class TargetAttention(nn.Module):
@@ -88,6 +96,32 @@ class CrossLayer(nn.Module):
         return crossed
 
 
+class Affinity(nn.Module):
+    """User and author vectors for their product: ids, plus what is known of either beyond its id.
+
+    The product is where an id-free signal reaches a cold author: profile x anchor needs no history of the pair.
+    """
+
+    def __init__(self, config: RankerConfig, profile_dim: int) -> None:
+        super().__init__()
+        self._split = [config.extra_author_dim, config.extra_user_dim]
+        self.profile = nn.Linear(profile_dim, config.id_dim, bias=False)
+        self.author = nn.Linear(config.extra_author_dim, config.id_dim, bias=False) if self._split[0] else None
+        self.user = nn.Linear(config.extra_user_dim, config.id_dim, bias=False) if self._split[1] else None
+        for layer in (self.author, self.user):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=config.init_std)
+
+    def forward(self, user: Tensor, author: Tensor, profile: Tensor, extra: Tensor | None) -> tuple[Tensor, Tensor]:
+        """user, author [B, id_dim], profile [B, P'], extra [B, extra_dim] -> both vectors, enriched."""
+        user = user + self.profile(profile)
+        if extra is not None:
+            of_author, of_user = extra.split(self._split, dim=-1)
+            author = author if self.author is None else author + self.author(of_author)
+            user = user if self.user is None else user + self.user(of_user)
+        return user, author
+
+
 class Ranker(nn.Module):
     """Base ranker. ``forward(batch, extra)`` gives logits [B, K]; with ``extra_dim`` 0 it is the anchor-free Base."""
 
@@ -106,9 +140,12 @@ class Ranker(nn.Module):
         context = len(sizes.profile_cardinalities) * config.profile_dim + config.category_dim + config.hour_dim
         fields = 3 * dim + context
         self.cross = nn.ModuleList(CrossLayer(fields, config.cross_rank) for _ in range(config.cross_layers))
+        self.affinity = Affinity(config, len(sizes.profile_cardinalities) * config.profile_dim)
+        # Id vectors start small and encoder outputs at unit scale: unscaled, these would drown those at the start.
+        self.extra_scale = nn.Parameter(torch.full((config.extra_dim,), _EXTRA_SCALE)) if config.extra_dim else None
         self.home = HoME(config.extra_dim + fields + 2 * dim, config.home)
 
-    def rank_features(self, batch: RankingBatch) -> Tensor:
+    def rank_features(self, batch: RankingBatch, extra: Tensor | None = None) -> Tensor:
         """h_rank of eq. 11: crossed fields and the products user x author, interest x author. [B, R]."""
         user, author = self.users(batch.user), self.authors(batch.author)
         category = self.categories(batch.author_category)
@@ -123,14 +160,20 @@ class Ranker(nn.Module):
         crossed = x0
         for layer in self.cross:
             crossed = layer(x0, crossed)
+        user, author = self.affinity(user, author, torch.cat(profile, dim=-1), extra)
         return torch.cat([crossed, user * author, interest * author], dim=-1)
 
     def forward(self, batch: RankingBatch, extra: Tensor | None = None) -> Tensor:
-        """``extra`` [B, extra_dim] goes first in the input of HoME. Raises ValueError if its width is not extra_dim."""
+        """``extra`` [B, extra_dim], authors' part first, goes before all else into HoME, and into the products.
+
+        Raises ValueError if its width is not extra_dim.
+        """
         given = 0 if extra is None else extra.shape[-1]
         if given != self.config.extra_dim:
             raise ValueError(f"extra has width {given}, the ranker was built for extra_dim={self.config.extra_dim}")
-        features = self.rank_features(batch)
+        if extra is not None and self.extra_scale is not None:
+            extra = extra * self.extra_scale
+        features = self.rank_features(batch, extra)
         logits: Tensor = self.home(features if extra is None else torch.cat([extra, features], dim=-1))
         return logits
 

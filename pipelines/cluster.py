@@ -41,6 +41,7 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         if str(ROOT) not in inherited:  # workers import this project wherever the job was started from
             os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, inherited)])
         ray.init(
+            address="local",
             num_cpus=config.num_cpus,
             object_store_memory=int(config.object_store_gb * 2**30),
             include_dashboard=False,

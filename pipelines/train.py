@@ -67,6 +67,8 @@ class TrainConfig:
     """Adam's rate for everything else."""
     warmup_steps: int = 0
     """Steps over which the rates rise to their value."""
+    end_rate: float = 1.0
+    """Share of the rates that is left at the last step; they fall in a line from the first on."""
     log_every: int = 50
     """Steps from one line of progress, and one point of the loss curve, to the next."""
     max_failures: int = 2
@@ -84,8 +86,8 @@ class TrainConfig:
             raise ValueError(f"variants: wanted some of {', '.join(KINDS)}, each once, got {list(self.variants)}")
         if min(self.batch_size, self.log_every, self.scaling.num_workers, self.scaling.cpus_per_worker) < 1:
             raise ValueError("batch_size, log_every and the scaling's num_workers and cpus_per_worker must be >= 1")
-        if self.test_days < 0 or self.max_failures < 0 or self.warmup_steps < 0:
-            raise ValueError("test_days, max_failures and warmup_steps must be >= 0")
+        if self.test_days < 0 or self.max_failures < 0 or self.warmup_steps < 0 or not 0 <= self.end_rate <= 1:
+            raise ValueError("test_days, max_failures and warmup_steps must be >= 0, end_rate in 0..1")
 
 
 def run(settings: "Settings") -> dict[str, Any]:
@@ -153,6 +155,7 @@ def make_plan(
         lr_ids=config.lr_ids,
         lr_dense=config.lr_dense,
         warmup_steps=config.warmup_steps,
+        end_rate=config.end_rate,
         log_every=config.log_every,
     )
     made_from = {"config": digest([to_dict(plan), config.scaling.num_workers])}

@@ -60,7 +60,13 @@ class TrainingPlan:
     lr_ids: float
     lr_dense: float
     warmup_steps: int
+    end_rate: float
     log_every: int
+
+    def rate_at(self, step: int) -> float:
+        """Share of the learning rates that holds at a step: up over the warm-up, then down in a line to `end_rate`."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        return warm * (1.0 - (1.0 - self.end_rate) * step / self.num_steps)
 
     @property
     def num_steps(self) -> int:
@@ -163,9 +169,8 @@ class Loop:
 
     def _train_step(self, batch: RankingBatch, size: int) -> None:
         progress = self.progress
-        warm = min(1.0, (progress.step + 1) / max(1, self.plan.warmup_steps))
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * warm
+            group["lr"] = rate * self.plan.rate_at(progress.step)
         self.optimizer.zero_grad()
         result = self._wrapped(batch, self.bank)
         result.loss.backward()

@@ -32,7 +32,7 @@ class SARMConfig:
     """Sizes and choices of SARM."""
 
     ranker: RankerConfig = field(default_factory=RankerConfig)
-    """The base ranker; its extra_dim is set by SARM and must be left at 0."""
+    """The base ranker; its extra widths are set by SARM and must be left at 0."""
     width: int = 64
     """D, of the anchor encoder, the bank and the user interest."""
     num_layers: int = 4
@@ -68,7 +68,7 @@ class SARMConfig:
         if min(positive) < 1:
             raise ValueError(f"widths, layers and chunks of SARMConfig must be >= 1, got {self}")
         if self.ranker.extra_dim:
-            raise ValueError(f"SARM sets ranker.extra_dim itself; leave it at 0, got {self.ranker.extra_dim}")
+            raise ValueError(f"SARM sets the ranker's extra widths itself; leave them at 0, got {self.ranker}")
         if any(not 0 <= layer < self.num_layers for layer in self.fused):
             raise ValueError(f"fusion_layers {self.fusion_layers} must be within 0..{self.num_layers - 1}")
         order = [name for name in REPRESENTATIONS if name in self.representations]
@@ -105,8 +105,9 @@ class SARM(nn.Module):
         super().__init__()
         self.config, self.sizes, self.rows = config, sizes, rows
         dim = config.width
-        extra_dim = len(config.representations) * dim
-        self.ranker = Ranker(replace(config.ranker, extra_dim=extra_dim), sizes)
+        of_user = "uin" in config.representations
+        widths = {"extra_author_dim": (len(config.representations) - of_user) * dim, "extra_user_dim": of_user * dim}
+        self.ranker = Ranker(replace(config.ranker, **widths), sizes)
         self.encoder = AnchorEncoder(rows, dim, config.num_layers, config.ffn_mult, config.fused)
         self.identity = AuthorIdentity(config.ranker.id_dim, dim)
         if "uin" in config.representations:

@@ -24,7 +24,7 @@ class WorldConfig:
     """Exposures a day, before rounding to whole sessions."""
     session_length: int = 10
     """Exposures in a session."""
-    num_groups: int = 8
+    num_groups: int = 16
     """Groups of users with shared tastes."""
     semantic_taste: bool = True
     """False switches every taste for content off, as a negative control; tastes for single authors remain."""

@@ -18,7 +18,7 @@ from pipelines.world.lexicon import CATEGORIES, Lexicon
 Floats = NDArray[np.float32]
 
 # How much each field of the anchor counts, in canonical order; squares sum to 1.
-FIELD_WEIGHTS = np.array([0.30, 0.70, 0.30, 0.25, 0.33, 0.38], np.float32)
+FIELD_WEIGHTS = np.array([0.25, 0.64, 0.25, 0.25, 0.42, 0.48], np.float32)
 PROFILE_SIZES = {"age_band": 6, "gender": 2, "region": 8, "device": 3}
 _FACTORS = 16
 _CATEGORY_SHARE = 0.4  # of the variance of a group's taste for phrases that belong to a category

@@ -51,11 +51,11 @@ def test_extra_of_another_width_is_refused() -> None:
     with pytest.raises(ValueError, match="extra has width 3, the ranker was built for extra_dim=0"):
         ranker()(batch(2), torch.zeros(2, 3))
     with pytest.raises(ValueError, match="extra has width 0"):
-        ranker(dataclasses.replace(RANKER, extra_dim=3))(batch(2))
+        ranker(dataclasses.replace(RANKER, extra_author_dim=3))(batch(2))
 
 
 def test_extra_changes_the_logits() -> None:
-    model = ranker(dataclasses.replace(RANKER, extra_dim=3)).eval()
+    model = ranker(dataclasses.replace(RANKER, extra_author_dim=3)).eval()
     assert not torch.equal(model(batch(2), torch.zeros(2, 3)), model(batch(2), torch.ones(2, 3)))
 
 
@@ -94,7 +94,7 @@ def test_a_mismatch_is_refused_with_both_values(tmp_path: Path, change: dict[str
         Ranker.load(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"id_dim": 0}, {"cross_layers": -1}, {"extra_dim": -1}])
+@pytest.mark.parametrize("change", [{"id_dim": 0}, {"cross_layers": -1}, {"extra_author_dim": -1}])
 def test_impossible_sizes_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="RankerConfig|cross_layers"):
         dataclasses.replace(RANKER, **change)

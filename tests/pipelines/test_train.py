@@ -74,8 +74,8 @@ def test_a_run_that_was_killed_goes_on_after_its_last_day(tiny: Settings, tmp_pa
 
 
 def test_training_learns(tiny: Settings, tmp_path: Path) -> None:
-    curve = _train(tiny, tmp_path).curve
-    assert curve[-1]["main_loss"] < 0.8 * curve[0]["main_loss"]
+    curve = _train(replace(tiny, train=replace(tiny.train, batch_size=32)), tmp_path).curve
+    assert curve[-1]["main_loss"] < curve[0]["main_loss"] - 0.3
 
 
 def test_every_day_is_reported_with_a_checkpoint(tiny: Settings, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_id_tables_are_the_only_members_of_their_group() -> None:
         {"representations": ("tar", "cls")},
         {"encode_budget": 0},
         {"aux_weight": -1.0},
-        {"ranker": dataclasses.replace(RANKER, extra_dim=1)},
+        {"ranker": dataclasses.replace(RANKER, extra_author_dim=1)},
     ],
 )
 def test_impossible_configs_are_refused(change: dict[str, object]) -> None:

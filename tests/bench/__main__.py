@@ -1,0 +1,33 @@
+"""The benchmarks: `python -m tests.bench` runs all of them, `python -m tests.bench NAME [options]` one.
+
+Each prints a table and, as its last line, one JSON object with its figures.
+"""
+
+import argparse
+import importlib
+import sys
+
+BENCHES = {
+    "seeds": "AUC and GAUC of Base and SARM over seeds, with semantic tastes on and off",
+    "anchors": "author-days a second through the anchor job",
+    "serving": "requests a second and latency of the deployments",
+}
+"""Module of this package -> what it measures. A module has `main(argv) -> int`."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs one bench with its options, or all that exist with their defaults; returns the worst exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("name", nargs="?", choices=[*BENCHES, "all"], default="all", help="one of the benches, or all")
+    chosen, rest = parser.parse_known_args(argv)
+    if chosen.name != "all":
+        return int(importlib.import_module(f"tests.bench.{chosen.name}").main(rest))
+    worst = 0
+    for name, what in BENCHES.items():
+        print(f"== {name}: {what}", flush=True)
+        worst = max(worst, int(importlib.import_module(f"tests.bench.{name}").main([])))
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
