@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import anchors, distil, evaluate, examples, publish, report_json, serve, train, vocabulary, world
 from pipelines.anchors import STUDENT
 from pipelines.cluster import connected
+from pipelines.config import to_dict
 from pipelines.machine import MemoryWatch, describe, versions
 from pipelines.storage import Storage, StorageConfig
 from pipelines.world.config import WorldConfig
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
+HEADLINES = ("metrics", "buckets", "gates")
+"""What evaluation reports at the top of report.json."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,14 +72,19 @@ def run(settings: "Settings") -> dict[str, Any]:
             stages.keep(distil.run(_distil_settings(settings)))
         with stages("anchors"):
             stages.keep(anchors.run(settings) | _anchor_quality(settings))
-        for name, job in (("vocabulary", vocabulary), ("examples", examples), ("train", train), ("evaluate", evaluate)):
+        for name, job in (("vocabulary", vocabulary), ("examples", examples)):
             with stages(name):
                 stages.keep(job.run(settings))
+        with stages("train"):
+            stages.keep(train.run(settings)["variants"])
+        with stages("evaluate"):
+            for key, value in evaluate.run(settings).items():
+                report_json.merge(run_dir, key if key in HEADLINES else f"evaluated_{key}", value)
         with stages("publish"):
             stages.keep(publish.run(_as_evaluated(settings)))
-        _serve(settings, stages)
+        pictures = _serve(settings, stages)
         report_json.merge(run_dir, "peak_memory_gb", round(memory.peak_gb, 2))
-        _finish(settings, stages)
+        _finish(settings, pictures)
         if settings.demo.keep:
             log.info("demo.keep: the endpoint comes up again on the published bank")
             serve.run(settings)
@@ -88,7 +96,6 @@ class Stages:
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir, self._name = run_dir, ""
-        self.pictures: ReportPictures | None = None
         self._seconds: dict[str, float] = {}
         self._started = time.perf_counter()
 
@@ -144,7 +151,7 @@ def _anchor_quality(settings: "Settings") -> dict[str, Any]:
     return demo_figures.anchor_quality(settings)
 
 
-def _serve(settings: "Settings", stages: Stages) -> None:
+def _serve(settings: "Settings", stages: Stages) -> "ReportPictures":
     """Starts Serve, compares scores, swaps to tomorrow's bank while it runs, ranks for a few users, measures."""
     from pipelines import demo_figures
 
@@ -156,22 +163,24 @@ def _serve(settings: "Settings", stages: Stages) -> None:
         stages.keep(figures)
         report_json.merge(settings.run_dir, "ranked", demo_figures.ranked(settings, url))
         report_json.merge(settings.run_dir, "publish", newest)
-        stages.pictures = demo_figures.pictures(settings, url)
+        return demo_figures.pictures(settings, url)
 
 
-def _finish(settings: "Settings", stages: Stages) -> None:
+def _finish(settings: "Settings", pictures: "ReportPictures") -> None:
     """Writes report.html and prints the results table."""
     from pipelines import report
     from pipelines.demo_figures import results_table
 
     run_dir = Path(settings.run_dir)
-    evaluated = report_json.read(run_dir)["evaluate"]
-    for key in ("metrics", "buckets", "gates"):
-        report_json.merge(run_dir, key, evaluated[key])
-    for key, value in {"versions": versions(), "machine": describe()}.items():
+    about = {
+        "versions": versions(),
+        "machine": describe(),
+        "date": time.strftime("%Y-%m-%d"),
+        "config": to_dict(settings),
+    }
+    for key, value in about.items():
         report_json.merge(run_dir, key, value)
-    report_json.merge(run_dir, "date", time.strftime("%Y-%m-%d"))
     content = report_json.read(run_dir)
-    report.write(content, run_dir / "report.html", stages.pictures)
+    report.write(content, run_dir / "report.html", pictures)
     print(results_table(content), flush=True)
     log.info("report: %s", run_dir / "report.html")

@@ -65,11 +65,12 @@ def compare(settings: "Settings", url: str) -> dict[str, Any]:
 
 def wait_for_bank(url: str, run_id: str, timeout_s: float = 60.0) -> None:
     """Returns once the endpoint answers from the given bank. Raises TimeoutError naming both versions."""
-    client, deadline = served.Client(url), time.monotonic() + timeout_s
-    while (got := client.get("/bank")["bank_version"]) != run_id:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"serve: wanted bank {run_id} within {timeout_s:.0f} s, it still answers from {got}")
-        time.sleep(0.2)
+    deadline = time.monotonic() + timeout_s
+    with served.Client(url) as client:
+        while (got := client.get("/bank")["bank_version"]) != run_id:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"serve: wanted bank {run_id} within {timeout_s:.0f} s, it still answers from {got}")
+            time.sleep(0.2)
 
 
 def load(settings: "Settings", url: str) -> dict[str, Any]:
@@ -102,11 +103,12 @@ def ranked(settings: "Settings", url: str) -> list[dict[str, Any]]:
     rng = np.random.default_rng([settings.seed, 11])
     users = [int(u) for u in rng.permutation(np.unique(columns["user_id"]))[: settings.demo.ranked_users]]
     candidates = [int(a) for a in rng.permutation(np.unique(columns["author_id"]))[:20]]
-    client, answers = served.Client(url), []
-    for user in [*users, -1]:
-        answer = client.rank({"user_id": user, "candidates": candidates})
-        best = [c | {"theme": ", ".join(themes.get(c["author_id"], []))} for c in answer["candidates"][:5]]
-        answers.append({"user_id": user, "known": answer["user_known"], "candidates": best})
+    answers = []
+    with served.Client(url) as client:
+        for user in [*users, -1]:
+            answer = client.rank({"user_id": user, "candidates": candidates})
+            best = [c | {"theme": ", ".join(themes.get(c["author_id"], []))} for c in answer["candidates"][:5]]
+            answers.append({"user_id": user, "known": answer["user_known"], "candidates": best})
     return answers
 
 
@@ -120,7 +122,7 @@ def pictures(settings: "Settings", url: str) -> "ReportPictures":
     truth = agreement.by_author(storage.read("oracle_anchors", day).to_pylist())
     themes = {row["author_id"]: ", ".join(row["theme"]) for row in storage.latest("anchors", day).to_pylist()}
     chosen = sorted(np.random.default_rng([settings.seed, 12]).permutation(sorted(written))[: settings.demo.cards])
-    cards, rows, client = [], [], served.Client(url)
+    cards, rows = [], []
     for author_id, segments in author_day.stream(storage, day):
         if author_id not in chosen:
             continue
@@ -128,7 +130,8 @@ def pictures(settings: "Settings", url: str) -> "ReportPictures":
         fields = {field: list(written[author_id][field]) for field in FIELDS}
         true = {field: list(truth[author_id][field]) for field in FIELDS}
         cards.append(AnchorCard(author_id=author_id, frames=list(shown.frames), written=fields, truth=true))
-        near = client.get(f"/authors/{author_id}/similar?k=5")["similar"]
+        with served.Client(url) as client:
+            near = client.get(f"/authors/{author_id}/similar?k=5")["similar"]
         similar = [(n["author_id"], n["cosine"], themes.get(n["author_id"], "")) for n in near]
         rows.append(NeighbourRow(author_id=author_id, theme=themes[author_id], similar=similar))
     return ReportPictures(anchors=cards, neighbours=rows)

@@ -1,6 +1,6 @@
 """Jobs on a running cluster: `ray start --head` with a token, and `ray job submit` of the project's folder.
 
-    .venv/bin/python -m pytest tests/test_jobs.py
+.venv/bin/python -m pytest tests/test_jobs.py
 """
 
 import os

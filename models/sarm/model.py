@@ -106,8 +106,9 @@ class SARM(nn.Module):
         self.config, self.sizes, self.rows = config, sizes, rows
         dim = config.width
         of_user = "uin" in config.representations
-        widths = {"extra_author_dim": (len(config.representations) - of_user) * dim, "extra_user_dim": of_user * dim}
-        self.ranker = Ranker(replace(config.ranker, **widths), sizes)
+        of_author = len(config.representations) - of_user
+        ranker = replace(config.ranker, extra_author_dim=of_author * dim, extra_user_dim=of_user * dim)
+        self.ranker = Ranker(ranker, sizes)
         self.encoder = AnchorEncoder(rows, dim, config.num_layers, config.ffn_mult, config.fused)
         self.identity = AuthorIdentity(config.ranker.id_dim, dim)
         if "uin" in config.representations:

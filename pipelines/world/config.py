@@ -34,7 +34,7 @@ class WorldConfig:
     """Scale of a user's own deviation from the group's taste."""
     author_taste: float = 0.5
     """Scale of a user's taste for single authors."""
-    profile_noise: float = 0.1
+    profile_noise: float = 0.03
     """Chance that a profile field says nothing about the user's group."""
     category_error: float = 0.15
     """Share of authors whose coarse category is wrong."""

@@ -1,6 +1,6 @@
 """The daily anchor batch with the real engine: Ray Data and vLLM on the student that ships with the world.
 
-    .venv/bin/python -m pytest tests/pipelines/test_anchors.py
+.venv/bin/python -m pytest tests/pipelines/test_anchors.py
 """
 
 import io

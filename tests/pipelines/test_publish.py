@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from models.manifest import ArtifactError
-from pipelines import evaluate, publish, trained as published
+from pipelines import evaluate, publish
+from pipelines import trained as published
 from pipelines.artifacts import Artifacts
 from pipelines.contract import ContractError
 from pipelines.publish import ANCHOR_DAY, BANK, HISTORY

@@ -94,7 +94,9 @@ def test_the_input_of_the_head_is_cls_tar_uin_then_rank_features() -> None:
     cls, tar, history = torch.randn(6, 8), torch.randn(6, 8), torch.randn(6, 5, 8)
     uin = model.user_interest(history, rows.history_mask)
     assert uin is not None
-    features = torch.cat([cls, tar, uin, model.ranker.rank_features(rows)], dim=-1)
+    assert model.ranker.extra_scale is not None
+    extra = torch.cat([cls, tar, uin], dim=-1) * model.ranker.extra_scale
+    features = torch.cat([extra, model.ranker.rank_features(rows, extra)], dim=-1)
     torch.testing.assert_close(model(rows, cls, tar, history).logits, model.ranker.home(features))
 
 
