@@ -174,7 +174,9 @@ def answers(root: str, keys_folder: str, model: str, prompts: PromptConfig, conf
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.actor_init_retry_on_errors = True
-    gathered = ray.data.read_parquet(keys_folder, file_extensions=["parquet"]).map_batches(
+    keys = ray.data.read_parquet(keys_folder, file_extensions=["parquet"])
+    # Small blocks, so that answers come back, and are kept, as they are made.
+    gathered = keys.repartition(target_num_rows_per_block=config.batch_size).map_batches(
         Gather,
         fn_constructor_args=(root, prompts, config),
         batch_size=config.batch_size,
