@@ -42,7 +42,7 @@ def run(settings: "Settings") -> dict[str, Any]:
         _write_content(storage, name, day, plans, words, config, seed, made_from)
         counts["lives"] += len(plans)
         counts["segments"] += sum(len(p.recorded(config.recorded_segments)) for p in plans)
-        if config.impressions:
+        if config.impressions and day >= config.warmup_days:
             from pipelines.world import behaviour
 
             counts["impressions"] += behaviour.write_day(

@@ -48,9 +48,9 @@ def write_day(
     seed: int,
     made_from: dict[str, str],
 ) -> int:
-    """Writes users (first day), impressions, events and the oracle's probabilities; returns the impressions."""
+    """Writes users (first watched day), impressions, events and the oracle's probabilities; returns the impressions."""
     users = tastes.make_users(config, words, seed)
-    if day == 0:
+    if day == config.warmup_days:
         storage.write("users", name, [users.table()], made_from)
     stage = tastes.make_stage(plans, everyone, words, seed)
     rng = np.random.default_rng([seed, 6, day])

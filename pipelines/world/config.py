@@ -12,6 +12,8 @@ class WorldConfig:
     """First simulated day."""
     num_days: int = 6
     """Days simulated."""
+    warmup_days: int = 0
+    """First days on which lives are recorded but nobody is watched yet, so that authors have anchors when it begins."""
     num_authors: int = 2000
     """Authors on the first day."""
     new_author_share: float = 0.02
@@ -62,5 +64,7 @@ class WorldConfig:
         for name in ("new_author_share", "on_air_share", "profile_noise", "category_error", "category_missing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"world.{name}: wanted a share in 0..1, got {getattr(self, name)}")
+        if not 0 <= self.warmup_days < self.num_days:
+            raise ValueError(f"world.warmup_days: wanted 0 or more and fewer than num_days, got {self.warmup_days}")
         if self.num_points < 36:
             raise ValueError(f"world.num_points: wanted at least 36 (3 a category), got {self.num_points}")
