@@ -124,16 +124,14 @@ class Gather:
 def _to_request(row: dict[str, Any]) -> dict[str, Any]:
     """A gathered row as ray.data.llm's request. Greedy, and one schema for the whole job.
 
-    A row that already failed is marked the way the stages mark one, and so passes them all untouched.
+    A row with nothing to read is asked about all the same: it is rare, and its reason outweighs the answer.
     """
-    known = {name: row[name] for name in ("day", "author_id", "frames_of", "bad_frames")}
-    known |= {"num_frames": len(row["frames"]), "num_comments": len(row["comments"])}
-    if row["reason"]:
-        return known | {"reason": row["reason"], "__inference_error__": row["detail"]}
     content = prompt.content(
         profile=row["profile"], frames=row["frames"], speech=row["speech"], comments=row["comments"]
     )
-    return known | {
+    return {name: row[name] for name in ("day", "author_id", "frames_of", "bad_frames", "reason", "detail")} | {
+        "num_frames": len(row["frames"]),
+        "num_comments": len(row["comments"]),
         "messages": [{"role": "user", "content": content}],
         "sampling_params": {
             "max_tokens": int(row["max_tokens"]),
@@ -146,24 +144,22 @@ def _to_request(row: dict[str, Any]) -> dict[str, Any]:
 
 def _from_answer(row: dict[str, Any]) -> dict[str, Any]:
     """The engine's row, flat. Errors of a single row arrive with `__inference_error__` set and no text."""
-    error = row.get("__inference_error__") or ""
+    error = row.get("__inference_error__") or (
+        "" if row.get("generated_text") is not None else "the engine said nothing"
+    )
     return {
         **{name: row[name] for name in ("day", "author_id", "frames_of", "num_frames", "num_comments")},
         "answer": "" if error else row["generated_text"],
-        "reason": (row.get("reason") or "engine_error") if error else "",
-        "detail": str(error)[:500],
+        "reason": row["reason"] or ("engine_error" if error else ""),
+        "detail": row["detail"] or str(error)[:500],
         "bad_frames": list(row["bad_frames"]),
     }
 
 
 def _conform(batch: pa.Table) -> pa.Table:
-    rows = batch.to_pylist()
-    return pa.Table.from_pylist([{n: r.get(n) for n in ANSWERS.names} for r in map(_complete, rows)], schema=ANSWERS)
-
-
-def _complete(row: dict[str, Any]) -> dict[str, Any]:
-    """Rows that failed in the engine bypass its postprocessing, so their shape is mended here."""
-    return row if "answer" in row else _from_answer(row)
+    """Blocks of one schema. Rows that failed in the engine bypass its postprocessing, so that is done here for them."""
+    rows = [row if row.get("answer") is not None else _from_answer(row) for row in batch.to_pylist()]
+    return pa.Table.from_pylist([{name: row[name] for name in ANSWERS.names} for row in rows], schema=ANSWERS)
 
 
 def answers(root: str, keys_folder: str, model: str, prompts: PromptConfig, config: EngineConfig) -> Iterator[pa.Table]:

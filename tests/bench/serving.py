@@ -160,8 +160,10 @@ def over_http(published: Published) -> list[dict[str, float]]:
     return rows
 
 
-def main() -> dict[str, Any]:
-    """Runs both and prints the table and the JSON line."""
+def main(argv: Sequence[str] = ()) -> int:
+    """Runs both and prints the table and the JSON line; takes no options, returns 0."""
+    if argv:
+        raise SystemExit(f"tests.bench.serving takes no options, got {' '.join(argv)}")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         published = store(Path(scratch) / "store")
@@ -189,8 +191,8 @@ def main() -> dict[str, Any]:
         "http": http_rows,
     }
     print(json.dumps(result))
-    return result
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
