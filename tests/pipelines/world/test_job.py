@@ -11,8 +11,9 @@ import pytest
 from pipelines import contract, prompt, world
 from pipelines.contract import FIELDS, ContractError
 from pipelines.settings import Settings
-from pipelines.storage import Storage
+from pipelines.storage import Storage, StorageConfig
 from pipelines.world import behaviour, content
+from pipelines.world.config import WorldConfig
 from pipelines.world.lexicon import CATEGORIES, lexicon
 from tests.pipelines.conftest import tiny_settings
 
@@ -189,3 +190,11 @@ def test_a_run_that_died_is_completed(
     world.run(settings)
     assert storage.commit_of("segments", "2026-01-01") == kept
     assert fingerprints(settings) == fingerprints(made[0])
+
+
+def test_warm_up_days_hold_lives_but_no_impressions(tmp_path: Path):
+    config = WorldConfig(num_days=3, warmup_days=2, num_authors=40, num_users=20, impressions_per_day=60)
+    world.run(Settings(seed=1, storage=StorageConfig(root=str(tmp_path)), world=config))
+    storage = Storage.open(str(tmp_path))
+    assert len(storage.days("segments")) == 3
+    assert storage.days("impressions") == storage.days("users") == ["2026-01-03"]
