@@ -111,7 +111,11 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm block: x + attention(norm(x)), then x + feed_forward(norm(x)). [B, L, D] -> [B, L, D]."""
+    """Pre-norm block: x + attention(norm(x)), then x + feed_forward(norm(x)). [B, L, D] -> [B, L, D].
+
+    Both branches start at zero, the block as the identity: a pass over little data first learns from what comes in, and
+    not from random mixtures of it.
+    """
 
     def __init__(self, dim: int, num_heads: int, ffn_mult: int) -> None:
         super().__init__()
@@ -119,6 +123,8 @@ class TransformerBlock(nn.Module):
         self.attention = SelfAttention(dim, num_heads)
         self.ffn_norm = RMSNorm(dim)
         self.ffn = FeedForward(dim, ffn_mult * dim)
+        for parameter in (self.attention.out.weight, self.ffn.down.weight, self.ffn.down.bias):
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """``mask`` [B, L] is True at real positions."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from models import TASKS
 from models.batch import RankingBatch
 from models.catalog import CatalogSizes
 from models.checkpoint import load_parts, load_weights, save_model
@@ -16,7 +17,10 @@ from models.home import HoME, HoMEConfig
 from models.layers import masked_softmax
 
 _HOURS = 24
-_EXTRA_SCALE = 0.1
+# Scales at the start. Id vectors (init_std) start small, because most are seen seldom; a profile value is seen all the
+# time and may speak at once. Encoder outputs come at unit scale and would drown the ids unscaled.
+_PROFILE_STD, _PROFILE_TO_USER_STD = 0.2, 0.3
+_EXTRA_SCALE, _EXTRA_TO_ID_STD = 0.1, 0.2
 _VERSION = 1
 
 
@@ -108,9 +112,10 @@ class Affinity(nn.Module):
         self.profile = nn.Linear(profile_dim, config.id_dim, bias=False)
         self.author = nn.Linear(config.extra_author_dim, config.id_dim, bias=False) if self._split[0] else None
         self.user = nn.Linear(config.extra_user_dim, config.id_dim, bias=False) if self._split[1] else None
+        nn.init.normal_(self.profile.weight, std=_PROFILE_TO_USER_STD)
         for layer in (self.author, self.user):
             if layer is not None:
-                nn.init.normal_(layer.weight, std=config.init_std)
+                nn.init.normal_(layer.weight, std=_EXTRA_TO_ID_STD)
 
     def forward(self, user: Tensor, author: Tensor, profile: Tensor, extra: Tensor | None) -> tuple[Tensor, Tensor]:
         """user, author [B, id_dim], profile [B, P'], extra [B, extra_dim] -> both vectors, enriched."""
@@ -131,7 +136,9 @@ class Ranker(nn.Module):
         std, dim = config.init_std, config.id_dim
         self.users = IdTable(sizes.num_users + 1, dim, std)
         self.authors = IdTable(sizes.num_authors + 1, dim, std)
-        self.profile = nn.ModuleList(IdTable(values, config.profile_dim, std) for values in sizes.profile_cardinalities)
+        self.profile = nn.ModuleList(
+            IdTable(values, config.profile_dim, _PROFILE_STD) for values in sizes.profile_cardinalities
+        )
         self.categories = IdTable(sizes.num_categories, config.category_dim, std)
         self.hours = IdTable(_HOURS, config.hour_dim, std)
         self.ages = IdTable(config.age_buckets, dim, std)
@@ -141,9 +148,10 @@ class Ranker(nn.Module):
         fields = 3 * dim + context
         self.cross = nn.ModuleList(CrossLayer(fields, config.cross_rank) for _ in range(config.cross_layers))
         self.affinity = Affinity(config, len(sizes.profile_cardinalities) * config.profile_dim)
-        # Id vectors start small and encoder outputs at unit scale: unscaled, these would drown those at the start.
         self.extra_scale = nn.Parameter(torch.full((config.extra_dim,), _EXTRA_SCALE)) if config.extra_dim else None
         self.home = HoME(config.extra_dim + fields + 2 * dim, config.home)
+        self.factorisation = nn.Linear(2 * dim, len(TASKS), bias=False)
+        nn.init.ones_(self.factorisation.weight)
 
     def rank_features(self, batch: RankingBatch, extra: Tensor | None = None) -> Tensor:
         """h_rank of eq. 11: crossed fields and the products user x author, interest x author. [B, R]."""
@@ -166,7 +174,8 @@ class Ranker(nn.Module):
     def forward(self, batch: RankingBatch, extra: Tensor | None = None) -> Tensor:
         """``extra`` [B, extra_dim], authors' part first, goes before all else into HoME, and into the products.
 
-        Raises ValueError if its width is not extra_dim.
+        The products also reach the logits directly, as inner products: a factorisation machine beside HoME, which would
+        first have to learn to sum them. Raises ValueError if its width is not extra_dim.
         """
         given = 0 if extra is None else extra.shape[-1]
         if given != self.config.extra_dim:
@@ -174,7 +183,8 @@ class Ranker(nn.Module):
         if extra is not None and self.extra_scale is not None:
             extra = extra * self.extra_scale
         features = self.rank_features(batch, extra)
-        logits: Tensor = self.home(features if extra is None else torch.cat([extra, features], dim=-1))
+        deep = self.home(features if extra is None else torch.cat([extra, features], dim=-1))
+        logits: Tensor = deep + self.factorisation(features[:, -self.factorisation.in_features :])
         return logits
 
     def save(self, folder: Path) -> None:

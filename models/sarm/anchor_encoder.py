@@ -10,7 +10,7 @@ from models.layers import RMSNorm, TransformerBlock
 from models.sarm.anchor_tokens import PAD_ROW, TokenRows
 from models.sarm.gated_fusion import GatedFusion
 
-_INIT_STD = 0.05
+_INIT_STD = 0.2
 
 
 class AnchorEncoder(nn.Module):

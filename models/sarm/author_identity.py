@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from models.layers import masked_softmax
 
+# A mean over T states of unit rms has an rms of about T ** -0.5; this brings [TAR] back to that of [CLS].
+_VALUE_GAIN = 5.0
+
 
 class AuthorIdentity(nn.Module):
     """Cross-attention with the author's id vector as the query, all SAE states as keys and values.
@@ -20,6 +23,7 @@ class AuthorIdentity(nn.Module):
         self.query = nn.Linear(id_dim, dim)
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
+        nn.init.orthogonal_(self.value.weight, gain=_VALUE_GAIN)
 
     def attention(self, identity: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         """identity [A, id_dim], states [A, T, D], mask [A, T] -> weights [A, T] that sum to 1."""

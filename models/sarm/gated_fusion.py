@@ -15,6 +15,7 @@ class GatedFusion(nn.Module):
         super().__init__()
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
+        nn.init.orthogonal_(self.value.weight)  # a live token enters at its own length
         self.state_norm = RMSNorm(dim)
         self.key_norm = RMSNorm(dim)
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from models.layers import RMSNorm, SelfAttention, TransformerBlock, masked_mean, masked_softmax, rotary_turns, rotate
+from tests.models.worlds import scatter_parameters
 
 
 def test_rms_norm_equals_torchs_in_value_and_gradient() -> None:
@@ -42,10 +43,21 @@ def test_rotary_turns_the_first_pair_by_its_position_in_radians() -> None:
 def test_padding_does_not_reach_the_real_positions() -> None:
     torch.manual_seed(0)
     block = TransformerBlock(8, 2, 2)
+    scatter_parameters(block)
     x, mask = torch.randn(1, 5, 8), torch.tensor([[False, False, True, True, True]])
     changed = x.clone()
     changed[:, :2] = 100.0
     torch.testing.assert_close(block(x, mask)[:, 2:], block(changed, mask)[:, 2:])
+
+
+def test_a_new_block_is_the_identity_and_every_weight_of_its_branches_can_leave_zero() -> None:
+    torch.manual_seed(0)
+    block = TransformerBlock(8, 2, 2)
+    x, mask = torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool)
+    assert torch.equal(block(x, mask), x)
+    block(x, mask).square().sum().backward()
+    for weight in (block.attention.out.weight, block.ffn.down.weight):
+        assert weight.grad is not None and weight.grad.ne(0).all()
 
 
 def test_padding_on_the_left_does_not_change_the_result() -> None:

@@ -98,3 +98,17 @@ def test_a_mismatch_is_refused_with_both_values(tmp_path: Path, change: dict[str
 def test_impossible_sizes_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="RankerConfig|cross_layers"):
         dataclasses.replace(RANKER, **change)
+
+
+def test_a_silent_head_leaves_a_factorisation_machine() -> None:
+    """Logit = <user + W profile, author> + <interest, author> at the start, the same for every task."""
+    torch.manual_seed(0)
+    model, rows = Ranker(RANKER, catalog().sizes).eval(), batch(6)
+    for tower in model.home.task.towers.values():
+        for parameter in tower.parameters():
+            torch.nn.init.zeros_(parameter)
+    profile = torch.cat([table(rows.user_profile[:, i]) for i, table in enumerate(model.profile)], dim=-1)
+    user, author = model.users(rows.user) + model.affinity.profile(profile), model.authors(rows.author)
+    interest = model.rank_features(rows)[:, -RANKER.id_dim :].sum(dim=-1)
+    wanted = ((user * author).sum(dim=-1) + interest).unsqueeze(1).expand(-1, 4)
+    torch.testing.assert_close(model(rows), wanted)

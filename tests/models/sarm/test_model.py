@@ -89,7 +89,7 @@ def test_each_representation_reaches_the_logits_unless_left_out(index: int, name
         assert torch.equal(model(batch(6), *given).logits, before) == (name not in representations)
 
 
-def test_the_input_of_the_head_is_cls_tar_uin_then_rank_features() -> None:
+def test_the_head_reads_cls_tar_uin_then_rank_features_and_the_products_reach_the_logits() -> None:
     model, rows = sarm().eval(), batch(6)
     cls, tar, history = torch.randn(6, 8), torch.randn(6, 8), torch.randn(6, 5, 8)
     uin = model.user_interest(history, rows.history_mask)
@@ -97,7 +97,9 @@ def test_the_input_of_the_head_is_cls_tar_uin_then_rank_features() -> None:
     assert model.ranker.extra_scale is not None
     extra = torch.cat([cls, tar, uin], dim=-1) * model.ranker.extra_scale
     features = torch.cat([extra, model.ranker.rank_features(rows, extra)], dim=-1)
-    torch.testing.assert_close(model(rows, cls, tar, history).logits, model.ranker.home(features))
+    products = features[:, -2 * SARM_CONFIG.ranker.id_dim :]
+    wanted = model.ranker.home(features) + products @ model.ranker.factorisation.weight.T
+    torch.testing.assert_close(model(rows, cls, tar, history).logits, wanted)
 
 
 def test_saved_and_loaded_models_score_alike(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@ from __future__ import annotations
 import torch
 
 from models.sarm.user_interest import UserInterest
+from tests.models.worlds import scatter_parameters
 
 
 def interest() -> UserInterest:
     torch.manual_seed(0)
-    return UserInterest(4, num_layers=2, num_heads=1, ffn_mult=2)
+    made = UserInterest(4, num_layers=2, num_heads=1, ffn_mult=2)
+    scatter_parameters(made)
+    return made
 
 
 def test_padding_and_its_content_do_not_count() -> None:
