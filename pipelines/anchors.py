@@ -7,9 +7,7 @@ Run: python -m pipelines anchors --config pipelines/configs/demo.yaml
 """
 
 import logging
-import shutil
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -26,7 +24,8 @@ from pipelines import contract, engine, prompt, rejections, report_json
 from pipelines.author_day import PromptConfig
 from pipelines.cluster import connected
 from pipelines.config import ConfigError
-from pipelines.engine import ANSWERS, KEYS, EngineConfig
+from pipelines.engine import EngineConfig
+from pipelines.staging import Key, Staging, key_blocks
 from pipelines.storage import Storage
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 STAGE = "anchors"
 SWAPPED = "anchors-swapped.parquet"
-Key = tuple[str, int, int]
-"""Day, author, and the author whose frames are shown."""
 STUDENT = Path(__file__).parent / "world" / "student"
 """The distilled model that ships with the simulated world."""
 
@@ -128,7 +125,7 @@ def _generate(
 ) -> dict[str, Any]:
     """Asks the engine for all missing keys of the due days, then commits each day."""
     config = settings.anchors
-    staging = Staging(Path(settings.run_dir) / "staging" / f"anchors-{prompt.digest([made_from, config.swap_frames])}")
+    staging = Staging(storage, f"anchors-{prompt.digest([made_from, config.swap_frames])}")
     wanted = [(day, author, author) for day in due for author in _authors(storage, day)]
     swapped = _swapped([key for key in wanted if key[0] == due[-1]], config.swap_frames, settings.seed)
     rate: dict[str, Any] = {"authors_per_s": None, "engine_start_s": None}
@@ -164,68 +161,23 @@ def _stream(
     The rate leaves out the engine's start: it counts from the first batch that comes back.
     """
     config = settings.anchors
-    folder = Path(settings.run_dir) / "staging" / f"keys-{uuid.uuid4().hex[:8]}"
-    folder.mkdir(parents=True)
-    for number, first in enumerate(range(0, len(keys), config.keys_per_block)):
-        rows_of = list(zip(*keys[first : first + config.keys_per_block], strict=True))
-        part = pa.table([pa.array(column, f.type) for column, f in zip(rows_of, KEYS, strict=True)], schema=KEYS)
-        pq.write_table(part, folder / f"keys-{number:06d}.parquet")
+    blocks = key_blocks(keys, config.keys_per_block)
     started, first_at, first_rows, rows = time.perf_counter(), 0.0, 0, 0
-    try:
-        for batch in engine.answers(storage.url, str(folder), config.model, config.prompt, config.engine):
-            sink(batch)
-            now, rows = time.perf_counter(), rows + batch.num_rows
-            if not first_at:
-                first_at, first_rows = now, rows
-            rate = (rows - first_rows) / max(now - first_at, 1e-9)
-            log.info(
-                "anchors | %d/%d (%.0f %%) | %.1f authors/s | eta %.0f s",
-                rows, len(keys), 100 * rows / len(keys), rate, (len(keys) - rows) / max(rate, 1e-9) if rate else 0,
-            )  # fmt: skip
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    for batch in engine.answers(storage.url, blocks, config.model, config.prompt, config.engine):
+        sink(batch)
+        now, rows = time.perf_counter(), rows + batch.num_rows
+        if not first_at:
+            first_at, first_rows = now, rows
+        rate = (rows - first_rows) / max(now - first_at, 1e-9)
+        log.info(
+            "anchors | %d/%d (%.0f %%) | %.1f authors/s | eta %.0f s",
+            rows, len(keys), 100 * rows / len(keys), rate, (len(keys) - rows) / max(rate, 1e-9) if rate else 0,
+        )  # fmt: skip
     steady = time.perf_counter() - first_at
     return {
         "authors_per_s": round((rows - first_rows) / steady, 2) if rows > first_rows else None,
         "engine_start_s": round(first_at - started, 2),
     }
-
-
-class Staging:
-    """Finished parts of a run, on local disk: each appears whole, by rename, or not at all."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def append(self, batch: pa.Table) -> None:
-        """Keeps a batch of ANSWERS."""
-        name = uuid.uuid4().hex
-        pq.write_table(batch, self.folder / f"{name}.tmp")
-        (self.folder / f"{name}.tmp").rename(self.folder / f"part-{name}.parquet")
-
-    def read(self, day: str | None = None) -> pa.Table:
-        """All finished rows (of a day), one per key, in the order of keys."""
-        parts = [pq.read_table(p, schema=ANSWERS) for p in sorted(self.folder.glob("part-*.parquet"))]
-        table = pa.concat_tables(parts) if parts else ANSWERS.empty_table()
-        if day is not None:
-            table = table.filter(pc.equal(table["day"], day))
-        first: dict[Key, int] = {}
-        for row, key in enumerate(_keys(table)):
-            first.setdefault(key, row)
-        return table.take(pa.array([first[key] for key in sorted(first)], pa.int64()))
-
-    def keys(self) -> set[Key]:
-        """Keys of every finished row."""
-        return set(_keys(self.read()))
-
-    def remove(self) -> None:
-        """Deletes the staging folder, once its days are committed."""
-        shutil.rmtree(self.folder)
-
-
-def _keys(table: pa.Table) -> list[Key]:
-    return list(zip(*(table[name].to_pylist() for name in KEYS.names), strict=True))
 
 
 def _commit(

@@ -121,7 +121,7 @@ class Stages:
 
 def _empty(run_dir: Path) -> None:
     """Removes what an earlier demo left, and nothing that a demo does not write."""
-    for name in ("store", "staging", "distil", "ray", "report.json", "report.html"):
+    for name in ("store", "distil", "ray", "report.json", "report.html"):
         target = run_dir / name
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
 

@@ -162,23 +162,28 @@ def _conform(batch: pa.Table) -> pa.Table:
     return pa.Table.from_pylist([{name: row[name] for name in ANSWERS.names} for row in rows], schema=ANSWERS)
 
 
-def answers(root: str, keys_folder: str, model: str, prompts: PromptConfig, config: EngineConfig) -> Iterator[pa.Table]:
-    """Streams ANSWERS in the order they finish. Rows that need no model pass it by."""
+def answers(
+    root: str, keys: list[pa.Table], model: str, prompts: PromptConfig, config: EngineConfig
+) -> Iterator[pa.Table]:
+    """Streams ANSWERS in the order they finish. Each table of `keys` (KEYS) is a block of Ray Data."""
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.actor_init_retry_on_errors = True
-    keys = ray.data.read_parquet(keys_folder, file_extensions=["parquet"])
     # Small blocks, so that answers come back, and are kept, as they are made.
-    gathered = keys.repartition(target_num_rows_per_block=config.batch_size).map_batches(
-        Gather,
-        fn_constructor_args=(root, prompts, config),
-        batch_size=config.batch_size,
-        batch_format="pyarrow",
-        concurrency=config.gather_workers,
-        num_cpus=0.5,
+    gathered = (
+        ray.data.from_arrow(keys)
+        .repartition(target_num_rows_per_block=config.batch_size)
+        .map_batches(
+            Gather,
+            fn_constructor_args=(root, prompts, config),
+            batch_size=config.batch_size,
+            batch_format="pyarrow",
+            concurrency=config.gather_workers,
+            num_cpus=0.5,
+        )
     )
     processor = build_processor(
         vLLMEngineProcessorConfig(**processor_kwargs(model, prompts, config)),

@@ -207,11 +207,15 @@ class Storage:
         self.write_text(path, json.dumps(content, indent=1, sort_keys=True))
 
     def write_text(self, path: str, text: str) -> None:
+        """`put` of a text."""
+        self.put(path, text.encode())
+
+    def put(self, path: str, content: bytes | pa.Buffer) -> None:
         """Puts a small file in one step: by rename on a local disk, by a single put on an object store."""
         local = isinstance(self.filesystem, pafs.LocalFileSystem)
         target = f"{path}.{uuid.uuid4().hex[:8]}.tmp" if local else path
         with self.filesystem.open_output_stream(target) as stream:
-            stream.write(text.encode())
+            stream.write(content)
         if local:
             os.replace(target, path)
 

@@ -150,7 +150,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_written_twice(tmp_path: Pat
                 [sys.executable, "-m", "pipelines", "anchors", "--config", str(config)],
                 cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
-            wait_for_parts(Path(settings.run_dir), parts, job)
+            wait_for_parts(Path(settings.storage.root), parts, job)
             time.sleep(chance.uniform(0.0, 2.0))
             job.send_signal(signal.SIGKILL)
             job.wait()
@@ -165,13 +165,13 @@ def test_killed_at_random_moments_nothing_is_lost_or_written_twice(tmp_path: Pat
         assert set(got) == wanted
 
 
-def wait_for_parts(run_dir: Path, more: int, job: "subprocess.Popen[bytes]") -> None:
+def wait_for_parts(root: Path, more: int, job: "subprocess.Popen[bytes]") -> None:
     """Until `more` further parts are staged (0: until the job has begun)."""
-    before = len(list(run_dir.glob("staging/anchors-*/part-*.parquet")))
+    before = len(list(root.glob("staging/anchors-*/part-*.parquet")))
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and job.poll() is None:
-        begun = list(run_dir.glob("staging/keys-*"))
-        if begun and len(list(run_dir.glob("staging/anchors-*/part-*.parquet"))) >= before + more:
+        begun = list(root.glob("staging/anchors-*"))
+        if begun and len(list(root.glob("staging/anchors-*/part-*.parquet"))) >= before + more:
             return
         time.sleep(0.05)
     raise AssertionError(f"the job ended or stood still before {more} more parts were staged")
@@ -196,16 +196,6 @@ def test_split_rejects_what_is_no_anchor_with_the_reason() -> None:
     assert [(row["key"], row["reason"]) for row in bad] == [
         ("2", "truncated_answer"), ("3", "invalid_json"), ("4", "engine_error"),
     ]  # fmt: skip
-
-
-def test_staging_keeps_one_row_per_key_and_ignores_unfinished_parts(tmp_path: Path) -> None:
-    staging = anchors.Staging(tmp_path / "staging")
-    table = pa.Table.from_pylist([answer(2, "b"), answer(1, "a")], schema=ANSWERS)
-    staging.append(table)
-    staging.append(table.slice(1))
-    (staging.folder / "torn.tmp").write_bytes(b"PAR1")
-    assert staging.read()["author_id"].to_pylist() == [1, 2]
-    assert staging.keys() == {(DAYS[0], 1, 1), (DAYS[0], 2, 2)}
 
 
 def test_a_missing_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
