@@ -21,6 +21,7 @@ from pipelines.author_day import PromptConfig
 from pipelines.cluster import connected
 from pipelines.config import ConfigError, to_dict
 from pipelines.distil_loop import LoopConfig
+from pipelines.progress import progress_lines
 from pipelines.storage import Storage
 from pipelines.student import StudentConfig
 from pipelines.train import TrainScaling
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 CARD = "DISTIL.json"
+VISION_TOWER = r"(.+\.)?visual(\..+)?"
+"""Names of the vision tower and of all in it, in every Qwen-VL."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +46,9 @@ class LoraSettings:
     dropout: float = 0.0
     """Dropout on the adapters' input."""
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Linear layers of the language model that get an adapter."""
+    """Linear layers that get an adapter, by the last parts of their names."""
+    vision: bool = False
+    """Also those of the vision tower that have such a name; False leaves the tower as it is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,17 +89,19 @@ def run(settings: "Settings") -> dict[str, Any]:
     storage = Storage.open(settings.storage.root)
     if not storage.days("anchors") and settings.world.teacher:
         world.run(settings)
-    work = Path(settings.run_dir).resolve() / "distil"
+    pairs = _pairs(storage, config)
+    held_out, rest = pairs[: config.held_out], pairs[config.held_out :]
+    work = Path(settings.run_dir).resolve() / "distil" / "work"  # emptied: a base or an output may lie beside it
     shutil.rmtree(work, ignore_errors=True)
     start = Path(config.base).resolve() if config.base else work / "untrained"
     if config.base is None:
         from pipelines import student
 
-        pairs = _pairs(storage, config)[config.held_out :]
-        student.create(config.student, distil_data.vocabulary_texts(pairs), settings.seed, start)
+        student.create(config.student, distil_data.vocabulary_texts(rest), settings.seed, start)
+    del pairs, rest  # the workers read their own, and the machine may be theirs too
     with connected(settings.cluster):
         trained = _fit(settings, str(start), storage.url, work)
-    scores = measure(work / "trained", _pairs(storage, config)[: config.held_out], config.loop.batch_size)
+    scores = measure(work / "trained", held_out, config.loop.batch_size)
     card = {
         "command": "python -m pipelines distil --config <the config below>",
         "config": to_dict(config),
@@ -104,7 +111,7 @@ def run(settings: "Settings") -> dict[str, Any]:
         **trained,
         "held_out": scores,
     }
-    _publish(work / "trained", Path(config.output), card)
+    publish(work / "trained", Path(config.output), card)
     log.info("distil | held out %s", scores["agreement"])
     return {key: card[key] for key in ("seconds", "steps", "loss", "held_out")} | {"output": config.output}
 
@@ -126,17 +133,18 @@ def _fit(settings: "Settings", start: str, root: str, work: Path) -> dict[str, A
 
     config = settings.distil
     gpu = {"GPU": 1} if config.scaling.use_gpu else {}
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"config": config, "seed": settings.seed, "start": start, "root": root, "work": str(work)},
-        scaling_config=ScalingConfig(
-            num_workers=config.scaling.num_workers,
-            use_gpu=config.scaling.use_gpu,
-            resources_per_worker={"CPU": config.scaling.cpus_per_worker} | gpu,
-        ),
-        run_config=RunConfig(name="distil", storage_path=str(work / "ray")),
-    )
-    trainer.fit()
+    raw = {"config": config, "seed": settings.seed, "start": start, "root": root, "work": str(work)}
+    with progress_lines(log) as lines:
+        TorchTrainer(
+            _worker,
+            train_loop_config=raw | {"lines": lines},
+            scaling_config=ScalingConfig(
+                num_workers=config.scaling.num_workers,
+                use_gpu=config.scaling.use_gpu,
+                resources_per_worker={"CPU": config.scaling.cpus_per_worker} | gpu,
+            ),
+            run_config=RunConfig(name="distil", storage_path=str(work / "ray")),
+        ).fit()
     figures = work / "trained" / "figures.json"
     if not figures.is_file():
         raise RuntimeError(f"distil: wanted {figures} from worker 0, got none; see the worker logs below {work}/ray")
@@ -161,7 +169,7 @@ def _worker(raw: dict[str, Any]) -> None:
     processor = AutoProcessor.from_pretrained(raw["start"])
     model = AutoModelForImageTextToText.from_pretrained(raw["start"])
     if config.lora is not None:
-        model = _with_lora(model, config.lora)
+        model = with_lora(model, config.lora)
     module: torch.nn.Module = AnswerLoss(model.to(device))
     if world_size > 1:
         module = torch.nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
@@ -169,7 +177,7 @@ def _worker(raw: dict[str, Any]) -> None:
     figures = train(
         module, distil_data.Collator(processor), pairs, config.loop,
         seed=raw["seed"], rank=rank, world_size=world_size, device=str(device),
-        report=lambda row: print(_line(row, config.loop), flush=True) if rank == 0 else None,
+        report=lambda row: raw["lines"].put_nowait(_line(row, config.loop)) if rank == 0 else None,
     )  # fmt: skip
     if rank == 0:
         folder = Path(raw["work"]) / "trained"
@@ -179,19 +187,26 @@ def _worker(raw: dict[str, Any]) -> None:
         (folder / "figures.json").write_text(json.dumps(figures))
 
 
-def _with_lora(model: Any, lora: LoraSettings) -> Any:
+def with_lora(model: Any, lora: LoraSettings) -> Any:
+    """`model` as a PeftModel: adapters in the language model, in the vision tower only where asked, all else frozen."""
     from peft import LoraConfig, get_peft_model
 
     settings = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.target_modules)
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        # Qwen2.5-VL's vision tower has layers of these names too.
+        exclude_modules=None if lora.vision else VISION_TOWER,
     )
     return get_peft_model(model, settings)
 
 
 def _line(row: dict[str, float], loop: LoopConfig) -> str:
-    eta = row["seconds"] * (1 - row["progress"]) / max(row["progress"], 1e-9)
+    progress = max(row["progress"], row["step"] / loop.max_steps)  # the loop's was taken before the step
+    eta = row["seconds"] * (1 - progress) / progress
     return (
-        f"distil | step {row['step']:.0f}/{loop.max_steps} ({100 * row['progress']:.0f} %) | loss {row['loss']:.4f} | "
+        f"distil | step {row['step']:.0f}/{loop.max_steps} ({100 * progress:.0f} %) | loss {row['loss']:.4f} | "
         f"{row['step'] / row['seconds']:.2f} steps/s | eta {eta:.0f} s"
     )
 
@@ -224,14 +239,15 @@ def measure(checkpoint: Path, pairs: Sequence[distil_data.Pair], batch_size: int
     }
 
 
-def _publish(trained: Path, output: Path, card: dict[str, Any]) -> None:
-    """Puts the checkpoint in place: written beside, then renamed, so that a reader finds the old one or the new."""
+def publish(trained: Path, output: Path, card: dict[str, Any]) -> None:
+    """Puts the checkpoint in place: written beside, then renamed, so that what a reader finds there is always whole."""
     (trained / CARD).write_text(json.dumps(card, indent=1, default=str))
     Manifest.create(trained, kind="student", run_id=prompt.digest(card["seed"]), made_from={"seed": str(card["seed"])})
-    output.parent.mkdir(parents=True, exist_ok=True)
-    old = output.with_name(output.name + ".old")
+    new, old = (output.with_name(output.name + suffix) for suffix in (".new", ".old"))
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(trained, new)
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
         output.rename(old)
-    shutil.copytree(trained, output)
+    new.rename(output)
     shutil.rmtree(old, ignore_errors=True)

@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from pipelines.artifacts import Artifacts
 from pipelines.cluster import connected
 from pipelines.config import build, to_dict
 from pipelines.contract import ContractError
+from pipelines.progress import progress_lines
 from pipelines.prompt import digest
 from pipelines.storage import Storage
 
@@ -179,7 +179,7 @@ def _fit(
 
     config = settings.train
     where = config.checkpoints or str(Path(settings.run_dir).resolve() / "ray")
-    with _progress_lines() as lines:
+    with progress_lines(log) as lines:
         trainer = TorchTrainer(
             _worker,
             train_loop_config={
@@ -237,33 +237,6 @@ def publish_checkpoint(
 def _shared_root(root: str) -> str:
     """The storage root as workers must name it: their working directory is another."""
     return root if "://" in root else os.path.abspath(root)
-
-
-@contextmanager
-def _progress_lines() -> Iterator[Any]:
-    """A queue whose lines land in this process's log: workers' own logs stay on their nodes."""
-    from ray.util.queue import Empty, Queue
-
-    lines = Queue(actor_options={"num_cpus": 0})
-    done = threading.Event()
-
-    def show() -> None:
-        while True:
-            ended = done.is_set()
-            try:
-                log.info("%s", lines.get(timeout=0.5))
-            except Empty:
-                if ended:
-                    return
-
-    thread = threading.Thread(target=show, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield lines
-    finally:
-        done.set()
-        thread.join(timeout=10)
-        lines.shutdown()
 
 
 def _worker(config: dict[str, Any]) -> None:
