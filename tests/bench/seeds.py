@@ -11,20 +11,15 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
 from pipelines import config, evaluate, examples, train, vocabulary, world
 from pipelines.cluster import connected
 from pipelines.settings import Settings
-from pipelines.storage import Storage
 
 CONFIG = "pipelines/configs/demo.yaml"
-VOCABULARY = 3000
 TASKS = ("click", "follow", "long_view", "gift")
 
 
@@ -58,7 +53,6 @@ def _settings(settings: Settings, root: Path, seed: int, taste: bool) -> Setting
         run_dir=str(root / "run"),
         storage=replace(settings.storage, root=str(root / "store")),
         world=replace(settings.world, semantic_taste=taste, teacher=True, recorded_segments=1),
-        vocabulary=replace(settings.vocabulary, base_tokenizer=str(root / "tokenizer.json")),
         train=replace(settings.train, variants=("sarm", "base")),
     )
 
@@ -67,8 +61,6 @@ def _run(settings: Settings) -> dict[str, Any]:
     """Seconds of each job, and what evaluate says."""
     seconds: dict[str, float] = {}
     for name, job in (("world", world), ("vocabulary", vocabulary), ("examples", examples), ("train", train)):
-        if name == "vocabulary":
-            _write_base_tokenizer(settings)
         started = time.perf_counter()
         job.run(settings)
         seconds[name] = round(time.perf_counter() - started, 1)
@@ -76,23 +68,6 @@ def _run(settings: Settings) -> dict[str, Any]:
     result = evaluate.run(settings)
     seconds["evaluate"] = round(time.perf_counter() - started, 1)
     return {"seconds": seconds, "metrics": result["metrics"], "buckets": result["buckets"]}
-
-
-def _write_base_tokenizer(settings: Settings) -> None:
-    """A byte-level BPE over the anchors' words, in place of a Qwen-VL model's."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(_texts(settings), trainer)
-    tokenizer.save(settings.vocabulary.base_tokenizer)
-
-
-def _texts(settings: Settings) -> Iterator[str]:
-    storage = Storage.open(settings.storage.root)
-    for fields in vocabulary.corpus(storage, storage.days("anchors")):
-        yield from fields
 
 
 def _table(runs: list[dict[str, Any]]) -> str:
