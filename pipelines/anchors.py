@@ -142,6 +142,7 @@ def _generate(
         _commit(storage, config, day, staging, lost, made_from[day])
     if swapped:
         control = staging.read(due[-1]).filter(pc.field("frames_of") != pc.field("author_id"))
+        Path(settings.run_dir).mkdir(parents=True, exist_ok=True)
         pq.write_table(control, Path(settings.run_dir) / SWAPPED)
     staging.remove()
     return rate
