@@ -27,7 +27,9 @@ def main(argv: list[str]) -> int:
             settings,
             run_dir=str(Path(scratch) / "run"),
             storage=StorageConfig(root=str(Path(scratch) / "store")),
-            world=replace(settings.world, num_days=1, num_authors=args.authors, on_air_share=1.0, impressions=False),
+            world=replace(
+                settings.world, num_days=1, warmup_days=0, num_authors=args.authors, on_air_share=1.0, impressions=False
+            ),
             anchors=replace(settings.anchors, swap_frames=0),
         )
         world.run(settings)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pytest
 import yaml
@@ -127,7 +128,18 @@ def test_a_changed_prompt_makes_the_days_due(done: Settings) -> None:
     assert not storage.is_current("anchors", DAYS[0], anchors.lineage(storage, DAYS[0], fewer, model))
 
 
+@pytest.fixture
+def orphans_end() -> Iterator[None]:
+    """Engines of a job that SIGKILL took away with its local Ray: nobody is left to stop them."""
+    before = set(psutil.pids())
+    yield
+    for process in psutil.process_iter(["name"]):
+        if process.pid not in before and process.info["name"].startswith("VLLM::"):
+            process.kill()
+
+
 @pytest.mark.ray
+@pytest.mark.usefixtures("orphans_end")
 def test_killed_at_random_moments_nothing_is_lost_or_written_twice(tmp_path: Path) -> None:
     """SIGKILL of the job three times: while the engine starts, and at two moments while answers come in."""
     settings = small(tmp_path)
