@@ -10,7 +10,7 @@ from models.layers import RMSNorm, TransformerBlock
 from models.sarm.anchor_tokens import PAD_ROW, TokenRows
 from models.sarm.gated_fusion import GatedFusion
 
-_INIT_STD = 0.2
+_INIT_STD = 0.2  # of token vectors: normalised at once, so this only sets how far a step of their rate turns them
 
 
 class AnchorEncoder(nn.Module):
