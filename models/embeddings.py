@@ -42,11 +42,15 @@ def log2_bucket(values: Tensor, num_buckets: int) -> Tensor:
     return (exponent.long() - 1).clamp(max=num_buckets - 1)
 
 
-def param_groups(model: nn.Module, *, lr_ids: float, lr_dense: float) -> list[dict[str, Any]]:
-    """Optimizer groups: "ids" (every ``IdTable``) and "dense" (all the rest), in a fixed order."""
+def param_groups(model: nn.Module, *, lr_ids: float, lr_dense: float, l2_ids: float = 0.0) -> list[dict[str, Any]]:
+    """Optimizer groups: "ids" (every ``IdTable``) and "dense" (all the rest), in a fixed order.
+
+    ``l2_ids`` is the weight of half the tables' squared norm in the loss; it pulls rows that are seen seldom to zero.
+    """
     of_tables = {id(p) for module in model.modules() if isinstance(module, IdTable) for p in module.parameters()}
-    parameters = list(model.parameters())
+    ids = [p for p in model.parameters() if id(p) in of_tables]
+    dense = [p for p in model.parameters() if id(p) not in of_tables]
     return [
-        {"name": "ids", "params": [p for p in parameters if id(p) in of_tables], "lr": lr_ids},
-        {"name": "dense", "params": [p for p in parameters if id(p) not in of_tables], "lr": lr_dense},
+        {"name": "ids", "params": ids, "lr": lr_ids, "weight_decay": l2_ids},
+        {"name": "dense", "params": dense, "lr": lr_dense, "weight_decay": 0.0},
     ]

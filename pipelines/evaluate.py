@@ -76,7 +76,7 @@ def run(settings: "Settings") -> dict[str, Any]:
         took = time.perf_counter() - started
         log.info("%s scored %d examples of %s | %.1f s", variant, len(columns["user_id"]), day, took)
     if day in storage.days("oracle_impressions"):
-        scores[ORACLE] = _oracle(settings.storage.root, day, columns)
+        scores[ORACLE] = oracle_scores(settings.storage.root, day, columns)
     result["metrics"] = {name: measure(columns, values) for name, values in scores.items()}
     result["buckets"] = _buckets(storage, list(variants.values())[0].days, columns, scores)
     for name, tasks in result["metrics"].items():
@@ -108,7 +108,7 @@ def _day(config: EvaluateConfig, storage: Storage) -> str:
     return config.day or days[-1]
 
 
-def _oracle(root: str, day: str, columns: "Columns") -> Scores:
+def oracle_scores(root: str, day: str, columns: "Columns") -> Scores:
     """The true probabilities of the same impressions, in the same order. Raises ContractError where one is missing."""
     truth = Storage.open(root, oracle=True).read("oracle_impressions", day).sort_by("impression_id")
     ids = truth["impression_id"].to_numpy()

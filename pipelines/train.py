@@ -65,6 +65,8 @@ class TrainConfig:
     """Adam's rate for id tables."""
     lr_dense: float = 0.002
     """Adam's rate for everything else."""
+    l2_ids: float = 0.0
+    """Weight of half the squared norm of id tables in the loss."""
     warmup_steps: int = 0
     """Steps over which the rates rise to their value."""
     end_rate: float = 1.0
@@ -86,8 +88,8 @@ class TrainConfig:
             raise ValueError(f"variants: wanted some of {', '.join(KINDS)}, each once, got {list(self.variants)}")
         if min(self.batch_size, self.log_every, self.scaling.num_workers, self.scaling.cpus_per_worker) < 1:
             raise ValueError("batch_size, log_every and the scaling's num_workers and cpus_per_worker must be >= 1")
-        if self.test_days < 0 or self.max_failures < 0 or self.warmup_steps < 0 or not 0 <= self.end_rate <= 1:
-            raise ValueError("test_days, max_failures and warmup_steps must be >= 0, end_rate in 0..1")
+        if min(self.test_days, self.max_failures, self.warmup_steps, self.l2_ids) < 0 or not 0 <= self.end_rate <= 1:
+            raise ValueError("test_days, max_failures, warmup_steps and l2_ids must be >= 0, end_rate in 0..1")
 
 
 def run(settings: "Settings") -> dict[str, Any]:
@@ -154,6 +156,7 @@ def make_plan(
         batch_size=config.batch_size,
         lr_ids=config.lr_ids,
         lr_dense=config.lr_dense,
+        l2_ids=config.l2_ids,
         warmup_steps=config.warmup_steps,
         end_rate=config.end_rate,
         log_every=config.log_every,

@@ -59,6 +59,7 @@ class TrainingPlan:
     """Examples a step, of all workers together."""
     lr_ids: float
     lr_dense: float
+    l2_ids: float
     warmup_steps: int
     end_rate: float
     log_every: int
@@ -145,7 +146,7 @@ class Loop:
         self.progress = Progress()
         self.step = step.to(place.device)
         self._wrapped = DistributedDataParallel(step, broadcast_buffers=False) if place.world > 1 else step
-        groups = param_groups(step, lr_ids=plan.lr_ids, lr_dense=plan.lr_dense)
+        groups = param_groups(step, lr_ids=plan.lr_ids, lr_dense=plan.lr_dense, l2_ids=plan.l2_ids)
         self.optimizer = torch.optim.Adam(groups, fused=True)
         self._rates = [float(group["lr"]) for group in groups]
         self._say = say
