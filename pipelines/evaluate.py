@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 Scores = npt.NDArray[np.float32]
 
 ORACLE = "oracle"
+REDRAWS = 50
+"""Days of labels that `redrawn_gauc` draws."""
 BUCKETS = ((0, 1), (1, 60), (60, 100), (100, 1_000), (1_000, 10_000), (10_000, None))
 """Training impressions of an author, from (included) to (excluded): the groups of SARM, Fig. 6, and new authors."""
 
@@ -71,14 +73,14 @@ def run(settings: "Settings") -> dict[str, Any]:
             result["gates"] = _gates(
                 trained, anchors, published.tokenizer_of(artifacts, trained), settings.evaluate.gate_terms
             )
-        scores[variant] = published.score(trained, columns, bank)
+        scores[variant] = published.score(trained.model, trained.catalog, columns, bank)
         _write_scores(settings, variant, columns, scores[variant])
         took = time.perf_counter() - started
         log.info("%s scored %d examples of %s | %.1f s", variant, len(columns["user_id"]), day, took)
     if day in storage.days("oracle_impressions"):
         scores[ORACLE] = oracle_scores(settings.storage.root, day, columns)
     result["metrics"] = {name: measure(columns, values) for name, values in scores.items()}
-    result["buckets"] = _buckets(storage, list(variants.values())[0].days, columns, scores)
+    result["buckets"] = by_exposure(storage, list(variants.values())[0].days, columns, scores)
     for name, tasks in result["metrics"].items():
         shown = " | ".join(f"{task} AUC {m['auc']:.4f} GAUC {m['gauc']:.4f}" for task, m in tasks.items())
         log.info("%-6s | %s", name, shown)
@@ -96,6 +98,23 @@ def measure(columns: "Columns", scores: Scores) -> dict[str, dict[str, float]]:
         }
         for index, task in enumerate(TASKS_COLUMNS)
     }
+
+
+def redrawn_gauc(columns: "Columns", chance: Scores, scores: Scores) -> dict[str, float]:
+    """GAUC of each task as the mean over labels drawn again from their true probabilities `chance` [n, K].
+
+    It estimates what `measure` estimates, without the luck of the one draw that became the day's labels. The draws are
+    the same at every call, so that models are compared on the same ones.
+    """
+    from models.metrics import gauc
+
+    rng = np.random.default_rng(0)
+    sums = dict.fromkeys(TASKS_COLUMNS, 0.0)
+    for _ in range(REDRAWS):
+        labels = rng.random(chance.shape) < chance
+        for index, task in enumerate(TASKS_COLUMNS):
+            sums[task] += gauc(labels[:, index], scores[:, index], columns["user_id"])
+    return {task: total / REDRAWS for task, total in sums.items()}
 
 
 def _day(config: EvaluateConfig, storage: Storage) -> str:
@@ -124,7 +143,7 @@ def _write_scores(settings: "Settings", variant: str, columns: "Columns", scores
     np.savez(folder / f"scores-{variant}.npz", impression_id=columns["impression_id"], scores=scores)
 
 
-def _buckets(
+def by_exposure(
     storage: Storage, days: list[str], columns: "Columns", scores: Mapping[str, Scores]
 ) -> list[dict[str, Any]]:
     """Click AUC and GAUC by how often the author was shown on the training days."""

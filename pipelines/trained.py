@@ -42,14 +42,18 @@ class Trained:
         return sorted(key.removeprefix("examples/") for key in self.manifest.made_from if key.startswith("examples/"))
 
 
+def load_model(folder: Path, variant: str) -> SARM | Ranker:
+    """A variant's model from the folder of a checkpoint or an artifact, in evaluation mode."""
+    return SARM.load(folder) if variant == "sarm" else Ranker.load(folder)
+
+
 def load(artifacts: Artifacts, variant: str, run_id: str | None = None) -> Trained:
     """The variant's version `run_id` (default: CURRENT). Raises ArtifactError where nothing is published."""
     folder = artifacts.fetch(KINDS[variant], run_id)
-    model: SARM | Ranker = SARM.load(folder) if variant == "sarm" else Ranker.load(folder)
     return Trained(
         variant=variant,
         manifest=Manifest.verify(folder),
-        model=model.eval(),
+        model=load_model(folder, variant),
         catalog=Catalog.load(Path(folder) / CATALOG),
         categories=json.loads((Path(folder) / CATEGORIES).read_text(encoding="utf-8")),
     )
@@ -74,17 +78,19 @@ def anchor_table(
 
 
 @torch.no_grad()
-def score(trained: Trained, columns: Columns, bank: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
+def score(
+    model: SARM | Ranker, catalog: Catalog, columns: Columns, bank: npt.NDArray[np.float32] | None
+) -> npt.NDArray[np.float32]:
     """Probabilities [n, K] of examples. SARM reads targets and histories from `bank` [N+1, 2, D], as serving does."""
     parts: list[Tensor] = []
     vectors = None if bank is None else torch.from_numpy(bank)
     for start in range(0, len(columns["user_id"]), _SCORED_TOGETHER):
-        batch = collate(take(columns, slice(start, start + _SCORED_TOGETHER)), trained.catalog)
-        if isinstance(trained.model, SARM):
+        batch = collate(take(columns, slice(start, start + _SCORED_TOGETHER)), catalog)
+        if isinstance(model, SARM):
             assert vectors is not None
             cls, tar = vectors[batch.author].unbind(dim=1)
-            logits = trained.model(batch, cls, tar, vectors[:, 0][batch.history]).logits
+            logits = model(batch, cls, tar, vectors[:, 0][batch.history]).logits
         else:
-            logits = trained.model(batch)
+            logits = model(batch)
         parts.append(torch.sigmoid(logits))
     return torch.cat(parts).numpy()

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from models.metrics import gauc
 from pipelines import config, evaluate, examples, train, vocabulary, world
 from pipelines.cluster import connected
 from pipelines.contract import TASKS_COLUMNS
@@ -31,7 +30,6 @@ from pipelines.training_data import read_examples
 
 CONFIG = "pipelines/configs/demo.yaml"
 MODELS = ("base", "sarm", "oracle")
-_REDRAWS = 50
 _INIT_STRIDE = 1000  # between the seeds of two initialisations in one world
 
 
@@ -61,7 +59,7 @@ def main(argv: list[str]) -> int:
                     logging.info("bench | %s", json.dumps(runs[-1]["click"]))
                 shutil.rmtree(root)
     print(_table(runs))
-    print(json.dumps({"bench": "seeds", "anchors": "oracle", "redraws": _REDRAWS, "runs": runs}))
+    print(json.dumps({"bench": "seeds", "anchors": "oracle", "redraws": evaluate.REDRAWS, "runs": runs}))
     return 0
 
 
@@ -89,17 +87,12 @@ def _run(settings: Settings, init: int) -> dict[str, Any]:
 
 
 def _redrawn_click_gauc(settings: Settings, day: str) -> dict[str, float]:
-    """Click GAUC of every model, as the mean over clicks drawn again, the same ones for all models."""
+    """Click GAUC of every model, as the mean over clicks drawn again."""
     columns = read_examples(Storage.open(settings.storage.root), day)
-    chance = evaluate.oracle_scores(settings.storage.root, day, columns)[:, 0]
-    scores = {name: np.load(Path(settings.run_dir) / f"scores-{name}.npz")["scores"][:, 0] for name in MODELS[:2]}
+    chance = evaluate.oracle_scores(settings.storage.root, day, columns)
+    scores = {name: np.load(Path(settings.run_dir) / f"scores-{name}.npz")["scores"] for name in MODELS[:2]}
     scores["oracle"] = chance
-    rng = np.random.default_rng(0)
-    draws = [rng.random(len(chance)) < chance for _ in range(_REDRAWS)]
-    return {
-        name: float(np.mean([gauc(clicks, values, columns["user_id"]) for clicks in draws]))
-        for name, values in scores.items()
-    }
+    return {name: evaluate.redrawn_gauc(columns, chance, values)["click"] for name, values in scores.items()}
 
 
 def _table(runs: list[dict[str, Any]]) -> str:

@@ -46,7 +46,8 @@ def test_the_bank_of_the_day_before_gives_the_scores_of_evaluation(trained: Sett
     artifacts = _artifacts(trained)
     bank = np.load(artifacts.fetch("bank") / BANK)
     columns = read_examples(Storage.open(trained.storage.root), "2026-01-03")
-    scores = published.score(published.load(artifacts, "sarm"), columns, bank)
+    sarm = published.load(artifacts, "sarm")
+    scores = published.score(sarm.model, sarm.catalog, columns, bank)
     with np.load(Path(trained.run_dir) / "scores-sarm.npz") as file:
         assert np.array_equal(file["scores"], scores)
 
