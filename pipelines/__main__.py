@@ -26,6 +26,7 @@ JOBS = {
     "publish": "write the bank snapshot and move CURRENT",
     "serve": "answer ranking requests over HTTP",
     "daily": "anchors to publish for the newest day",
+    "study": "variants x seeds: a table of a paper, with intervals",
     "demo": "everything, over the simulated platform",
 }
 EPILOG = """examples:
@@ -33,6 +34,7 @@ EPILOG = """examples:
   python -m pipelines ingest   --config pipelines/configs/videos.yaml --set ingest.source=DIR
   python -m pipelines validate --config my.yaml
   python -m pipelines train    --config my.yaml --set train.batch_size=1024 --set seed=1
+  python -m pipelines study    --config pipelines/configs/studies/table1.yaml
   ray job submit --working-dir . -- python -m pipelines anchors --config my.yaml
 
 exit codes: 0 done, 1 the job failed, 2 the configuration or the input cannot be used"""

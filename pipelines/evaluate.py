@@ -52,14 +52,10 @@ def run(settings: "Settings") -> dict[str, Any]:
 
     storage = Storage.open(settings.storage.root)
     artifacts = Artifacts(storage)
-    day = _day(settings.evaluate, storage)
+    day = day_of(settings.evaluate, storage)
     variants = {v: published.load(artifacts, v) for v in settings.train.variants}
     for trained in variants.values():
-        if day in trained.days:
-            raise ContractError(
-                f"evaluate.day: {day} is one of the days that {trained.variant} was trained on "
-                f"({trained.days[0]} to {trained.days[-1]}); choose a later one"
-            )
+        refuse_trained_day(day, trained.days, trained.variant)
     columns = read_examples(storage, day)
     scores: dict[str, Scores] = {}
     result: dict[str, Any] = {"day": day, "examples": len(columns["user_id"])}
@@ -117,7 +113,8 @@ def redrawn_gauc(columns: "Columns", chance: Scores, scores: Scores) -> dict[str
     return {task: total / REDRAWS for task, total in sums.items()}
 
 
-def _day(config: EvaluateConfig, storage: Storage) -> str:
+def day_of(config: EvaluateConfig, storage: Storage) -> str:
+    """The day to score. Raises ContractError where it has no examples."""
     days = storage.days("examples")
     if not days or (config.day is not None and config.day not in days):
         raise ContractError(
@@ -125,6 +122,15 @@ def _day(config: EvaluateConfig, storage: Storage) -> str:
             "run the job examples first"
         )
     return config.day or days[-1]
+
+
+def refuse_trained_day(day: str, trained_on: list[str], variant: str) -> None:
+    """Raises ContractError where the variant was trained on the day that it is to be scored on."""
+    if day in trained_on:
+        raise ContractError(
+            f"evaluate.day: {day} is one of the days that {variant} was trained on "
+            f"({trained_on[0]} to {trained_on[-1]}); choose a later one"
+        )
 
 
 def oracle_scores(root: str, day: str, columns: "Columns") -> Scores:

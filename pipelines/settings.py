@@ -12,6 +12,7 @@ from pipelines.ingest import IngestConfig
 from pipelines.publish import PublishConfig
 from pipelines.serve import ServeConfig
 from pipelines.storage import StorageConfig
+from pipelines.study import StudyConfig
 from pipelines.train import TrainConfig
 from pipelines.validate import ValidateConfig
 from pipelines.vocabulary import VocabularyConfig
@@ -52,5 +53,7 @@ class Settings:
     """The bank snapshot."""
     serve: ServeConfig = field(default_factory=ServeConfig)
     """Where and how the deployments are reached."""
+    study: StudyConfig = field(default_factory=StudyConfig)
+    """Variants x seeds, and the table that compares them."""
     demo: DemoConfig = field(default_factory=DemoConfig)
     """The demo's own figures."""

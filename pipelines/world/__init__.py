@@ -39,17 +39,19 @@ def run(settings: "Settings") -> dict[str, Any]:
     for day in range(config.num_days):
         name = population.day_name(config.first_day, day)
         plans = population.plan_day(everyone, day, config, seed)
-        _write_content(storage, name, day, plans, words, config, seed, made_from)
+        watched = config.impressions and day >= config.warmup_days
+        # Authors are written last: they tell that the day is whole.
+        if not storage.is_current("authors", name, made_from):
+            _write_content(storage, name, day, plans, words, config, seed, made_from)
+            if watched:
+                from pipelines.world import behaviour
+
+                behaviour.write_day(storage, name, day, everyone, plans, words, config, seed, made_from)
+            _write_authors(storage, name, day, everyone, config, made_from)
         counts["lives"] += len(plans)
         counts["segments"] += sum(len(p.recorded(config.recorded_segments)) for p in plans)
-        if config.impressions and day >= config.warmup_days:
-            from pipelines.world import behaviour
-
-            counts["impressions"] += behaviour.write_day(
-                storage, name, day, everyone, plans, words, config, seed, made_from
-            )
-        # Written last: the day's authors tell the next job that the day is whole.
-        _write_authors(storage, name, day, everyone, config, made_from)
+        if watched and (impressions := storage.commit_of("impressions", name)) is not None:
+            counts["impressions"] += impressions.rows
         took = time.perf_counter() - started
         log.info(
             "world day %d/%d | %d lives | %d impressions | %.1f s | eta %.0f s",

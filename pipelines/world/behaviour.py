@@ -47,8 +47,8 @@ def write_day(
     config: WorldConfig,
     seed: int,
     made_from: dict[str, str],
-) -> int:
-    """Writes users (first watched day), impressions, events and the oracle's probabilities; returns the impressions."""
+) -> None:
+    """Writes users (first watched day), impressions, events and the oracle's probabilities."""
     users = tastes.make_users(config, words, seed)
     if day == config.warmup_days:
         storage.write("users", name, [users.table()], made_from)
@@ -62,7 +62,6 @@ def write_day(
     storage.write("events", name, _events(impressions), made_from)
     oracle = pa.table({"impression_id": ids} | {k: v.astype(np.float32) for k, v in probability.items()})
     storage.write("oracle_impressions", name, [oracle], made_from)
-    return len(ids)
 
 
 def _expose(users: Users, stage: Stage, start_of_day: int, config: WorldConfig, rng: np.random.Generator) -> Exposures:

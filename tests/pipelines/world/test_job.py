@@ -158,16 +158,17 @@ def test_a_day_is_streamed_a_chunk_of_lives_at_a_time(
     assert max(written) == 4
 
 
-def test_a_second_run_leaves_the_segments_untouched(tmp_path: Path):
+def test_a_second_run_leaves_finished_days_untouched(tmp_path: Path):
     settings = small(tmp_path, num_days=1)
-    world.run(settings)
-    before, commit = fingerprints(settings), opened(settings).commit_of("segments", "2026-01-01")
-    world.run(settings)
-    assert opened(settings).commit_of("segments", "2026-01-01") == commit
+    counts, storage = world.run(settings), opened(settings)
+    before = fingerprints(settings)
+    commits = [storage.commit_of(name, "2026-01-01") for name in ("segments", "impressions", "authors")]
+    assert world.run(settings) == counts
+    assert [storage.commit_of(name, "2026-01-01") for name in ("segments", "impressions", "authors")] == commits
     assert fingerprints(settings) == before
     changed = replace(settings, world=replace(settings.world, num_authors=30))
     world.run(changed)
-    assert opened(settings).commit_of("segments", "2026-01-01") != commit
+    assert opened(settings).commit_of("segments", "2026-01-01") != commits[0]
 
 
 def test_a_run_that_died_is_completed(
@@ -175,10 +176,10 @@ def test_a_run_that_died_is_completed(
 ):
     settings, write_day = small(tmp_path), behaviour.write_day
 
-    def dies(storage: Storage, name: str, day: int, *rest: Any) -> int:
+    def dies(storage: Storage, name: str, day: int, *rest: Any) -> None:
         if day == 1:
             raise RuntimeError("killed")
-        return write_day(storage, name, day, *rest)
+        write_day(storage, name, day, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(behaviour, "write_day", dies)

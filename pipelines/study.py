@@ -1,0 +1,239 @@
+"""One table of a paper: variants x seeds on equal data, order and budget, and what they gain over the reference.
+
+Each trial trains one variant with one seed in one process (a Ray task), scores the newest day and leaves a file below
+`<run_dir>/trials`; a trial whose variant, seed and data are unchanged is not run again. At the end stands
+`<run_dir>/table.json`, and the same as `table.md`.
+Run: python -m pipelines study --config pipelines/configs/studies/table1.yaml
+"""
+
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines import evaluate, examples, study_table, vocabulary, world
+from pipelines.artifacts import Artifacts
+from pipelines.cluster import connected
+from pipelines.config import ConfigError, build
+from pipelines.prompt import digest
+from pipelines.storage import Storage
+from pipelines.train import KINDS, make_plan
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
+
+log = logging.getLogger(__name__)
+DATA = ("world", "store")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """One row of a study's table."""
+
+    kind: str = "sarm"
+    """What is trained: a variant of the job train."""
+    label: str = ""
+    """How the table names it; empty = its key."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Keys of SARMConfig that differ from `train.model`."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind: wanted one of {', '.join(KINDS)}, got {self.kind!r}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyConfig:
+    """What is compared."""
+
+    name: str = ""
+    """Name of the study, as in its table."""
+    data: str = "world"
+    """world: a simulated platform for each seed; store: the tables of `storage.root`, the same for all seeds."""
+    seeds: int = 5
+    """Seeds, from `seed` on. One seed fixes the world, the initialisation and the order of all variants."""
+    reference: str = "base"
+    """The variant that the others are compared with."""
+    variants: dict[str, Any] = field(default_factory=dict)
+    """Rows of the table: {name: keys of Variant}, in order."""
+    paper: dict[str, Any] = field(default_factory=dict)
+    """The paper's delta to its base in points: {variant: {task: [AUC, GAUC]}}."""
+
+    def __post_init__(self) -> None:
+        if self.data not in DATA:
+            raise ValueError(f"data: wanted one of {', '.join(DATA)}, got {self.data!r}")
+        if self.seeds < 1:
+            raise ValueError(f"seeds: wanted at least 1, got {self.seeds}")
+
+    def rows(self) -> dict[str, Variant]:
+        """The variants. Raises ConfigError for unknown keys and where the reference is missing."""
+        made = {name: build(Variant, raw, f"config.study.variants.{name}") for name, raw in self.variants.items()}
+        if self.reference not in made:
+            raise ConfigError(
+                f"config.study.variants: wanted the reference {self.reference!r} among them, got "
+                f"{', '.join(made) or 'none'}; start from pipelines/configs/studies/table1.yaml"
+            )
+        unknown = sorted(set(self.paper) - set(made))
+        if unknown:
+            raise ConfigError(
+                f"config.study.paper: unknown variant(s) {', '.join(unknown)}; known are {', '.join(made)}"
+            )
+        return made
+
+
+def run(settings: "Settings") -> dict[str, Any]:
+    """Makes the data, runs the trials that are missing, and writes the table."""
+    config = settings.study
+    variants = config.rows()
+    seeds = list(range(settings.seed, settings.seed + config.seeds))
+    with connected(settings.cluster):
+        of_seed = _prepare(settings, seeds)
+        trials = {
+            (name, seed): _trial_of(of_seed[seed], variant) for seed in seeds for name, variant in variants.items()
+        }
+        files = _run_missing(settings, trials)
+    records = [{"variant": name, "seed": seed} | json.loads(files[name, seed].read_text()) for name, seed in trials]
+    table = study_table.build(config, variants, seeds, records)
+    written = study_table.write(Path(settings.run_dir), table)
+    log.info("study %s | %s\n%s", config.name, written, study_table.markdown(table))
+    return {"trials": len(trials), "table": str(written)}
+
+
+def _prepare(settings: "Settings", seeds: list[int]) -> dict[int, "Settings"]:
+    """The data of every seed: its own world, made in Ray tasks side by side, or the tables that are there."""
+    import ray
+
+    if settings.study.data == "store":
+        vocabulary.run(settings)
+        examples.run(settings)
+        return {seed: replace(settings, seed=seed) for seed in seeds}
+    root = settings.storage.root if "://" in settings.storage.root else os.path.abspath(settings.storage.root)
+    of_seed = {
+        seed: replace(settings, seed=seed, storage=replace(settings.storage, root=f"{root}/seed-{seed}"))
+        for seed in seeds
+    }
+    make = ray.remote(num_cpus=1)(_make_world)
+    running = {make.remote(made): seed for seed, made in of_seed.items()}
+    for number, reference in enumerate(_as_done(list(running)), 1):
+        ray.get(reference)
+        log.info("study | world %d/%d | seed %d", number, len(seeds), running[reference])
+    return of_seed
+
+
+def _make_world(settings: "Settings") -> None:
+    """World, vocabulary and examples of one seed; each leaves alone what is current."""
+    for job in (world, vocabulary, examples):
+        job.run(settings)
+
+
+def _trial_of(settings: "Settings", variant: Variant) -> tuple["Settings", str, str]:
+    """Settings and kind of a trial, and the digest of all that it depends on."""
+    trial = replace(settings, train=replace(settings.train, model=_merged(settings.train.model, variant.model)))
+    storage = Storage.open(trial.storage.root)
+    plan, made_from = make_plan(trial, storage, Artifacts(storage), variant.kind)
+    day = evaluate.day_of(trial.evaluate, storage)
+    evaluate.refuse_trained_day(day, list(plan.days), variant.kind)
+    return trial, variant.kind, digest([made_from, plan.seed, day, storage.fingerprint("examples", day)])
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        inner = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(inner, Mapping)
+        merged[key] = _merged(inner, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _run_missing(
+    settings: "Settings", trials: Mapping[tuple[str, int], tuple["Settings", str, str]]
+) -> dict[tuple[str, int], Path]:
+    """Runs every trial without a file, as many at a time as there are CPUs; returns all files."""
+    import ray
+
+    folder = Path(settings.run_dir) / "trials"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {key: folder / f"{key[0]}-{key[1]}-{digest[:16]}.json" for key, (_, _, digest) in trials.items()}
+    task = ray.remote(num_cpus=1, max_retries=1)(run_trial)
+    running = {task.remote(*trials[key][:2]): key for key, file in files.items() if not file.is_file()}
+    log.info("study | %d trials, %d of them done before", len(trials), len(trials) - len(running))
+    started = time.perf_counter()
+    for number, reference in enumerate(_as_done(list(running)), 1):
+        name, seed = running[reference]
+        record = ray.get(reference)
+        unfinished = files[name, seed].with_suffix(".tmp")
+        unfinished.write_text(json.dumps(record, indent=1))
+        os.replace(unfinished, files[name, seed])
+        took = time.perf_counter() - started
+        log.info(
+            "study | trial %d/%d | %s seed %d | click GAUC %.4f | %.0f s | eta %.0f s",
+            number, len(running), name, seed, record["metrics"]["click"]["gauc"], took,
+            took / number * (len(running) - number),
+        )  # fmt: skip
+    return files
+
+
+def _as_done(references: list[Any]) -> Iterator[Any]:
+    """The references of Ray tasks as they finish."""
+    import ray
+
+    while references:
+        done, references = ray.wait(references)
+        yield from done
+
+
+def run_trial(settings: "Settings", kind: str) -> dict[str, Any]:
+    """Trains one variant on one thread and measures it on the newest day. Runs inside a Ray task."""
+    import torch
+
+    from models.catalog import Catalog
+    from models.sarm.model import SARM
+    from models.sarm.tokenizer import LiveStreamingTokenizer
+    from pipelines import trained as published
+    from pipelines.train_loop import CATALOG, Place, train
+    from pipelines.training_data import AnchorTable, read_examples
+
+    torch.set_num_threads(1)
+    storage = Storage.open(settings.storage.root)
+    artifacts = Artifacts(storage)
+    plan, _ = make_plan(settings, storage, artifacts, kind)
+    tokenizer = LiveStreamingTokenizer.load(artifacts.fetch(vocabulary.KIND))
+    with tempfile.TemporaryDirectory() as work:
+        progress = train(
+            plan, storage, tokenizer, work=Path(work), place=Place(), report=lambda *_: None, say=lambda _: None
+        )
+        folder = Path(work) / f"after-{plan.days[-1]}"
+        model, catalog = published.load_model(folder, kind), Catalog.load(folder / CATALOG)
+    day = evaluate.day_of(settings.evaluate, storage)
+    columns = read_examples(storage, day)
+    bank = None
+    if isinstance(model, SARM):
+        bank = model.encode_bank(AnchorTable(storage, catalog, tokenizer).advance(before=day).tokens)
+    scores = published.score(model, catalog, columns, bank)
+    of_model = {"model": scores}
+    oracle = None
+    if day in storage.days("oracle_impressions"):
+        of_model["oracle"] = oracle = evaluate.oracle_scores(settings.storage.root, day, columns)
+    record: dict[str, Any] = {
+        "kind": kind,
+        "day": day,
+        "plan": asdict(plan),
+        "seconds": progress.seconds,
+        "encoded": progress.encoded,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "curve": progress.curve,
+        "metrics": evaluate.measure(columns, scores),
+        "buckets": evaluate.by_exposure(storage, list(plan.days), columns, of_model),
+    }
+    if oracle is not None:
+        record["oracle"] = evaluate.measure(columns, oracle)
+        for name, values in (("metrics", scores), ("oracle", oracle)):
+            for task_name, value in evaluate.redrawn_gauc(columns, oracle, values).items():
+                record[name][task_name]["gauc_redrawn"] = value
+    return record

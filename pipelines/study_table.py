@@ -1,0 +1,132 @@
+"""A study's table: means over seeds, paired differences to the reference with their 95 % intervals, the paper's beside.
+
+Figures are points (percent of AUC or GAUC); an interval is Student's t over the seeds' paired differences.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.contract import TASKS_COLUMNS
+
+if TYPE_CHECKING:
+    from pipelines.study import StudyConfig, Variant
+
+METRICS = ("auc", "gauc", "gauc_redrawn")
+ORACLE = "oracle"
+_TITLES = {"auc": "AUC", "gauc": "GAUC", "gauc_redrawn": "GAUC, redrawn"}
+_LEVEL = 0.95
+
+Record = Mapping[str, Any]
+
+
+def build(
+    config: "StudyConfig", variants: Mapping[str, "Variant"], seeds: Sequence[int], records: Sequence[Record]
+) -> dict[str, Any]:
+    """The table of `table.json`. `records` hold one trial a variant and seed."""
+    of_variant = {name: [_record(records, name, seed) for seed in seeds] for name in variants}
+    rows: list[dict[str, Any]] = []
+    for name, variant in variants.items():
+        rows += _rows(config, name, variant.label or name, of_variant[name], of_variant[config.reference])
+    reference = of_variant[config.reference]
+    if all(ORACLE in record for record in reference):
+        truth = [{"metrics": record[ORACLE]} for record in reference]
+        rows += _rows(config, ORACLE, "Oracle", truth, reference)
+        _add_share_of_gap(rows)
+    return {
+        "study": config.name,
+        "data": "simulated world" if config.data == "world" else "tables",
+        "seeds": list(seeds),
+        "reference": config.reference,
+        "days": sorted({record["day"] for record in records}),
+        "seconds": {name: float(np.mean([record["seconds"] for record in of_variant[name]])) for name in variants},
+        "rows": rows,
+    }
+
+
+def _record(records: Sequence[Record], variant: str, seed: int) -> Record:
+    return next(record for record in records if (record["variant"], record["seed"]) == (variant, seed))
+
+
+def _rows(
+    config: "StudyConfig", name: str, label: str, mine: Sequence[Record], reference: Sequence[Record]
+) -> list[dict[str, Any]]:
+    rows = []
+    for task in TASKS_COLUMNS:
+        for metric in METRICS:
+            if metric not in mine[0]["metrics"][task]:
+                continue
+            values = 100 * np.array([record["metrics"][task][metric] for record in mine])
+            others = 100 * np.array([record["metrics"][task][metric] for record in reference])
+            low, high = paired_interval(values, others)
+            row = {"variant": name, "label": label, "task": task, "metric": metric, "mean": float(values.mean())}
+            row |= {"delta": float((values - others).mean()), "ci_low": low, "ci_high": high}
+            rows.append(row | {"paper_delta": _paper(config, name, task, metric), "seeds": values.tolist()})
+    return rows
+
+
+def _add_share_of_gap(rows: list[dict[str, Any]]) -> None:
+    """How much of the way from the reference to the oracle each row's mean delta goes."""
+    whole = {(row["task"], row["metric"]): row["delta"] for row in rows if row["variant"] == ORACLE}
+    for row in rows:
+        gap = whole[row["task"], row["metric"]]
+        row["share_of_gap"] = row["delta"] / gap if gap else None
+
+
+def paired_interval(values: npt.ArrayLike, others: npt.ArrayLike) -> tuple[float | None, float | None]:
+    """The 95 % interval of the mean paired difference; (None, None) with fewer than two pairs."""
+    from scipy.stats import t
+
+    differences = np.asarray(values, np.float64) - np.asarray(others, np.float64)
+    if len(differences) < 2:
+        return None, None
+    half = t.ppf((1 + _LEVEL) / 2, len(differences) - 1) * differences.std(ddof=1) / math.sqrt(len(differences))
+    return float(differences.mean() - half), float(differences.mean() + half)
+
+
+def _paper(config: "StudyConfig", name: str, task: str, metric: str) -> float | None:
+    """The paper's delta; it has no redrawn labels, so its GAUC stands beside both of ours."""
+    deltas = config.paper.get(name, {}).get(task)
+    return None if deltas is None else float(deltas[0 if metric == "auc" else 1])
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """The table for people: a row a variant; a cell is the mean, or the delta with its interval and the paper's."""
+    rows = table["rows"]
+    columns = [(t, m) for t in TASKS_COLUMNS for m in METRICS if any(r["task"] == t and r["metric"] == m for r in rows)]
+    columns = [(t, m) for t, m in columns if m != "auc" or t == TASKS_COLUMNS[0]]
+    lines = [
+        "| variant | " + " | ".join(f"{task} {_TITLES[metric]}" for task, metric in columns) + " |",
+        "|" + "---|" * (1 + len(columns)),
+    ]
+    for name, label in dict.fromkeys((row["variant"], row["label"]) for row in rows):
+        mine = {(row["task"], row["metric"]): row for row in rows if row["variant"] == name}
+        cells = [_cell(mine[column], name == table["reference"]) for column in columns]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    seeds = table["seeds"]
+    head = f"**{table['study']}**: {table['data']}, seeds {seeds[0]} to {seeds[-1]}, scored on {', '.join(table['days'])}."
+    how = "Points; difference to the reference with its 95 % interval over seeds [the paper's difference]."
+    return "\n".join([f"{head} {how}", "", *lines])
+
+
+def _cell(row: Mapping[str, Any], is_reference: bool) -> str:
+    if is_reference:
+        return f"{row['mean']:.2f}"
+    interval = "" if row["ci_low"] is None else f" ({row['ci_low']:+.2f} to {row['ci_high']:+.2f})"
+    paper = "" if row["paper_delta"] is None else f" [{row['paper_delta']:+.2f}]"
+    return f"{row['delta']:+.2f}{interval}{paper}"
+
+
+def write(folder: Path, table: Mapping[str, Any]) -> Path:
+    """Writes table.json and table.md, each in one step; returns the path of the first."""
+    for name, text in (("table.md", markdown(table) + "\n"), ("table.json", json.dumps(table, indent=1) + "\n")):
+        unfinished = folder / f"{name}.tmp"
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, folder / name)
+    return folder / "table.json"

@@ -1,0 +1,124 @@
+"""A study over two tiny worlds: trials, their cache, and the table that they make."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import study, study_table
+from pipelines.config import ConfigError, build, read_yaml
+from pipelines.contract import TASKS_COLUMNS
+from pipelines.settings import Settings
+from pipelines.study import StudyConfig
+from tests.pipelines.conftest import tiny_settings
+
+VARIANTS = {
+    "base": {"kind": "base", "label": "Base"},
+    "sae": {"model": {"representations": ["cls", "tar"], "aux_weight": 0.0}},
+    "sarm": {"label": "SARM"},
+}
+SHIPPED = sorted(Path("pipelines/configs/studies").glob("*.yaml"))
+
+
+def _settings(root: Path, tiny_store: Path, **changes: Any) -> Settings:
+    settings = tiny_settings(root)
+    config = StudyConfig(name="tiny", seeds=2, variants=VARIANTS, paper={"sarm": {"click": [0.24, 0.32]}})
+    vocabulary = replace(settings.vocabulary, base_tokenizer=str(tiny_store / "tokenizer.json"))
+    return replace(settings, study=replace(config, **changes), vocabulary=vocabulary)
+
+
+@pytest.fixture(scope="module")
+def done(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    settings = _settings(tmp_path_factory.mktemp("study"), tiny_store)
+    study.run(settings)
+    return settings
+
+
+def _table(settings: Settings) -> dict[str, Any]:
+    return json.loads((Path(settings.run_dir) / "table.json").read_text())
+
+
+def test_every_variant_has_a_row_of_every_task_and_metric(done: Settings) -> None:
+    table = _table(done)
+    assert table["study"] == "tiny" and table["seeds"] == [1, 2] and table["data"] == "simulated world"
+    found = {(row["variant"], row["task"], row["metric"]) for row in table["rows"]}
+    wanted = {(v, t, m) for v in [*VARIANTS, "oracle"] for t in TASKS_COLUMNS for m in study_table.METRICS}
+    assert found == wanted
+    assert all(row["delta"] == 0 for row in table["rows"] if row["variant"] == "base")
+    assert (Path(done.run_dir) / "table.md").read_text().count("\n| ") == len(VARIANTS) + 2
+
+
+def test_rows_are_what_the_trials_say(done: Settings) -> None:
+    trials = [json.loads(file.read_text()) for file in (Path(done.run_dir) / "trials").glob("sarm-*.json")]
+    base = [json.loads(file.read_text()) for file in (Path(done.run_dir) / "trials").glob("base-*.json")]
+    assert len(trials) == len(base) == 2
+    mean = [100 * sum(t["metrics"]["click"]["gauc"] for t in of) / 2 for of in (trials, base)]
+    row = next(r for r in _table(done)["rows"] if (r["variant"], r["task"], r["metric"]) == ("sarm", "click", "gauc"))
+    assert row["mean"] == pytest.approx(mean[0]) and row["delta"] == pytest.approx(mean[0] - mean[1])
+    assert row["paper_delta"] == 0.32 and row["ci_low"] <= row["delta"] <= row["ci_high"]
+
+
+def test_each_seed_has_its_own_world_and_its_variants_share_it(done: Settings) -> None:
+    days = {}
+    for file in (Path(done.run_dir) / "trials").glob("*.json"):
+        record, seed = json.loads(file.read_text()), int(file.name.split("-")[1])
+        days.setdefault(seed, set()).add(record["oracle"]["click"]["gauc"])
+    assert all(len(values) == 1 for values in days.values()) and days[1] != days[2]
+
+
+def test_a_study_that_is_done_runs_nothing_and_says_the_same(done: Settings) -> None:
+    folder = Path(done.run_dir) / "trials"
+    before, table = {file: file.stat().st_mtime_ns for file in folder.iterdir()}, _table(done)
+    study.run(done)
+    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+    assert _table(done) == table
+
+
+def test_a_trial_that_is_missing_is_run_again_with_the_same_result(done: Settings) -> None:
+    file = next((Path(done.run_dir) / "trials").glob("sae-*.json"))
+    before = json.loads(file.read_text())
+    file.unlink()
+    study.run(done)
+    after = json.loads(file.read_text())
+    assert after["metrics"] == before["metrics"] and after["buckets"] == before["buckets"]
+    losses = [[point["loss"] for point in record["curve"]] for record in (before, after)]
+    assert losses[0] == losses[1]
+
+
+def test_another_model_is_another_trial(done: Settings) -> None:
+    changed = dict(VARIANTS, sae={"model": {"representations": ["cls"], "aux_weight": 0.0}})
+    count = len(list((Path(done.run_dir) / "trials").iterdir()))
+    study.run(replace(done, study=replace(done.study, variants=changed, seeds=1)))
+    assert len(list((Path(done.run_dir) / "trials").iterdir())) == count + 1
+    study.run(done)
+
+
+def test_an_interval_is_students() -> None:
+    # Differences 1, 2, 3: mean 2, standard error 1/sqrt(3), t(0.975, 2) = 4.302653.
+    low, high = study_table.paired_interval([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert low == pytest.approx(2 - 4.302653 / 3**0.5, abs=1e-5) and high == pytest.approx(
+        2 + 4.302653 / 3**0.5, abs=1e-5
+    )
+    assert study_table.paired_interval([1.0], [0.5]) == (None, None)
+
+
+def test_a_study_wants_its_reference_and_known_keys(tmp_path: Path, tiny_store: Path) -> None:
+    with pytest.raises(ConfigError, match="reference 'base'"):
+        study.run(_settings(tmp_path, tiny_store, variants={"sarm": {}}))
+    with pytest.raises(ConfigError, match="study.variants.sarm: unknown key"):
+        study.run(_settings(tmp_path, tiny_store, variants={"base": {"kind": "base"}, "sarm": {"modle": {}}}))
+    with pytest.raises(ConfigError, match="unknown variant"):
+        study.run(_settings(tmp_path, tiny_store, paper={"tags": {}}))
+    with pytest.raises(ValueError, match="kind"):
+        study.Variant(kind="other")
+    with pytest.raises(ValueError, match="data"):
+        StudyConfig(data="elsewhere")
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=[file.stem for file in SHIPPED])
+def test_the_shipped_studies_can_be_read(file: Path) -> None:
+    settings = build(Settings, read_yaml(file))
+    rows = settings.study.rows()
+    assert settings.study.name == file.stem and settings.run_dir == f"runs/studies/{file.stem}" and len(rows) > 1
