@@ -110,7 +110,8 @@ def markdown(table: Mapping[str, Any]) -> str:
         cells = [_cell(mine[column], name == table["reference"]) for column in columns]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     seeds = table["seeds"]
-    head = f"**{table['study']}**: {table['data']}, seeds {seeds[0]} to {seeds[-1]}, scored on {', '.join(table['days'])}."
+    days = ", ".join(table["days"])
+    head = f"**{table['study']}**: {table['data']}, seeds {seeds[0]} to {seeds[-1]}, scored on {days}."
     how = "Points; difference to the reference with its 95 % interval over seeds [the paper's difference]."
     return "\n".join([f"{head} {how}", "", *lines])
 
