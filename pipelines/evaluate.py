@@ -69,7 +69,7 @@ def run(settings: "Settings") -> dict[str, Any]:
             result["gates"] = _gates(
                 trained, anchors, published.tokenizer_of(artifacts, trained), settings.evaluate.gate_terms
             )
-        scores[variant] = published.score(trained.model, trained.catalog, columns, bank)
+        scores[variant] = published.score(trained.model, trained.catalog, columns, bank=bank)
         _write_scores(settings, variant, columns, scores[variant])
         took = time.perf_counter() - started
         log.info("%s scored %d examples of %s | %.1f s", variant, len(columns["user_id"]), day, took)

@@ -22,13 +22,15 @@ from pipelines.cluster import connected
 from pipelines.config import ConfigError, build
 from pipelines.prompt import digest
 from pipelines.storage import Storage
-from pipelines.train import KINDS, make_plan
+from pipelines.train import make_plan
 
 if TYPE_CHECKING:
     from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
 DATA = ("world", "store")
+KINDS = ("base", "tags", "sarm")
+"""What a variant may be: the base ranker, the base ranker with a fixed content feature, SARM."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +38,7 @@ class Variant:
     """One row of a study's table."""
 
     kind: str = "sarm"
-    """What is trained: a variant of the job train."""
+    """One of KINDS."""
     label: str = ""
     """How the table names it; empty = its key."""
     model: dict[str, Any] = field(default_factory=dict)
@@ -196,6 +198,7 @@ def run_trial(settings: "Settings", kind: str) -> dict[str, Any]:
     from models.sarm.model import SARM
     from models.sarm.tokenizer import LiveStreamingTokenizer
     from pipelines import trained as published
+    from pipelines.content import READS, open_content
     from pipelines.train_loop import CATALOG, Place, train
     from pipelines.training_data import AnchorTable, read_examples
 
@@ -212,10 +215,12 @@ def run_trial(settings: "Settings", kind: str) -> dict[str, Any]:
         model, catalog = published.load_model(folder, kind), Catalog.load(folder / CATALOG)
     day = evaluate.day_of(settings.evaluate, storage)
     columns = read_examples(storage, day)
-    bank = None
+    bank = content = None
     if isinstance(model, SARM):
         bank = model.encode_bank(AnchorTable(storage, catalog, tokenizer).advance(before=day).tokens)
-    scores = published.score(model, catalog, columns, bank)
+    elif kind in READS:
+        content = open_content(kind, storage, catalog, plan.days).advance(before=day).table
+    scores = published.score(model, catalog, columns, bank=bank, content=content)
     of_model = {"model": scores}
     oracle = None
     if day in storage.days("oracle_impressions"):

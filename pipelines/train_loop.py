@@ -26,12 +26,15 @@ from models.sarm.memory_bank import MemoryBank
 from models.sarm.model import SARM, SARMConfig
 from models.sarm.tokenizer import LiveStreamingTokenizer
 from models.sarm.training import TrainingSARM, TrainingStep
+from models.two_stage import TwoStageConfig, TwoStageRanker
+from pipelines.content import READS, Content, open_content
 from pipelines.storage import Storage
 from pipelines.training_data import AnchorTable, DayBatches, build_catalog, read_examples
 
 Report = Callable[[Mapping[str, Any], Path | None], None]
 """Called by every worker when a day is done: metrics, and the checkpoint's folder where this worker wrote one."""
 Say = Callable[[str], None]
+Model = SARM | TwoStageRanker | Ranker
 
 _OPTIMIZER, _BANK, _PROGRESS = "optimizer.pt", "bank.safetensors", "progress.json"
 CATALOG, CATEGORIES = "catalog.safetensors", "categories.json"
@@ -45,10 +48,10 @@ class TrainingPlan:
     """All that fixes a run: the same plan gives the same weights."""
 
     variant: str
-    """"sarm", or "base": the ranker without anchors."""
+    """"sarm", "base" (the ranker without anchors), or a two-stage variant of `content.READS`."""
     seed: int
     model: SARMConfig
-    """For "base" its ranker alone counts."""
+    """For "base" its ranker alone counts, for two-stage variants its ranker and width."""
     days: tuple[str, ...]
     """Days to train on, oldest first."""
     rows: tuple[int, ...]
@@ -98,15 +101,18 @@ class Progress:
 
 
 class RankerStep(nn.Module):
-    """The training step of the ranker without anchors, in the form of `TrainingSARM`."""
+    """The training step of a ranker that encodes nothing, in the form of `TrainingSARM`."""
 
-    def __init__(self, ranker: Ranker) -> None:
+    def __init__(self, ranker: Ranker | TwoStageRanker) -> None:
         super().__init__()
         self.ranker = ranker
+        self.content: Tensor | None = None
+        """What a two-stage ranker reads, by author row."""
 
     def forward(self, batch: RankingBatch, bank: MemoryBank | None) -> TrainingStep:
         """The sum of the tasks' losses (SARM eq. 12); nothing is encoded."""
-        per_task = multi_task_bce(self.ranker(batch), batch.labels)
+        logits = self.ranker(batch) if self.content is None else self.ranker(batch, self.content)
+        per_task = multi_task_bce(logits, batch.labels)
         loss = per_task.sum()
         parts = {"rec": loss, "aux": loss.new_zeros(()), **dict(zip(TASKS, per_task, strict=True))}
         nothing = batch.author.new_zeros(0)
@@ -219,10 +225,10 @@ class Loop:
             )
 
     @property
-    def model(self) -> SARM | Ranker:
+    def model(self) -> Model:
         """The model itself, without its wrappers."""
         inner = self.step.sarm if isinstance(self.step, TrainingSARM) else self.step.ranker
-        assert isinstance(inner, SARM | Ranker)
+        assert isinstance(inner, Model)
         return inner
 
     def save(self, folder: Path) -> None:
@@ -265,12 +271,13 @@ def train(
     """Trains over the plan's days and reports each; goes on after the last finished day of the checkpoint `resume`.
 
     Every worker calls this with its own `place`; the first one leaves a checkpoint below `work` at each report.
-    `tokenizer` may be None for the variant "base", which reads no anchors.
+    `tokenizer` may be None for all but "sarm", which alone reads anchors.
     """
     torch.manual_seed(plan.seed)
     catalog, categories = build_catalog(storage, plan.catalog_until)
     anchors = None if tokenizer is None else AnchorTable(storage, catalog, tokenizer)
-    loop = _make_loop(plan, catalog, anchors, place, say)
+    content = open_content(plan.variant, storage, catalog, plan.days) if plan.variant in READS else None
+    loop = _make_loop(plan, catalog, anchors, content, place, say)
     if resume is not None:
         loop.restore(resume)
         say(f"{plan.variant} | goes on after {loop.progress.days[-1]}")
@@ -280,6 +287,8 @@ def train(
             assert anchors is not None
             anchors.advance(before=day).check_examples(day, columns)
             loop.step.base, loop.step.live = (t.to(place.device) for t in anchors.tokens.tensors())
+        elif isinstance(loop.step, RankerStep) and content is not None:
+            loop.step.content = content.advance(before=day).table.to(place.device)
         loop.train_day(day, DayBatches(columns, catalog, plan.batch_size, place.rank, place.world))
         folder = None
         if place.rank == 0:
@@ -292,9 +301,21 @@ def train(
     return loop.progress
 
 
-def _make_loop(plan: TrainingPlan, catalog: Catalog, anchors: AnchorTable | None, place: Place, say: Say) -> Loop:
+def _make_loop(
+    plan: TrainingPlan,
+    catalog: Catalog,
+    anchors: AnchorTable | None,
+    content: Content | None,
+    place: Place,
+    say: Say,
+) -> Loop:
     if plan.variant == "base":
         return Loop(plan, RankerStep(Ranker(plan.model.ranker, catalog.sizes)), None, place, say)
+    if content is not None:
+        config = TwoStageConfig(
+            reads=READS[plan.variant], num_codes=content.num_codes, width=plan.model.width, ranker=plan.model.ranker
+        )
+        return Loop(plan, RankerStep(TwoStageRanker(config, catalog.sizes)), None, place, say)
     assert anchors is not None
     sarm = SARM(plan.model, catalog.sizes, anchors.rows)
     bank = MemoryBank(catalog.num_authors, plan.model.width)

@@ -15,11 +15,13 @@ from models.manifest import ArtifactError, Manifest
 from models.ranker import Ranker
 from models.sarm.model import SARM
 from models.sarm.tokenizer import LiveStreamingTokenizer
+from models.two_stage import TwoStageRanker
 from pipelines import vocabulary
 from pipelines.artifacts import Artifacts
+from pipelines.content import READS
 from pipelines.storage import Storage
 from pipelines.train import KINDS
-from pipelines.train_loop import CATALOG, CATEGORIES
+from pipelines.train_loop import CATALOG, CATEGORIES, Model
 from pipelines.training_data import AnchorTable, Columns, take
 
 _SCORED_TOGETHER = 4096
@@ -31,7 +33,7 @@ class Trained:
 
     variant: str
     manifest: Manifest
-    model: SARM | Ranker
+    model: Model
     catalog: Catalog
     categories: list[str]
     """Author category of value c is categories[c - 1]."""
@@ -42,8 +44,10 @@ class Trained:
         return sorted(key.removeprefix("examples/") for key in self.manifest.made_from if key.startswith("examples/"))
 
 
-def load_model(folder: Path, variant: str) -> SARM | Ranker:
+def load_model(folder: Path, variant: str) -> Model:
     """A variant's model from the folder of a checkpoint or an artifact, in evaluation mode."""
+    if variant in READS:
+        return TwoStageRanker.load(folder)
     return SARM.load(folder) if variant == "sarm" else Ranker.load(folder)
 
 
@@ -79,9 +83,17 @@ def anchor_table(
 
 @torch.no_grad()
 def score(
-    model: SARM | Ranker, catalog: Catalog, columns: Columns, bank: npt.NDArray[np.float32] | None
+    model: Model,
+    catalog: Catalog,
+    columns: Columns,
+    *,
+    bank: npt.NDArray[np.float32] | None = None,
+    content: Tensor | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Probabilities [n, K] of examples. SARM reads targets and histories from `bank` [N+1, 2, D], as serving does."""
+    """Probabilities [n, K] of examples.
+
+    SARM reads targets and histories from `bank` [N+1, 2, D], as serving does; a two-stage ranker reads `content`.
+    """
     parts: list[Tensor] = []
     vectors = None if bank is None else torch.from_numpy(bank)
     for start in range(0, len(columns["user_id"]), _SCORED_TOGETHER):
@@ -90,6 +102,8 @@ def score(
             assert vectors is not None
             cls, tar = vectors[batch.author].unbind(dim=1)
             logits = model(batch, cls, tar, vectors[:, 0][batch.history]).logits
+        elif isinstance(model, TwoStageRanker):
+            logits = model(batch, content)
         else:
             logits = model(batch)
         parts.append(torch.sigmoid(logits))

@@ -47,7 +47,7 @@ def test_the_bank_of_the_day_before_gives_the_scores_of_evaluation(trained: Sett
     bank = np.load(artifacts.fetch("bank") / BANK)
     columns = read_examples(Storage.open(trained.storage.root), "2026-01-03")
     sarm = published.load(artifacts, "sarm")
-    scores = published.score(sarm.model, sarm.catalog, columns, bank)
+    scores = published.score(sarm.model, sarm.catalog, columns, bank=bank)
     with np.load(Path(trained.run_dir) / "scores-sarm.npz") as file:
         assert np.array_equal(file["scores"], scores)
 

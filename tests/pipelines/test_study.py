@@ -16,6 +16,7 @@ from tests.pipelines.conftest import tiny_settings
 
 VARIANTS = {
     "base": {"kind": "base", "label": "Base"},
+    "tags": {"kind": "tags"},
     "sae": {"model": {"representations": ["cls", "tar"], "aux_weight": 0.0}},
     "sarm": {"label": "SARM"},
 }
