@@ -8,8 +8,9 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
+from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -43,30 +44,77 @@ def config_from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     return cls(**{name: _typed(hints[name], value) for name, value in values.items()})
 
 
-def save_model(model: nn.Module, folder: Path, *, version: int, **parts: Any) -> None:
-    """Write the weights, and ``parts`` (dataclasses by name) with class and version, into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    described = {name: config_to_dict(part) for name, part in parts.items()}
-    head = {"class": type(model).__name__, "version": version, **described}
-    (folder / _CONFIG_FILE).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
-    save_file(
-        {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}, folder / _WEIGHTS_FILE
-    )
+class SavedModel(nn.Module, ModelHubMixin):
+    """A model made from dataclasses alone, which it keeps under their names: ``cls(**parts)``.
+
+    ``save`` and ``load`` are what jobs use; ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` are the same
+    for the Hugging Face Hub, a model card included.
+    """
+
+    version: ClassVar[int]
+    """Version of the weights' layout; a folder of another one is refused."""
+    parts: ClassVar[Mapping[str, type]]
+    """The dataclasses that make a model, by argument and attribute."""
+
+    def save(self, folder: Path) -> None:
+        """Write config.json (class, version, parts) and model.safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        described = {name: config_to_dict(getattr(self, name)) for name in self.parts}
+        head = {"class": type(self).__name__, "version": self.version, **described}
+        (folder / _CONFIG_FILE).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
+        save_file(
+            {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}, folder / _WEIGHTS_FILE
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what ``save`` wrote, in evaluation mode. Raises ValueError on any mismatch, with both values."""
+        head = json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8"))
+        for key, wanted in (("class", cls.__name__), ("version", cls.version)):
+            if head.get(key) != wanted:
+                raise ValueError(f"{folder / _CONFIG_FILE} has {key} {head.get(key)!r}, wanted {wanted!r}")
+        missing = sorted(set(cls.parts) - set(head))
+        if missing:
+            raise ValueError(f"{folder / _CONFIG_FILE} misses {missing}; it has {sorted(head)}")
+        model = cls(**{name: config_from_dict(part, head[name]) for name, part in cls.parts.items()})
+        _load_weights(model, folder)
+        return model.eval()
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.save(save_directory)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **described: Any,
+    ) -> Self:
+        # The mixin's own reading of config.json, which knows nothing of our checks: `load` reads it again.
+        unknown = sorted(set(described) - set(cls.parts))
+        if unknown:
+            raise TypeError(f"{cls.__name__}.from_pretrained has no argument {unknown}; a folder fixes the whole model")
+        folder = Path(model_id)
+        if not folder.is_dir():
+            fetched = snapshot_download(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=[_CONFIG_FILE, _WEIGHTS_FILE],
+            )
+            folder = Path(fetched)
+        return cls.load(folder)
 
 
-def load_parts(folder: Path, cls: type, *, version: int, **parts: type) -> dict[str, Any]:
-    """The dataclasses that ``save_model`` described. Raises ValueError when class, version or parts differ."""
-    head = json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8"))
-    for key, wanted in (("class", cls.__name__), ("version", version)):
-        if head.get(key) != wanted:
-            raise ValueError(f"{folder / _CONFIG_FILE} has {key} {head.get(key)!r}, wanted {wanted!r}")
-    missing = sorted(set(parts) - set(head))
-    if missing:
-        raise ValueError(f"{folder / _CONFIG_FILE} misses {missing}; it has {sorted(head)}")
-    return {name: config_from_dict(part, head[name]) for name, part in parts.items()}
-
-
-def load_weights(model: nn.Module, folder: Path) -> None:
+def _load_weights(model: nn.Module, folder: Path) -> None:
     """Fill ``model``. Raises ValueError when names or shapes differ from those in the file, with both."""
     stored = load_file(folder / _WEIGHTS_FILE)
     wanted = model.state_dict()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from models import TASKS
 from models.batch import RankingBatch
 from models.catalog import CatalogSizes
-from models.checkpoint import load_parts, load_weights, save_model
+from models.checkpoint import SavedModel
 from models.embeddings import IdTable, log2_bucket
 from models.home import HoME, HoMEConfig
 from models.layers import masked_softmax
@@ -21,7 +20,6 @@ _HOURS = 24
 # time and may speak at once. Encoder outputs come at unit scale and would drown the ids unscaled.
 _PROFILE_STD, _PROFILE_TO_USER_STD = 0.2, 0.3
 _EXTRA_SCALE, _EXTRA_TO_ID_STD = 0.1, 0.2
-_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,8 +125,11 @@ class Affinity(nn.Module):
         return user, author
 
 
-class Ranker(nn.Module):
+class Ranker(SavedModel):
     """Base ranker. ``forward(batch, extra)`` gives logits [B, K]; with ``extra_dim`` 0 it is the anchor-free Base."""
+
+    version = 1
+    parts = {"config": RankerConfig, "sizes": CatalogSizes}
 
     def __init__(self, config: RankerConfig, sizes: CatalogSizes) -> None:
         super().__init__()
@@ -186,15 +187,3 @@ class Ranker(nn.Module):
         deep = self.home(features if extra is None else torch.cat([extra, features], dim=-1))
         logits: Tensor = deep + self.factorisation(features[:, -self.factorisation.in_features :])
         return logits
-
-    def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors."""
-        save_model(self, folder, version=_VERSION, config=self.config, sizes=self.sizes)
-
-    @classmethod
-    def load(cls, folder: Path) -> Ranker:
-        """Read what ``save`` wrote, in evaluation mode. Raises ValueError on any mismatch, with both values."""
-        parts = load_parts(folder, cls, version=_VERSION, config=RankerConfig, sizes=CatalogSizes)
-        model = cls(parts["config"], parts["sizes"])
-        load_weights(model, folder)
-        return model.eval()

@@ -7,7 +7,6 @@ author (in the manner of MMBee) or of the authors in the history (in the manner 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from models.batch import RankingBatch
 from models.catalog import CatalogSizes
-from models.checkpoint import load_parts, load_weights, save_model
+from models.checkpoint import SavedModel
 from models.embeddings import IdTable
 from models.layers import RMSNorm, masked_mean, masked_softmax
 from models.ranker import Ranker, RankerConfig
@@ -25,7 +24,6 @@ READS = ("codes", "target", "history")
 
 _CODE_STD = 0.2  # as the anchor encoder's token vectors, and for the same reason
 _SEARCH_TEMPERATURE = 0.1  # of the soft search over cosines
-_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,12 +50,15 @@ class TwoStageConfig:
             raise ValueError(f"the ranker's extra widths are set here; leave them at 0, got {self.ranker}")
 
 
-class TwoStageRanker(nn.Module):
+class TwoStageRanker(SavedModel):
     """The base ranker and one fixed content feature. ``forward(batch, content)`` gives logits [B, K].
 
     ``content`` is a table by author row: codes [N+1, J] int64 (0 = none), or embeddings [N+1, E] float32 (a row of
     zeros = none). It is an input, because it moves forward day by day, and never a parameter.
     """
+
+    version = 1
+    parts = {"config": TwoStageConfig, "sizes": CatalogSizes}
 
     def __init__(self, config: TwoStageConfig, sizes: CatalogSizes) -> None:
         super().__init__()
@@ -99,15 +100,3 @@ class TwoStageRanker(nn.Module):
         weights = masked_softmax(cosine / _SEARCH_TEMPERATURE, batch.history_mask)
         found: Tensor = self.project(torch.bmm(weights.unsqueeze(1), items).squeeze(1))
         return found
-
-    def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors."""
-        save_model(self, folder, version=_VERSION, config=self.config, sizes=self.sizes)
-
-    @classmethod
-    def load(cls, folder: Path) -> TwoStageRanker:
-        """Read what ``save`` wrote, in evaluation mode. Raises ValueError on any mismatch, with both values."""
-        parts = load_parts(folder, cls, version=_VERSION, config=TwoStageConfig, sizes=CatalogSizes)
-        model = cls(parts["config"], parts["sizes"])
-        load_weights(model, folder)
-        return model.eval()

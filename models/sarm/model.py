@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from models.batch import RankingBatch
 from models.catalog import CatalogSizes
-from models.checkpoint import load_parts, load_weights, save_model
+from models.checkpoint import SavedModel
 from models.embeddings import param_groups
 from models.ranker import Ranker, RankerConfig
 from models.sarm.anchor_encoder import AnchorEncoder
@@ -23,8 +22,6 @@ from models.sarm.user_interest import UserInterest
 
 REPRESENTATIONS = ("cls", "tar", "uin")
 """What SARM adds to the ranker, in the order of eq. 11."""
-
-_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,12 +91,15 @@ class SARMOutput(NamedTuple):
     """[B] of the auxiliary click prediction (eq. 13)."""
 
 
-class SARM(nn.Module):
+class SARM(SavedModel):
     """Anchors, encoded end to end, and ranking features in one multi-task model (eq. 11).
 
     ``forward`` is what training and serving share; the encoder runs in training and when a bank is made, never in
     serving. The author id vector of [TAR] is the ranker's own.
     """
+
+    version = 1
+    parts = {"config": SARMConfig, "sizes": CatalogSizes, "rows": TokenRows}
 
     def __init__(self, config: SARMConfig, sizes: CatalogSizes, rows: TokenRows) -> None:
         super().__init__()
@@ -180,18 +180,6 @@ class SARM(nn.Module):
             raise ValueError(f"the model has {self.rows}, the tokenizer {rows}; an update only appends live rows")
         self.encoder.live_tokens.grow(rows.num_live_rows)
         self.rows = rows
-
-    def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors."""
-        save_model(self, folder, version=_VERSION, config=self.config, sizes=self.sizes, rows=self.rows)
-
-    @classmethod
-    def load(cls, folder: Path) -> SARM:
-        """Read what ``save`` wrote, in evaluation mode. Raises ValueError on any mismatch, with both values."""
-        parts = load_parts(folder, cls, version=_VERSION, config=SARMConfig, sizes=CatalogSizes, rows=TokenRows)
-        model = cls(parts["config"], parts["sizes"], parts["rows"])
-        load_weights(model, folder)
-        return model.eval()
 
 
 __all__ = ["REPRESENTATIONS", "SARM", "SARMConfig", "SARMOutput", "param_groups"]

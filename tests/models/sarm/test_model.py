@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.batch import RankingBatch
 from models.embeddings import param_groups
+from models.ranker import Ranker
 from models.sarm.anchor_tokens import AnchorTokens, TokenRows
 from models.sarm.model import SARM, SARMConfig
 from tests.models.worlds import NUM_AUTHORS, RANKER, ROWS, SARM_CONFIG, batch, sarm, tokens
@@ -167,3 +168,15 @@ def test_id_tables_are_the_only_members_of_their_group() -> None:
 def test_impossible_configs_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="|".join([*change, "SARMConfig"])):
         SARMConfig(**{"num_layers": 2, **change})  # type: ignore[arg-type]
+
+
+def test_it_is_a_pretrained_model_of_the_hub(tmp_path: Path) -> None:
+    model = sarm()
+    model.save_pretrained(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    again = SARM.from_pretrained(str(tmp_path))
+    assert not again.training and again.config == model.config
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    with pytest.raises(ValueError, match="class 'SARM', wanted 'Ranker'"):
+        Ranker.from_pretrained(str(tmp_path))
