@@ -1,6 +1,6 @@
 """Content features of two-stage variants: one fixed table by author row, moved forward day by day as anchors are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -8,19 +8,22 @@ import torch
 from torch import Tensor
 
 from models.catalog import Catalog
+from models.quantize import ResidualConfig, ResidualQuantizer
+from pipelines.contract import ContractError
 from pipelines.storage import Storage
 
-READS = {"tags": "codes"}
+READS = {"tags": "codes", "sids": "codes", "mllm_target": "target", "mllm_history": "history"}
 """Kind of a two-stage variant -> what `models.two_stage` reads."""
+_SEMANTIC_IDS = ResidualConfig()
 
 
 class Content(Protocol):
     """A content feature in force."""
 
     table: Tensor
-    """[N+1, J] int64 codes (0 = none)."""
+    """[N+1, J] int64 codes (0 = none), or [N+1, E] float32 embeddings (zeros = none)."""
     num_codes: int
-    """Rows that a table of code vectors needs, row 0 included."""
+    """Rows that a table of code vectors needs, row 0 included; 1 for embeddings."""
 
     def advance(self, before: str) -> "Content":
         """Takes in what was known before a day began."""
@@ -53,6 +56,69 @@ class Tags:
         return self
 
 
+class Embeddings:
+    """The frozen embedding of the newest anchor before the day."""
+
+    num_codes = 1
+
+    def __init__(self, storage: Storage, catalog: Catalog, days: Sequence[str]) -> None:
+        """Raises ContractError where a day of anchors before the last of `days` has no embeddings."""
+        missing = [d for d in storage.days("anchors") if d < days[-1] and d not in storage.days("anchor_embeddings")]
+        if missing:
+            raise ContractError(f"table anchor_embeddings: wanted day {missing[0]}, got none; run the job embed first")
+        self._storage, self._catalog = storage, catalog
+        self._read: list[str] = []
+        first = storage.days("anchor_embeddings")[0]
+        width = len(storage.read("anchor_embeddings", first, ["embedding"])["embedding"][0])
+        self.table = torch.zeros(catalog.num_authors + 1, width)
+
+    def advance(self, before: str) -> "Embeddings":
+        """Takes in the anchors of all days before `before` that were not read yet."""
+        for day in self._storage.days("anchor_embeddings"):
+            if day < before and day not in self._read:
+                self._place(day)
+                self._read.append(day)
+        return self
+
+    def _place(self, day: str) -> None:
+        made = self._storage.read("anchor_embeddings", day, ["author_id", "embedding"])
+        rows = self._catalog.author_rows(made["author_id"].to_numpy())
+        vectors = made["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
+        known = rows > 0
+        self.table[torch.from_numpy(rows[known])] = torch.from_numpy(vectors[known])
+
+
+class SemanticIds:
+    """Residual k-means codes of the embeddings (LARM), learnt from those in force when training ended."""
+
+    def __init__(self, storage: Storage, catalog: Catalog, days: Sequence[str]) -> None:
+        learnt_from = Embeddings(storage, catalog, days).advance(before=days[-1]).table
+        self._embeddings = Embeddings(storage, catalog, days)
+        self._quantizer = ResidualQuantizer.fit(learnt_from[_present(learnt_from)], _SEMANTIC_IDS)
+        self.num_codes = 1 + _SEMANTIC_IDS.levels * _SEMANTIC_IDS.clusters
+        self.table = torch.zeros(len(learnt_from), _SEMANTIC_IDS.levels, dtype=torch.int64)
+
+    def advance(self, before: str) -> "SemanticIds":
+        """Takes in the anchors of all days before `before`; every level has codes of its own."""
+        embeddings = self._embeddings.advance(before).table
+        present = _present(embeddings)
+        first_of_level = 1 + torch.arange(_SEMANTIC_IDS.levels) * _SEMANTIC_IDS.clusters
+        self.table[present] = self._quantizer.codes(embeddings[present]) + first_of_level
+        return self
+
+
+def _present(embeddings: Tensor) -> Tensor:
+    return (embeddings != 0).any(dim=1)
+
+
+_OPENS: dict[str, Callable[[Storage, Catalog, Sequence[str]], Content]] = {
+    "tags": Tags,
+    "sids": SemanticIds,
+    "mllm_target": Embeddings,
+    "mllm_history": Embeddings,
+}
+
+
 def open_content(kind: str, storage: Storage, catalog: Catalog, days: Sequence[str]) -> Content:
     """The content feature of a two-stage variant, for training on `days`."""
-    return {"tags": Tags}[kind](storage, catalog, days)
+    return _OPENS[kind](storage, catalog, days)

@@ -172,6 +172,12 @@ TABLES: MappingProxyType[str, TableSpec] = MappingProxyType(
                 ),
             ),
             TableSpec(
+                name="anchor_embeddings",
+                row="anchor's text as a frozen vector of the multimodal model",
+                key=("author_id",),
+                schema=_schema(author_id=pa.int64(), embedding=pa.list_(pa.float32()), model=pa.string()),
+            ),
+            TableSpec(
                 name="rejections",
                 row="input that failed, and why",
                 key=("key", "stage"),

@@ -6,6 +6,7 @@ from pipelines.anchors import AnchorsConfig
 from pipelines.cluster import ClusterConfig
 from pipelines.demo import DemoConfig
 from pipelines.distil import DistilConfig
+from pipelines.embed import EmbedConfig
 from pipelines.evaluate import EvaluateConfig
 from pipelines.examples import ExamplesConfig
 from pipelines.ingest import IngestConfig
@@ -53,6 +54,8 @@ class Settings:
     """The bank snapshot."""
     serve: ServeConfig = field(default_factory=ServeConfig)
     """Where and how the deployments are reached."""
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+    """Frozen embeddings of the anchors, for two-stage variants."""
     study: StudyConfig = field(default_factory=StudyConfig)
     """Variants x seeds, and the table that compares them."""
     demo: DemoConfig = field(default_factory=DemoConfig)

@@ -11,25 +11,26 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipelines import evaluate, examples, study_table, vocabulary, world
+from pipelines import embed, evaluate, examples, study_table, vocabulary, world
 from pipelines.artifacts import Artifacts
 from pipelines.cluster import connected
 from pipelines.config import ConfigError, build
 from pipelines.prompt import digest
 from pipelines.storage import Storage
-from pipelines.train import make_plan
+from pipelines.train import make_plan, shared_root
 
 if TYPE_CHECKING:
     from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
+Key = TypeVar("Key")
 DATA = ("world", "store")
-KINDS = ("base", "tags", "sarm")
+KINDS = ("base", "tags", *embed.READERS, "sarm")
 """What a variant may be: the base ranker, the base ranker with a fixed content feature, SARM."""
 
 
@@ -59,6 +60,8 @@ class StudyConfig:
     """world: a simulated platform for each seed; store: the tables of `storage.root`, the same for all seeds."""
     seeds: int = 5
     """Seeds, from `seed` on. One seed fixes the world, the initialisation and the order of all variants."""
+    parallel: int | None = None
+    """Worlds and trials at a time, each on one core; null = as many as the cluster has CPUs."""
     reference: str = "base"
     """The variant that the others are compared with."""
     variants: dict[str, Any] = field(default_factory=dict)
@@ -71,6 +74,8 @@ class StudyConfig:
             raise ValueError(f"data: wanted one of {', '.join(DATA)}, got {self.data!r}")
         if self.seeds < 1:
             raise ValueError(f"seeds: wanted at least 1, got {self.seeds}")
+        if self.parallel is not None and self.parallel < 1:
+            raise ValueError(f"parallel: wanted at least 1, or null, got {self.parallel}")
 
     def rows(self) -> dict[str, Variant]:
         """The variants. Raises ConfigError for unknown keys and where the reference is missing."""
@@ -95,6 +100,9 @@ def run(settings: "Settings") -> dict[str, Any]:
     seeds = list(range(settings.seed, settings.seed + config.seeds))
     with connected(settings.cluster):
         of_seed = _prepare(settings, seeds)
+        if any(variant.kind in embed.READERS for variant in variants.values()):
+            for made in {made.storage.root: made for made in of_seed.values()}.values():
+                embed.run(made)
         trials = {
             (name, seed): _trial_of(of_seed[seed], variant) for seed in seeds for name, variant in variants.items()
         }
@@ -108,29 +116,27 @@ def run(settings: "Settings") -> dict[str, Any]:
 
 def _prepare(settings: "Settings", seeds: list[int]) -> dict[int, "Settings"]:
     """The data of every seed: its own world, made in Ray tasks side by side, or the tables that are there."""
-    import ray
-
+    root = shared_root(settings.storage.root)
     if settings.study.data == "store":
         vocabulary.run(settings)
         examples.run(settings)
-        return {seed: replace(settings, seed=seed) for seed in seeds}
-    root = settings.storage.root if "://" in settings.storage.root else os.path.abspath(settings.storage.root)
+        storage = replace(settings.storage, root=root)
+        return {seed: replace(settings, seed=seed, storage=storage) for seed in seeds}
     of_seed = {
         seed: replace(settings, seed=seed, storage=replace(settings.storage, root=f"{root}/seed-{seed}"))
         for seed in seeds
     }
-    make = ray.remote(num_cpus=1)(_make_world)
-    running = {make.remote(made): seed for seed, made in of_seed.items()}
-    for number, reference in enumerate(_as_done(list(running)), 1):
-        ray.get(reference)
-        log.info("study | world %d/%d | seed %d", number, len(seeds), running[reference])
+    made = _side_by_side(_make_world, {seed: (made,) for seed, made in of_seed.items()}, settings.study.parallel)
+    for number, (seed, _) in enumerate(made, 1):
+        vocabulary.run(of_seed[seed])  # here, because its tokenizer's path is this process's
+        log.info("study | world %d/%d | seed %d", number, len(seeds), seed)
     return of_seed
 
 
 def _make_world(settings: "Settings") -> None:
-    """World, vocabulary and examples of one seed; each leaves alone what is current."""
-    for job in (world, vocabulary, examples):
-        job.run(settings)
+    """World and examples of one seed; both leave alone what is current."""
+    world.run(settings)
+    examples.run(settings)
 
 
 def _trial_of(settings: "Settings", variant: Variant) -> tuple["Settings", str, str]:
@@ -157,37 +163,40 @@ def _run_missing(
     settings: "Settings", trials: Mapping[tuple[str, int], tuple["Settings", str, str]]
 ) -> dict[tuple[str, int], Path]:
     """Runs every trial without a file, as many at a time as there are CPUs; returns all files."""
-    import ray
-
     folder = Path(settings.run_dir) / "trials"
     folder.mkdir(parents=True, exist_ok=True)
     files = {key: folder / f"{key[0]}-{key[1]}-{digest[:16]}.json" for key, (_, _, digest) in trials.items()}
-    task = ray.remote(num_cpus=1, max_retries=1)(run_trial)
-    running = {task.remote(*trials[key][:2]): key for key, file in files.items() if not file.is_file()}
-    log.info("study | %d trials, %d of them done before", len(trials), len(trials) - len(running))
+    missing = {key: trials[key][:2] for key, file in files.items() if not file.is_file()}
+    log.info("study | %d trials, %d of them done before", len(trials), len(trials) - len(missing))
     started = time.perf_counter()
-    for number, reference in enumerate(_as_done(list(running)), 1):
-        name, seed = running[reference]
-        record = ray.get(reference)
+    done = _side_by_side(run_trial, missing, settings.study.parallel)
+    for number, ((name, seed), record) in enumerate(done, 1):
         unfinished = files[name, seed].with_suffix(".tmp")
         unfinished.write_text(json.dumps(record, indent=1))
         os.replace(unfinished, files[name, seed])
         took = time.perf_counter() - started
         log.info(
             "study | trial %d/%d | %s seed %d | click GAUC %.4f | %.0f s | eta %.0f s",
-            number, len(running), name, seed, record["metrics"]["click"]["gauc"], took,
-            took / number * (len(running) - number),
+            number, len(missing), name, seed, record["metrics"]["click"]["gauc"], took,
+            took / number * (len(missing) - number),
         )  # fmt: skip
     return files
 
 
-def _as_done(references: list[Any]) -> Iterator[Any]:
-    """The references of Ray tasks as they finish."""
+def _side_by_side(
+    work: Callable[..., Any], arguments: Mapping[Key, tuple[Any, ...]], limit: int | None
+) -> Iterator[tuple[Key, Any]]:
+    """Runs `work` for every key as Ray tasks, at most `limit` at a time; yields (key, result) as they finish."""
     import ray
 
-    while references:
-        done, references = ray.wait(references)
-        yield from done
+    task = ray.remote(num_cpus=1, max_retries=1)(work)
+    waiting, running = list(arguments), dict[Any, Key]()
+    while waiting or running:
+        while waiting and len(running) < (limit or len(arguments)):
+            key = waiting.pop(0)
+            running[task.remote(*arguments[key])] = key
+        done, _ = ray.wait(list(running))
+        yield running.pop(done[0]), ray.get(done[0])
 
 
 def run_trial(settings: "Settings", kind: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import vocabulary
+from pipelines import embed, vocabulary
 from pipelines.artifacts import Artifacts
 from pipelines.cluster import connected
 from pipelines.config import build, to_dict
@@ -170,6 +170,9 @@ def make_plan(
         made_from["tokenizer"] = artifacts.manifest(vocabulary.KIND).run_id
         anchors = [d for d in storage.days("anchors") if d < days[-1]]
         made_from |= {f"anchors/{day}": storage.fingerprint("anchors", day) for day in anchors}
+    if variant in embed.READERS:
+        known = [d for d in storage.days(embed.TABLE) if d < days[-1]]
+        made_from |= {f"{embed.TABLE}/{day}": storage.fingerprint(embed.TABLE, day) for day in known}
     return plan, made_from
 
 
@@ -187,7 +190,7 @@ def _fit(
             _worker,
             train_loop_config={
                 "plan": plan,
-                "root": _shared_root(settings.storage.root),
+                "root": shared_root(settings.storage.root),
                 "threads": config.scaling.cpus_per_worker,
                 "tokenizer": made_from.get("tokenizer"),
                 "lines": lines,
@@ -237,7 +240,7 @@ def publish_checkpoint(
     }
 
 
-def _shared_root(root: str) -> str:
+def shared_root(root: str) -> str:
     """The storage root as workers must name it: their working directory is another."""
     return root if "://" in root else os.path.abspath(root)
 

@@ -313,7 +313,11 @@ def _make_loop(
         return Loop(plan, RankerStep(Ranker(plan.model.ranker, catalog.sizes)), None, place, say)
     if content is not None:
         config = TwoStageConfig(
-            reads=READS[plan.variant], num_codes=content.num_codes, width=plan.model.width, ranker=plan.model.ranker
+            reads=READS[plan.variant],
+            num_codes=content.num_codes,
+            embedding_dim=content.table.shape[1],
+            width=plan.model.width,
+            ranker=plan.model.ranker,
         )
         return Loop(plan, RankerStep(TwoStageRanker(config, catalog.sizes)), None, place, say)
     assert anchors is not None

@@ -1,0 +1,91 @@
+"""Frozen embeddings of anchors with the real engine: Ray Data and vLLM's pooling task on the shipped student."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from pipelines import embed, world
+from pipelines.contract import ContractError
+from pipelines.embed import TABLE, EmbedConfig, embed_kwargs
+from pipelines.settings import Settings
+from pipelines.storage import Storage, StorageConfig
+from pipelines.world.config import WorldConfig
+
+
+def _settings(root: Path) -> Settings:
+    return Settings(
+        seed=5,
+        run_dir=str(root / "run"),
+        storage=StorageConfig(root=str(root / "store")),
+        world=WorldConfig(
+            num_days=2, num_authors=60, num_users=10, impressions=False, teacher=True, recorded_segments=1
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Iterator[Settings]:
+    settings = _settings(tmp_path_factory.mktemp("embed"))
+    world.run(settings)
+    assert embed.run(settings)["days_done"] == 2
+    yield settings
+
+
+def _of(settings: Settings, day: str) -> tuple[list[int], list[str], np.ndarray]:
+    storage = Storage.open(settings.storage.root)
+    made, anchors = storage.read(TABLE, day), storage.read("anchors", day)
+    assert made["author_id"].to_pylist() == anchors["author_id"].to_pylist()
+    return made["author_id"].to_pylist(), anchors["text"].to_pylist(), np.array(made["embedding"].to_pylist())
+
+
+@pytest.mark.ray
+def test_every_anchor_has_a_vector_of_length_one(done: Settings) -> None:
+    for day in Storage.open(done.storage.root).days("anchors"):
+        ids, _, vectors = _of(done, day)
+        assert len(ids) > 10 and vectors.shape == (len(ids), 128)  # the student's hidden width
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-4)
+
+
+@pytest.mark.ray
+def test_a_vector_is_the_mean_of_the_models_last_states(done: Settings) -> None:
+    """Against transformers, text by text, without vLLM."""
+    folder = EmbedConfig().model
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    _, texts, vectors = _of(done, "2026-01-01")
+    for text, vector in zip(texts[:8], vectors[:8], strict=True):
+        with torch.no_grad():
+            states = model.model(input_ids=tokenizer(text, return_tensors="pt").input_ids).last_hidden_state[0]
+        wanted = torch.nn.functional.normalize(states.mean(dim=0), dim=0)
+        np.testing.assert_allclose(vector, wanted.numpy(), atol=1e-5)
+
+
+@pytest.mark.ray
+def test_a_second_run_embeds_nothing(done: Settings) -> None:
+    storage = Storage.open(done.storage.root)
+    before = [storage.commit_of(TABLE, day) for day in storage.days(TABLE)]
+    assert embed.run(done)["days_done"] == 0
+    assert [storage.commit_of(TABLE, day) for day in storage.days(TABLE)] == before
+
+
+def test_the_engine_is_told_to_pool_and_to_expect_no_images() -> None:
+    told = embed_kwargs(EmbedConfig(pooling="LAST"))
+    assert told["task_type"] == "embed" and not told["chat_template_stage"]["enabled"]
+    assert told["engine_kwargs"]["pooler_config"]["pooling_type"] == "LAST"
+    assert told["engine_kwargs"]["limit_mm_per_prompt"] == {"image": 0, "video": 0}
+    with pytest.raises(ValueError, match="MEAN or LAST"):
+        EmbedConfig(pooling="MAX")
+
+
+def test_without_anchors_there_is_nothing_to_embed(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="run the job anchors"):
+        embed.run(_settings(tmp_path))
+    config = replace(_settings(tmp_path), embed=EmbedConfig(model="nowhere"))
+    world.run(config)
+    with pytest.raises(ValueError, match="nowhere"):
+        embed.run(config)
