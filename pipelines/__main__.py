@@ -26,6 +26,7 @@ JOBS = {
     "publish": "write the bank snapshot and move CURRENT",
     "serve": "answer ranking requests over HTTP",
     "daily": "anchors to publish for the newest day",
+    "movielens": "MovieLens ratings as tables, for studies on real interactions",
     "embed": "frozen embeddings of the anchors, for two-stage variants",
     "study": "variants x seeds: a table of a paper, with intervals",
     "demo": "everything, over the simulated platform",

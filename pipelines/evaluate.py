@@ -30,8 +30,6 @@ Scores = npt.NDArray[np.float32]
 ORACLE = "oracle"
 REDRAWS = 50
 """Days of labels that `redrawn_gauc` draws."""
-BUCKETS = ((0, 1), (1, 60), (60, 100), (100, 1_000), (1_000, 10_000), (10_000, None))
-"""Training impressions of an author, from (included) to (excluded): the groups of SARM, Fig. 6, and new authors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +38,8 @@ class EvaluateConfig:
 
     day: str | None = None
     """Day of examples to score, YYYY-MM-DD; null = the newest."""
+    exposure_bounds: tuple[int, ...] = (1, 60, 100, 1_000, 10_000)
+    """Where buckets of authors, by their training impressions, begin and end: new authors, and the groups of Fig. 6."""
     gate_terms: int = 30
     """Merged terms, the most frequent ones, whose gates are reported."""
 
@@ -76,7 +76,8 @@ def run(settings: "Settings") -> dict[str, Any]:
     if day in storage.days("oracle_impressions"):
         scores[ORACLE] = oracle_scores(settings.storage.root, day, columns)
     result["metrics"] = {name: measure(columns, values) for name, values in scores.items()}
-    result["buckets"] = by_exposure(storage, list(variants.values())[0].days, columns, scores)
+    bounds = settings.evaluate.exposure_bounds
+    result["buckets"] = by_exposure(storage, list(variants.values())[0].days, columns, scores, bounds)
     for name, tasks in result["metrics"].items():
         shown = " | ".join(f"{task} AUC {m['auc']:.4f} GAUC {m['gauc']:.4f}" for task, m in tasks.items())
         log.info("%-6s | %s", name, shown)
@@ -150,9 +151,9 @@ def _write_scores(settings: "Settings", variant: str, columns: "Columns", scores
 
 
 def by_exposure(
-    storage: Storage, days: list[str], columns: "Columns", scores: Mapping[str, Scores]
+    storage: Storage, days: list[str], columns: "Columns", scores: Mapping[str, Scores], bounds: tuple[int, ...]
 ) -> list[dict[str, Any]]:
-    """Click AUC and GAUC by how often the author was shown on the training days."""
+    """Click AUC and GAUC by how often the author was shown on the training days: from (included) to (excluded)."""
     from models.metrics import auc, gauc
 
     shown = np.concatenate([storage.read("examples", d, ["author_id"])["author_id"].to_numpy() for d in days])
@@ -160,7 +161,7 @@ def by_exposure(
     at = np.minimum(np.searchsorted(authors, columns["author_id"]), len(authors) - 1)
     count = np.where(authors[at] == columns["author_id"], counts[at], 0)
     table = []
-    for low, high in BUCKETS:
+    for low, high in zip((0, *bounds), (*bounds, None), strict=True):
         here = (count >= low) & (count < (high or np.inf))
         if not here.any():
             continue

@@ -10,6 +10,7 @@ from pipelines.embed import EmbedConfig
 from pipelines.evaluate import EvaluateConfig
 from pipelines.examples import ExamplesConfig
 from pipelines.ingest import IngestConfig
+from pipelines.movielens import MovieLensConfig
 from pipelines.publish import PublishConfig
 from pipelines.serve import ServeConfig
 from pipelines.storage import StorageConfig
@@ -54,6 +55,8 @@ class Settings:
     """The bank snapshot."""
     serve: ServeConfig = field(default_factory=ServeConfig)
     """Where and how the deployments are reached."""
+    movielens: MovieLensConfig = field(default_factory=MovieLensConfig)
+    """MovieLens ratings to tables."""
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     """Frozen embeddings of the anchors, for two-stage variants."""
     study: StudyConfig = field(default_factory=StudyConfig)

@@ -56,6 +56,8 @@ class StudyConfig:
 
     name: str = ""
     """Name of the study, as in its table."""
+    about: str = ""
+    """What the data are, as the table names them; empty = the simulated world, or the tables."""
     data: str = "world"
     """world: a simulated platform for each seed; store: the tables of `storage.root`, the same for all seeds."""
     seeds: int = 5
@@ -146,7 +148,8 @@ def _trial_of(settings: "Settings", variant: Variant) -> tuple["Settings", str, 
     plan, made_from = make_plan(trial, storage, Artifacts(storage), variant.kind)
     day = evaluate.day_of(trial.evaluate, storage)
     evaluate.refuse_trained_day(day, list(plan.days), variant.kind)
-    return trial, variant.kind, digest([made_from, plan.seed, day, storage.fingerprint("examples", day)])
+    measured = [day, storage.fingerprint("examples", day), list(trial.evaluate.exposure_bounds)]
+    return trial, variant.kind, digest([made_from, *measured])
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,6 +237,7 @@ def run_trial(settings: "Settings", kind: str) -> dict[str, Any]:
     oracle = None
     if day in storage.days("oracle_impressions"):
         of_model["oracle"] = oracle = evaluate.oracle_scores(settings.storage.root, day, columns)
+    bounds = settings.evaluate.exposure_bounds
     record: dict[str, Any] = {
         "kind": kind,
         "day": day,
@@ -243,7 +247,7 @@ def run_trial(settings: "Settings", kind: str) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "curve": progress.curve,
         "metrics": evaluate.measure(columns, scores),
-        "buckets": evaluate.by_exposure(storage, list(plan.days), columns, of_model),
+        "buckets": evaluate.by_exposure(storage, list(plan.days), columns, of_model, bounds),
     }
     if oracle is not None:
         record["oracle"] = evaluate.measure(columns, oracle)

@@ -41,12 +41,13 @@ def build(
         _add_share_of_gap(rows)
     return {
         "study": config.name,
-        "data": "simulated world" if config.data == "world" else "tables",
+        "data": config.about or ("simulated world" if config.data == "world" else "tables"),
         "seeds": list(seeds),
         "reference": config.reference,
         "days": sorted({record["day"] for record in records}),
         "seconds": {name: float(np.mean([record["seconds"] for record in of_variant[name]])) for name in variants},
         "rows": rows,
+        "exposure": _exposure(variants, of_variant, of_variant[config.reference]),
     }
 
 
@@ -68,6 +69,28 @@ def _rows(
             row = {"variant": name, "label": label, "task": task, "metric": metric, "mean": float(values.mean())}
             row |= {"delta": float((values - others).mean()), "ci_low": low, "ci_high": high}
             rows.append(row | {"paper_delta": _paper(config, name, task, metric), "seeds": values.tolist()})
+    return rows
+
+
+def _exposure(
+    variants: Mapping[str, "Variant"], of_variant: Mapping[str, Sequence[Record]], reference: Sequence[Record]
+) -> list[dict[str, Any]]:
+    """Click AUC and GAUC by the author's training impressions, where all seeds have such authors (SARM, Fig. 6)."""
+    buckets = [[(b["from"], b["to"]) for b in record["buckets"]] for record in reference]
+    rows = []
+    for bucket in buckets[0]:
+        if not all(bucket in of_seed for of_seed in buckets):
+            continue
+        at = [of_seed.index(bucket) for of_seed in buckets]
+        for name, metric in ((name, metric) for name in variants for metric in ("auc", "gauc")):
+            pairs = zip(of_variant[name], reference, at, strict=True)
+            mine = [
+                (100 * m["buckets"][i]["model"][metric], 100 * r["buckets"][i]["model"][metric]) for m, r, i in pairs
+            ]
+            values, others = np.array(mine).T
+            low, high = paired_interval(values, others)
+            row = {"variant": name, "from": bucket[0], "to": bucket[1], "metric": metric, "mean": float(values.mean())}
+            rows.append(row | {"delta": float((values - others).mean()), "ci_low": low, "ci_high": high})
     return rows
 
 
