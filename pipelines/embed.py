@@ -7,7 +7,7 @@ Run: python -m pipelines embed --config pipelines/configs/studies/table1.yaml
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -52,25 +52,32 @@ class EmbedConfig:
 
 def run(settings: "Settings") -> dict[str, Any]:
     """Embeds the anchors of every day that is not current."""
+    return embed_stores(settings, [Storage.open(settings.storage.root)])
+
+
+def embed_stores(settings: "Settings", stores: Sequence[Storage]) -> dict[str, Any]:
+    """`run` over the tables of several stores, with one start of the engine."""
     config = settings.embed
-    storage = Storage.open(settings.storage.root)
-    days = storage.days("anchors")
-    if not days:
-        raise ContractError("table anchors: wanted at least one day, got none; run the job anchors first")
     model = digest([model_fingerprint(config.model), config.pooling, config.engine.max_model_len])
-    made_from = {day: {"anchors": storage.fingerprint("anchors", day), "model": model} for day in days}
-    due = [day for day in days if not storage.is_current(TABLE, day, made_from[day])]
-    rows = {day: storage.read("anchors", day, ["author_id", "text"]) for day in due}
-    texts = sorted({text for table in rows.values() for text in table["text"].to_pylist()})
+    due: list[tuple[Storage, str, dict[str, str], pa.Table]] = []
+    for storage in stores:
+        if not storage.days("anchors"):
+            raise ContractError(f"table anchors of {storage.url}: wanted a day, got none; run the job anchors first")
+        for day in storage.days("anchors"):
+            made_from = {"anchors": storage.fingerprint("anchors", day), "model": model}
+            if not storage.is_current(TABLE, day, made_from):
+                due.append((storage, day, made_from, storage.read("anchors", day, ["author_id", "text"])))
+    texts = sorted({text for *_, rows in due for text in rows["text"].to_pylist()})
     started = time.perf_counter()
+    vectors: dict[str, npt.NDArray[np.float32]] = {}
     if texts:
         with connected(settings.cluster):
             vectors = dict(_embedded(texts, config))
-        for day in due:
-            storage.write(TABLE, day, [_table(rows[day], vectors, config.model)], made_from[day])
+    for storage, day, made_from, rows in due:
+        storage.write(TABLE, day, [_table(rows, vectors, config.model)], made_from)
     took = time.perf_counter() - started
     log.info("embed | %d days | %d texts | %.1f s", len(due), len(texts), took)
-    return {"days": days, "days_done": len(due), "texts": len(texts)}
+    return {"days_done": len(due), "texts": len(texts)}
 
 
 def _embedded(texts: list[str], config: EmbedConfig) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:

@@ -103,8 +103,8 @@ def run(settings: "Settings") -> dict[str, Any]:
     with connected(settings.cluster):
         of_seed = _prepare(settings, seeds)
         if any(variant.kind in embed.READERS for variant in variants.values()):
-            for made in {made.storage.root: made for made in of_seed.values()}.values():
-                embed.run(made)
+            roots = sorted({made.storage.root for made in of_seed.values()})
+            embed.embed_stores(settings, [Storage.open(root) for root in roots])
         trials = {
             (name, seed): _trial_of(of_seed[seed], variant) for seed in seeds for name, variant in variants.items()
         }

@@ -17,6 +17,9 @@ from tests.pipelines.conftest import tiny_settings
 VARIANTS = {
     "base": {"kind": "base", "label": "Base"},
     "tags": {"kind": "tags"},
+    "sids": {"kind": "sids"},
+    "mllm_target": {"kind": "mllm_target"},
+    "mllm_history": {"kind": "mllm_history"},
     "sae": {"model": {"representations": ["cls", "tar"], "aux_weight": 0.0}},
     "sarm": {"label": "SARM"},
 }
@@ -49,6 +52,15 @@ def test_every_variant_has_a_row_of_every_task_and_metric(done: Settings) -> Non
     assert found == wanted
     assert all(row["delta"] == 0 for row in table["rows"] if row["variant"] == "base")
     assert (Path(done.run_dir) / "table.md").read_text().count("\n| ") == len(VARIANTS) + 2
+
+
+def test_exposure_buckets_are_compared_too(done: Settings) -> None:
+    rows = _table(done)["exposure"]
+    assert {row["variant"] for row in rows} == set(VARIANTS)
+    record = [json.loads(file.read_text()) for file in (Path(done.run_dir) / "trials").glob("sarm-*.json")]
+    first = next(row for row in rows if row["variant"] == "sarm" and row["metric"] == "auc")
+    wanted = [b["model"]["auc"] for r in record for b in r["buckets"] if b["from"] == first["from"]]
+    assert first["mean"] == pytest.approx(50 * sum(wanted))
 
 
 def test_rows_are_what_the_trials_say(done: Settings) -> None:
