@@ -229,7 +229,8 @@ def run_trial(settings: "Settings", kind: str) -> dict[str, Any]:
     columns = read_examples(storage, day)
     bank = content = None
     if isinstance(model, SARM):
-        bank = model.encode_bank(AnchorTable(storage, catalog, tokenizer).advance(before=day).tokens)
+        anchors = AnchorTable(storage, catalog, tokenizer, tokens=model.config.tokens).advance(before=day)
+        bank = model.encode_bank(anchors.tokens)
     elif kind in READS:
         content = open_content(kind, storage, catalog, plan.days).advance(before=day).table
     scores = published.score(model, catalog, columns, bank=bank, content=content)

@@ -275,7 +275,7 @@ def train(
     """
     torch.manual_seed(plan.seed)
     catalog, categories = build_catalog(storage, plan.catalog_until)
-    anchors = None if tokenizer is None else AnchorTable(storage, catalog, tokenizer)
+    anchors = None if tokenizer is None else AnchorTable(storage, catalog, tokenizer, tokens=plan.model.tokens)
     content = open_content(plan.variant, storage, catalog, plan.days) if plan.variant in READS else None
     loop = _make_loop(plan, catalog, anchors, content, place, say)
     if resume is not None:

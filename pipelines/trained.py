@@ -68,8 +68,9 @@ def tokenizer_of(artifacts: Artifacts, trained: Trained) -> LiveStreamingTokeniz
     run_id = trained.manifest.made_from["tokenizer"]
     tokenizer = LiveStreamingTokenizer.load(artifacts.fetch(vocabulary.KIND, run_id))
     assert isinstance(trained.model, SARM)
-    if tokenizer.rows != trained.model.rows:
-        raise ArtifactError(f"tokenizer {run_id} has {tokenizer.rows}, the model wants {trained.model.rows}")
+    rows = tokenizer.live_rows if trained.model.config.tokens == "live" else tokenizer.rows
+    if rows != trained.model.rows:
+        raise ArtifactError(f"tokenizer {run_id} has {rows}, the model wants {trained.model.rows}")
     return tokenizer
 
 
@@ -77,7 +78,9 @@ def anchor_table(
     storage: Storage, artifacts: Artifacts, trained: Trained, *, before: str | None = None, until: str | None = None
 ) -> AnchorTable:
     """The anchors in force of every author that the model knows."""
-    table = AnchorTable(storage, trained.catalog, tokenizer_of(artifacts, trained))
+    assert isinstance(trained.model, SARM)
+    tokens = trained.model.config.tokens
+    table = AnchorTable(storage, trained.catalog, tokenizer_of(artifacts, trained), tokens=tokens)
     return table.advance(before=before, until=until)
 
 
@@ -101,7 +104,7 @@ def score(
         if isinstance(model, SARM):
             assert vectors is not None
             cls, tar = vectors[batch.author].unbind(dim=1)
-            logits = model(batch, cls, tar, vectors[:, 0][batch.history]).logits
+            logits = model(batch, cls, tar, vectors[:, model.history_part][batch.history]).logits
         elif isinstance(model, TwoStageRanker):
             logits = model(batch, content)
         else:

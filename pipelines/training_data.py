@@ -53,8 +53,12 @@ def day_number(day: str) -> int:
 class AnchorTable:
     """The newest anchor of every author row as tokens, moved forward day by day."""
 
-    def __init__(self, storage: Storage, catalog: Catalog, tokenizer: LiveStreamingTokenizer) -> None:
+    def __init__(
+        self, storage: Storage, catalog: Catalog, tokenizer: LiveStreamingTokenizer, *, tokens: str = "base"
+    ) -> None:
+        """`tokens` is SARMConfig's: live for A'_s alone."""
         self._storage, self._catalog, self._tokenizer = storage, catalog, tokenizer
+        self._live_only = tokens == "live"
         self._days_read: list[str] = []
         num_rows = catalog.num_authors + 1
         self.tokens = AnchorTokens.empty(num_rows)
@@ -67,7 +71,7 @@ class AnchorTable:
     @property
     def rows(self) -> TokenRows:
         """Sizes of the token tables that an encoder of these anchors needs."""
-        return self._tokenizer.rows
+        return self._tokenizer.live_rows if self._live_only else self._tokenizer.rows
 
     def advance(self, before: str | None = None, until: str | None = None) -> "AnchorTable":
         """Takes in the anchors of all days before `before` (or up to and including `until`) that were not read yet."""
@@ -96,7 +100,8 @@ class AnchorTable:
             fields = [field_texts(row) for row in chunk.select(list(FIELDS)).to_pylist()]
             known = np.flatnonzero(rows)
             if len(known):
-                self._place(rows[known], self._tokenizer.encode([fields[index] for index in known]))
+                made = self._tokenizer.encode([fields[index] for index in known])
+                self._place(rows[known], self._tokenizer.live_only(made) if self._live_only else made)
                 self.anchor_day[rows[known]] = day_number(day)
         self._days_read.append(day)
 

@@ -180,8 +180,8 @@ def score(snapshot: Snapshot, batch: RankingBatch, vectors: npt.NDArray[np.float
     size = batch.size
     with torch.inference_mode():
         cls, tar = torch.from_numpy(vectors[:size]).unbind(dim=1)
-        history_cls = torch.from_numpy(vectors[size:, 0])[None]
-        probabilities: npt.NDArray[np.float32] = snapshot.model.score_candidates(batch, cls, tar, history_cls).numpy()
+        history = torch.from_numpy(vectors[size:, snapshot.model.history_part])[None]
+        probabilities: npt.NDArray[np.float32] = snapshot.model.score_candidates(batch, cls, tar, history).numpy()
     return probabilities
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import masked_softmax
+from models.layers import masked_mean, masked_softmax
 
 # A mean over T states of unit rms has an rms of about T ** -0.5; this brings [TAR] back to that of [CLS].
 _VALUE_GAIN = 5.0
@@ -36,3 +36,11 @@ class AuthorIdentity(nn.Module):
         read = torch.bmm(self.attention(identity, states, mask).unsqueeze(1), states).squeeze(1)
         tar: Tensor = self.value(read)
         return tar
+
+
+class AuthorMean(nn.Module):
+    """The mean of all SAE states in the place of [TAR], blind to who the author is (SARM Table 2)."""
+
+    def forward(self, identity: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        """identity [A, id_dim] (not read), states [A, T, D], mask [A, T] -> [A, D]."""
+        return masked_mean(states, mask)

@@ -32,9 +32,9 @@ class MemoryBank:
         """rows [...] -> [..., 2, D], detached. Rows never written are zeros."""
         return self.vectors[rows]
 
-    def read_cls(self, rows: Tensor) -> Tensor:
-        """rows [...] -> h_CLS [..., D], detached."""
-        return self.vectors[:, 0][rows]
+    def read_part(self, rows: Tensor, part: int) -> Tensor:
+        """rows [...] -> h_CLS (part 0) or h_TAR (part 1) [..., D], detached."""
+        return self.vectors[:, part][rows]
 
     def write(self, rows: Tensor, vectors: Tensor, step: int) -> None:
         """Overwrite rows [A] with vectors [A, 2, D]; of rows that occur twice the last one stays.

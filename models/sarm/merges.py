@@ -61,6 +61,10 @@ class Merges:
         numbers, _ = self._encode(flat, lengths)
         return np.repeat(numbers, self._span[numbers]).astype(np.int32)
 
+    def span(self, rows: IntArray) -> IntArray:
+        """Base tokens that live rows cover, 1 for row 0; the shape of ``rows``."""
+        return self._span[rows]
+
     def extended(
         self, sequences: Sequence[Sequence[int]], weights: Sequence[int], min_frequency: int, max_merges: int
     ) -> Merges:

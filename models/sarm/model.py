@@ -17,11 +17,13 @@ from models.embeddings import param_groups
 from models.ranker import Ranker, RankerConfig
 from models.sarm.anchor_encoder import AnchorEncoder
 from models.sarm.anchor_tokens import PAD_ROW, AnchorTokens, TokenRows
-from models.sarm.author_identity import AuthorIdentity
+from models.sarm.author_identity import AuthorIdentity, AuthorMean
 from models.sarm.user_interest import UserInterest
 
 REPRESENTATIONS = ("cls", "tar", "uin")
 """What SARM adds to the ranker, in the order of eq. 11."""
+BANKED = ("cls", "tar")
+"""The vectors of an author in the bank, in order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,12 @@ class SARMConfig:
     """Hidden width of the feed-forward layers, in multiples of width."""
     fusion_layers: tuple[int, ...] | None = None
     """Layers followed by gated fusion; None = every layer, () = base tokens alone."""
+    tokens: str = "base"
+    """The sequence that is encoded: base (A_s, live tokens join it by fusion) or live (A'_s in its place; Table 2)."""
+    tar: str = "attention"
+    """How [TAR] reads the states: attention (eq. 7) or mean (Table 2)."""
+    interest_reads: str = "cls"
+    """Which vector of the history's authors [UIN] reads: cls (eq. 9) or tar (Table 2)."""
     interest_layers: int = 1
     """Blocks of the user-interest Transformer."""
     interest_heads: int = 1
@@ -68,6 +76,11 @@ class SARMConfig:
             raise ValueError(f"SARM sets the ranker's extra widths itself; leave them at 0, got {self.ranker}")
         if any(not 0 <= layer < self.num_layers for layer in self.fused):
             raise ValueError(f"fusion_layers {self.fusion_layers} must be within 0..{self.num_layers - 1}")
+        for name, known in (("tokens", ("base", "live")), ("tar", ("attention", "mean")), ("interest_reads", BANKED)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        if self.tokens == "live" and self.fused:
+            raise ValueError("tokens=live leaves nothing to fuse: set fusion_layers to []")
         order = [name for name in REPRESENTATIONS if name in self.representations]
         if not order or tuple(order) != self.representations:
             raise ValueError(f"representations must be some of {REPRESENTATIONS}, in order, got {self.representations}")
@@ -110,7 +123,7 @@ class SARM(SavedModel):
         ranker = replace(config.ranker, extra_author_dim=of_author * dim, extra_user_dim=of_user * dim)
         self.ranker = Ranker(ranker, sizes)
         self.encoder = AnchorEncoder(rows, dim, config.num_layers, config.ffn_mult, config.fused)
-        self.identity = AuthorIdentity(config.ranker.id_dim, dim)
+        self.identity = AuthorIdentity(config.ranker.id_dim, dim) if config.tar == "attention" else AuthorMean()
         if "uin" in config.representations:
             self.interest = UserInterest(dim, config.interest_layers, config.interest_heads, config.ffn_mult)
         self.aux_head = nn.Sequential(nn.Linear(2 * dim, config.aux_hidden), nn.SiLU(), nn.Linear(config.aux_hidden, 1))
@@ -127,13 +140,18 @@ class SARM(SavedModel):
         cls, tar = torch.cat(parts)[torch.argsort(order)].unbind(dim=1)
         return cls, tar
 
-    def forward(self, batch: RankingBatch, cls: Tensor, tar: Tensor, history_cls: Tensor) -> SARMOutput:
-        """cls, tar [B, D] of the targets, history_cls [B, L, D] from the bank -> logits."""
-        return self.rank(batch, cls, tar, self.user_interest(history_cls, batch.history_mask))
+    def forward(self, batch: RankingBatch, cls: Tensor, tar: Tensor, history: Tensor) -> SARMOutput:
+        """cls, tar [B, D] of the targets, history [B, L, D] from the bank -> logits."""
+        return self.rank(batch, cls, tar, self.user_interest(history, batch.history_mask))
 
-    def user_interest(self, history_cls: Tensor, mask: Tensor) -> Tensor | None:
-        """history_cls [B, L, D], mask [B, L] -> h_UIN [B, D] (eq. 10); None where the config leaves [UIN] out."""
-        return self.interest(history_cls, mask) if "uin" in self.config.representations else None
+    @property
+    def history_part(self) -> int:
+        """Which of an author's BANKED vectors a history is made of."""
+        return BANKED.index(self.config.interest_reads)
+
+    def user_interest(self, history: Tensor, mask: Tensor) -> Tensor | None:
+        """history [B, L, D], mask [B, L] -> h_UIN [B, D] (eq. 10); None where the config leaves [UIN] out."""
+        return self.interest(history, mask) if "uin" in self.config.representations else None
 
     def rank(self, batch: RankingBatch, cls: Tensor, tar: Tensor, interest: Tensor | None) -> SARMOutput:
         """The ranker over all representations, each [B, D] (eq. 11), and the auxiliary head (eq. 13)."""
@@ -143,15 +161,15 @@ class SARM(SavedModel):
         return SARMOutput(logits, self.aux_head(torch.cat([cls, tar], dim=-1)).squeeze(-1))
 
     @torch.no_grad()
-    def score_candidates(self, batch: RankingBatch, cls: Tensor, tar: Tensor, history_cls: Tensor) -> Tensor:
+    def score_candidates(self, batch: RankingBatch, cls: Tensor, tar: Tensor, history: Tensor) -> Tensor:
         """Score C candidates of one user -> probabilities [C, K].
 
-        ``batch`` has C rows with one and the same history; ``history_cls`` [1, L, D] is that history, so that [UIN] is
+        ``batch`` has C rows with one and the same history; ``history`` [1, L, D] is that history, so that [UIN] is
         computed once. Equal to the sigmoid of ``forward`` on the same rows. Raises ValueError in training mode.
         """
         if self.training:
             raise ValueError("score_candidates wants model.eval(): in training mode the batch would change the scores")
-        interest = self.user_interest(history_cls, batch.history_mask[:1])
+        interest = self.user_interest(history, batch.history_mask[:1])
         expanded = None if interest is None else interest.expand(batch.size, -1)
         return torch.sigmoid(self.rank(batch, cls, tar, expanded).logits)
 

@@ -122,6 +122,32 @@ class LiveStreamingTokenizer:
         live[anchor[kept], position[kept]] = self._cache.live[source[kept]]
         return AnchorTokens(base=base, live=live, num_truncated=int((lengths >= width).sum()))
 
+    @property
+    def live_rows(self) -> TokenRows:
+        """Sizes of the tables for what ``live_only`` gives."""
+        rows = self.rows
+        return TokenRows(num_base_rows=rows.num_base_rows + rows.num_live_rows - 1, num_live_rows=1)
+
+    def live_only(self, tokens: AnchorTokens) -> AnchorTokens:
+        """A'_s in the place of A_s: every merged token once, with a row behind the base rows; nothing left to fuse."""
+        live = tokens.live.astype(np.int64)
+        # A merged token spans a fixed number of positions: within a run of one row, each begins a multiple of it later.
+        column = np.arange(live.shape[1])
+        new_run = np.ones_like(live, dtype=bool)
+        new_run[:, 1:] = live[:, 1:] != live[:, :-1]
+        run_start = np.maximum.accumulate(np.where(new_run, column, 0), axis=1)
+        kept = (tokens.base != PAD_ROW) & (
+            (live == NO_LIVE_ROW) | ((column - run_start) % self._merges.span(live) == 0)
+        )
+        rows = np.where(live == NO_LIVE_ROW, tokens.base, self.rows.num_base_rows + live - 1)
+        order = np.argsort(~kept, axis=1, kind="stable")
+        moved = np.take_along_axis(np.where(kept, rows, PAD_ROW), order, axis=1)[
+            :, : max(1, int(kept.sum(axis=1).max()))
+        ]
+        return AnchorTokens(
+            base=moved.astype(np.int32), live=np.zeros_like(moved, dtype=np.int32), num_truncated=tokens.num_truncated
+        )
+
     def base_ids(self, field: str) -> list[int]:
         """A_s of one field: ids of the base tokenizer."""
         ids: list[int] = self._base.encode(field, add_special_tokens=False).ids

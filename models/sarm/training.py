@@ -71,7 +71,7 @@ class TrainingSARM(nn.Module):
         keys = torch.where(batch.history_mask, batch.history, -1)
         histories, of_row = torch.unique(keys, dim=0, return_inverse=True)
         mask = histories >= 0
-        interest = self.sarm.user_interest(bank.read_cls(histories.clamp(min=0)), mask)
+        interest = self.sarm.user_interest(bank.read_part(histories.clamp(min=0), self.sarm.history_part), mask)
         return None if interest is None else F.embedding(of_row, interest)
 
 

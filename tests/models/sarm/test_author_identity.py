@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from models.sarm.author_identity import AuthorIdentity
+from models.sarm.author_identity import AuthorIdentity, AuthorMean
 from tests.models.worlds import scatter_parameters
 
 
@@ -32,3 +32,10 @@ def test_two_authors_with_one_anchor_differ_by_their_identity() -> None:
     states = torch.randn(1, 5, 4).expand(2, -1, -1)
     first, second = layer(torch.randn(2, 3), states, torch.ones(2, 5, dtype=torch.bool))
     assert not torch.allclose(first, second)
+
+
+def test_the_mean_is_of_the_real_tokens_and_blind_to_the_author() -> None:
+    states = torch.tensor([[[2.0, 0.0], [4.0, 6.0], [100.0, 100.0]]])
+    mask = torch.tensor([[True, True, False]])
+    for identity in (torch.zeros(1, 3), torch.ones(1, 3)):
+        torch.testing.assert_close(AuthorMean()(identity, states, mask), torch.tensor([[3.0, 3.0]]))

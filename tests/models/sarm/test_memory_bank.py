@@ -23,7 +23,7 @@ def test_what_was_written_is_read_detached_and_in_any_shape() -> None:
     read = bank.read(torch.tensor([[1, 3], [3, 2]]))
     assert read.shape == (2, 2, 2, 2) and not read.requires_grad
     assert torch.equal(read[0, 0], vectors[1].detach())
-    assert torch.equal(bank.read_cls(torch.tensor([3])), vectors[:1, 0].detach())
+    assert torch.equal(bank.read_part(torch.tensor([3]), 0), vectors[:1, 0].detach())
     assert bank.written_step.tolist() == [NEVER, 7, NEVER, 7]
 
 

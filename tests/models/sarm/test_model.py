@@ -13,7 +13,9 @@ from models.batch import RankingBatch
 from models.embeddings import param_groups
 from models.ranker import Ranker
 from models.sarm.anchor_tokens import AnchorTokens, TokenRows
+from models.sarm.memory_bank import MemoryBank
 from models.sarm.model import SARM, SARMConfig
+from models.sarm.training import TrainingSARM
 from tests.models.worlds import NUM_AUTHORS, RANKER, ROWS, SARM_CONFIG, batch, sarm, tokens
 
 
@@ -162,6 +164,9 @@ def test_id_tables_are_the_only_members_of_their_group() -> None:
         {"representations": ("tar", "cls")},
         {"encode_budget": 0},
         {"aux_weight": -1.0},
+        {"tokens": "none"},
+        {"tar": "max"},
+        {"interest_reads": "uin"},
         {"ranker": dataclasses.replace(RANKER, extra_author_dim=1)},
     ],
 )
@@ -180,3 +185,28 @@ def test_it_is_a_pretrained_model_of_the_hub(tmp_path: Path) -> None:
         assert torch.equal(again.state_dict()[name], tensor), name
     with pytest.raises(ValueError, match="class 'SARM', wanted 'Ranker'"):
         Ranker.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize(("reads", "part"), [("cls", 0), ("tar", 1)])
+def test_user_interest_reads_the_vector_of_the_config(reads: str, part: int) -> None:
+    """In a training step too: changing the other vector of the bank changes nothing."""
+    model = sarm(dataclasses.replace(SARM_CONFIG, interest_reads=reads))
+    assert model.history_part == part
+    step, rows = TrainingSARM(model, *tokens().tensors()), batch(16)
+    losses = []
+    for changed in (None, part, 1 - part):
+        bank = MemoryBank(NUM_AUTHORS, SARM_CONFIG.width)
+        bank.vectors = torch.randn(bank.vectors.shape, generator=torch.Generator().manual_seed(0))
+        if changed is not None:
+            bank.vectors[:, changed] += 1.0
+        losses.append(float(step(rows, bank).loss.detach()))
+    assert losses[2] == losses[0] != losses[1]
+
+
+def test_tar_may_be_the_mean_of_the_states() -> None:
+    model = sarm(dataclasses.replace(SARM_CONFIG, tar="mean")).eval()
+    base, live = tokens().tensors()
+    authors = torch.arange(NUM_AUTHORS + 1)
+    _, tar = model.encode_authors(authors, base, live)
+    states, mask = model.encoder(base, live)
+    torch.testing.assert_close(tar, (states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True))

@@ -189,3 +189,25 @@ def test_live_text_of_a_row_that_is_not_there_is_refused() -> None:
 def test_impossible_settings_are_refused(change: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="wanted min_frequency"):
         TokenizerConfig(**change)
+
+
+@given(st.lists(FIELDS, min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_live_only_is_the_sequence_of_merged_tokens(anchors: list[list[str]]) -> None:
+    """Against live_ids, field by field: each merged token once, behind the base rows."""
+    tokenizer = new()
+    full = tokenizer.encode(anchors)
+    merged = tokenizer.live_only(full)
+    first_live = tokenizer.rows.num_base_rows
+    for row, fields in enumerate(anchors):
+        wanted = [1]
+        for field in fields:
+            for symbol in tokenizer.live_ids(field):
+                live = symbol - tokenizer.base_vocabulary
+                wanted.append(first_live + live if live >= 0 else int(tokenizer._row_of_base[symbol]))
+        if len(wanted) > merged.base.shape[1] or full.lengths[row] == CONFIG.max_tokens:
+            continue  # cut: the merged sequence is that of the tokens that are left
+        assert merged.base[row, : len(wanted)].tolist() == wanted
+        assert (merged.base[row, len(wanted) :] == 0).all()
+    assert not merged.live.any() and merged.base.max() < tokenizer.live_rows.num_base_rows
+    assert tokenizer.live_rows.num_live_rows == 1
