@@ -1,6 +1,6 @@
 """Content features of two-stage variants: one fixed table by author row, moved forward day by day as anchors are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +14,6 @@ from pipelines.storage import Storage
 
 READS = {"tags": "codes", "sids": "codes", "mllm_target": "target", "mllm_history": "history"}
 """Kind of a two-stage variant -> what `models.two_stage` reads."""
-_SEMANTIC_IDS = ResidualConfig()
 
 
 class Content(Protocol):
@@ -91,19 +90,19 @@ class Embeddings:
 class SemanticIds:
     """Residual k-means codes of the embeddings (LARM), learnt from those in force when training ended."""
 
-    def __init__(self, storage: Storage, catalog: Catalog, days: Sequence[str]) -> None:
+    def __init__(self, storage: Storage, catalog: Catalog, days: Sequence[str], sizes: ResidualConfig) -> None:
         learnt_from = Embeddings(storage, catalog, days).advance(before=days[-1]).table
         self._embeddings = Embeddings(storage, catalog, days)
-        self._quantizer = ResidualQuantizer.fit(learnt_from[_present(learnt_from)], _SEMANTIC_IDS)
-        self.num_codes = 1 + _SEMANTIC_IDS.levels * _SEMANTIC_IDS.clusters
-        self.table = torch.zeros(len(learnt_from), _SEMANTIC_IDS.levels, dtype=torch.int64)
+        self._quantizer = ResidualQuantizer.fit(learnt_from[_present(learnt_from)], sizes)
+        self._first_of_level = 1 + torch.arange(sizes.levels) * sizes.clusters
+        self.num_codes = 1 + sizes.levels * sizes.clusters
+        self.table = torch.zeros(len(learnt_from), sizes.levels, dtype=torch.int64)
 
     def advance(self, before: str) -> "SemanticIds":
         """Takes in the anchors of all days before `before`; every level has codes of its own."""
         embeddings = self._embeddings.advance(before).table
         present = _present(embeddings)
-        first_of_level = 1 + torch.arange(_SEMANTIC_IDS.levels) * _SEMANTIC_IDS.clusters
-        self.table[present] = self._quantizer.codes(embeddings[present]) + first_of_level
+        self.table[present] = self._quantizer.codes(embeddings[present]) + self._first_of_level
         return self
 
 
@@ -111,14 +110,12 @@ def _present(embeddings: Tensor) -> Tensor:
     return (embeddings != 0).any(dim=1)
 
 
-_OPENS: dict[str, Callable[[Storage, Catalog, Sequence[str]], Content]] = {
-    "tags": Tags,
-    "sids": SemanticIds,
-    "mllm_target": Embeddings,
-    "mllm_history": Embeddings,
-}
-
-
-def open_content(kind: str, storage: Storage, catalog: Catalog, days: Sequence[str]) -> Content:
+def open_content(
+    kind: str, storage: Storage, catalog: Catalog, days: Sequence[str], semantic_ids: ResidualConfig
+) -> Content:
     """The content feature of a two-stage variant, for training on `days`."""
-    return _OPENS[kind](storage, catalog, days)
+    if kind == "tags":
+        return Tags(storage, catalog, days)
+    if kind == "sids":
+        return SemanticIds(storage, catalog, days, semantic_ids)
+    return Embeddings(storage, catalog, days)

@@ -232,7 +232,7 @@ def run_trial(settings: "Settings", kind: str) -> dict[str, Any]:
         anchors = AnchorTable(storage, catalog, tokenizer, tokens=model.config.tokens).advance(before=day)
         bank = model.encode_bank(anchors.tokens)
     elif kind in READS:
-        content = open_content(kind, storage, catalog, plan.days).advance(before=day).table
+        content = open_content(kind, storage, catalog, plan.days, plan.semantic_ids).advance(before=day).table
     scores = published.score(model, catalog, columns, bank=bank, content=content)
     of_model = {"model": scores}
     oracle = None

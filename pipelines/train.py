@@ -81,6 +81,8 @@ class TrainConfig:
     """Workers."""
     model: dict[str, Any] = field(default_factory=dict)
     """Keys of SARMConfig in models/sarm/model.py; its `ranker` is the Base ranker too."""
+    semantic_ids: dict[str, Any] = field(default_factory=dict)
+    """Keys of ResidualConfig in models/quantize.py, for the two-stage variant `sids` of studies."""
 
     def __post_init__(self) -> None:
         unknown = [v for v in self.variants if v not in KINDS]
@@ -142,6 +144,7 @@ def make_plan(
     settings: "Settings", storage: Storage, artifacts: Artifacts, variant: str
 ) -> tuple["TrainingPlan", dict[str, str]]:
     """What a variant's run does, and fingerprints of all that it depends on."""
+    from models.quantize import ResidualConfig
     from pipelines.train_loop import TrainingPlan
 
     config = settings.train
@@ -150,6 +153,7 @@ def make_plan(
         variant=variant,
         seed=settings.seed,
         model=sarm_config(config),
+        semantic_ids=build(ResidualConfig, config.semantic_ids, "config.train.semantic_ids"),
         days=tuple(days),
         rows=tuple(storage.dataset("examples", day).count_rows() for day in days),
         catalog_until=storage.days("examples")[-1],

@@ -21,6 +21,7 @@ from models.batch import RankingBatch
 from models.catalog import Catalog
 from models.embeddings import param_groups
 from models.losses import multi_task_bce
+from models.quantize import ResidualConfig
 from models.ranker import Ranker
 from models.sarm.memory_bank import MemoryBank
 from models.sarm.model import SARM, SARMConfig
@@ -52,6 +53,8 @@ class TrainingPlan:
     seed: int
     model: SARMConfig
     """For "base" its ranker alone counts, for two-stage variants its ranker and width."""
+    semantic_ids: ResidualConfig
+    """Sizes of the codes of the variant "sids"."""
     days: tuple[str, ...]
     """Days to train on, oldest first."""
     rows: tuple[int, ...]
@@ -276,7 +279,9 @@ def train(
     torch.manual_seed(plan.seed)
     catalog, categories = build_catalog(storage, plan.catalog_until)
     anchors = None if tokenizer is None else AnchorTable(storage, catalog, tokenizer, tokens=plan.model.tokens)
-    content = open_content(plan.variant, storage, catalog, plan.days) if plan.variant in READS else None
+    content = (
+        open_content(plan.variant, storage, catalog, plan.days, plan.semantic_ids) if plan.variant in READS else None
+    )
     loop = _make_loop(plan, catalog, anchors, content, place, say)
     if resume is not None:
         loop.restore(resume)

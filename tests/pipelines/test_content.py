@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from models.catalog import Catalog
+from models.quantize import ResidualConfig
 from pipelines import contract
 from pipelines.content import Embeddings, SemanticIds, Tags
 from pipelines.contract import ContractError
@@ -89,7 +90,7 @@ def test_semantic_ids_are_equal_for_equal_embeddings_and_levels_have_their_own(t
     vectors[2] = vectors[1]
     _embed(storage, "2026-01-01", vectors)
     _embed(storage, "2026-01-02", {3: vectors[4]})
-    codes = SemanticIds(storage, _catalog([*ids, 500]), ["2026-01-02"])
+    codes = SemanticIds(storage, _catalog([*ids, 500]), ["2026-01-02"], ResidualConfig())
     table = codes.advance(before="2026-01-02").table.clone()
     assert codes.num_codes == 1 + 3 * 64 and table.shape == (102, 3)
     assert table[0].tolist() == table[101].tolist() == [0, 0, 0]

@@ -30,7 +30,8 @@ def _settings(root: Path, tiny_store: Path, **changes: Any) -> Settings:
     settings = tiny_settings(root)
     config = StudyConfig(name="tiny", seeds=2, variants=VARIANTS, paper={"sarm": {"click": [0.24, 0.32]}})
     vocabulary = replace(settings.vocabulary, base_tokenizer=str(tiny_store / "tokenizer.json"))
-    return replace(settings, study=replace(config, **changes), vocabulary=vocabulary)
+    train = replace(settings.train, semantic_ids={"levels": 2, "clusters": 8})
+    return replace(settings, study=replace(config, **changes), vocabulary=vocabulary, train=train)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_a_study_wants_its_reference_and_known_keys(tmp_path: Path, tiny_store: 
     with pytest.raises(ConfigError, match="study.variants.sarm: unknown key"):
         study.run(_settings(tmp_path, tiny_store, variants={"base": {"kind": "base"}, "sarm": {"modle": {}}}))
     with pytest.raises(ConfigError, match="unknown variant"):
-        study.run(_settings(tmp_path, tiny_store, paper={"tags": {}}))
+        study.run(_settings(tmp_path, tiny_store, paper={"other": {}}))
     with pytest.raises(ValueError, match="kind"):
         study.Variant(kind="other")
     with pytest.raises(ValueError, match="data"):
