@@ -27,6 +27,7 @@ JOBS = {
     "serve": "answer ranking requests over HTTP",
     "daily": "anchors to publish for the newest day",
     "movielens": "MovieLens ratings as tables, for studies on real interactions",
+    "kuailive": "a downloaded KuaiLive or KuaiLive-M3 as tables",
     "embed": "frozen embeddings of the anchors, for two-stage variants",
     "study": "variants x seeds: a table of a paper, with intervals",
     "demo": "everything, over the simulated platform",

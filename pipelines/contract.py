@@ -27,6 +27,7 @@ REASONS = (
     "bad_chat",
     "bad_transcript",
     "bad_row",
+    "not_on_air",
     "engine_error",
     "invalid_json",
     "truncated_answer",

@@ -10,6 +10,7 @@ from pipelines.embed import EmbedConfig
 from pipelines.evaluate import EvaluateConfig
 from pipelines.examples import ExamplesConfig
 from pipelines.ingest import IngestConfig
+from pipelines.kuailive import KuaiLiveConfig
 from pipelines.movielens import MovieLensConfig
 from pipelines.publish import PublishConfig
 from pipelines.serve import ServeConfig
@@ -55,6 +56,8 @@ class Settings:
     """The bank snapshot."""
     serve: ServeConfig = field(default_factory=ServeConfig)
     """Where and how the deployments are reached."""
+    kuailive: KuaiLiveConfig = field(default_factory=KuaiLiveConfig)
+    """A downloaded KuaiLive or KuaiLive-M3 to tables."""
     movielens: MovieLensConfig = field(default_factory=MovieLensConfig)
     """MovieLens ratings to tables."""
     embed: EmbedConfig = field(default_factory=EmbedConfig)
