@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install lint test demo bench distil lock clean
+.PHONY: help install lint test demo bench distil readme lock clean
 
 ifeq ($(filter $(EXTRA),cpu gpu),)
 $(error EXTRA=$(EXTRA) is unknown: it is cpu or gpu)
@@ -43,6 +43,9 @@ bench: $(STAMP) ## the benchmarks
 
 distil: $(STAMP) ## train the small Qwen-VL of the demo again
 	$(BIN)/python -m pipelines distil --config pipelines/configs/distil.yaml
+
+readme: $(STAMP) ## put the tables of docs/studies into README.md
+	$(BIN)/python docs/studies/quote.py
 
 lock: $(STAMP) ## resolve requirements/cpu.txt and gpu.txt anew from pyproject.toml
 	$(BIN)/python requirements/lock.py
