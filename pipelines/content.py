@@ -67,9 +67,7 @@ class Embeddings:
             raise ContractError(f"table anchor_embeddings: wanted day {missing[0]}, got none; run the job embed first")
         self._storage, self._catalog = storage, catalog
         self._read: list[str] = []
-        first = storage.days("anchor_embeddings")[0]
-        width = len(storage.read("anchor_embeddings", first, ["embedding"])["embedding"][0])
-        self.table = torch.zeros(catalog.num_authors + 1, width)
+        self.table = torch.zeros(catalog.num_authors + 1, _width(storage))
 
     def advance(self, before: str) -> "Embeddings":
         """Takes in the anchors of all days before `before` that were not read yet."""
@@ -82,7 +80,7 @@ class Embeddings:
     def _place(self, day: str) -> None:
         made = self._storage.read("anchor_embeddings", day, ["author_id", "embedding"])
         rows = self._catalog.author_rows(made["author_id"].to_numpy())
-        vectors = made["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
+        vectors = made["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), self.table.shape[1])
         known = rows > 0
         self.table[torch.from_numpy(rows[known])] = torch.from_numpy(vectors[known])
 
@@ -104,6 +102,15 @@ class SemanticIds:
         present = _present(embeddings)
         self.table[present] = self._quantizer.codes(embeddings[present]) + self._first_of_level
         return self
+
+
+def _width(storage: Storage) -> int:
+    """E, from the first row of the table. Raises ContractError where it has none."""
+    for day in storage.days("anchor_embeddings"):
+        first = storage.read("anchor_embeddings", day, ["embedding"])["embedding"]
+        if len(first):
+            return len(first[0])
+    raise ContractError("table anchor_embeddings: wanted at least one row, got none; run the job embed first")
 
 
 def _present(embeddings: Tensor) -> Tensor:

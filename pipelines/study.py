@@ -143,7 +143,7 @@ def _make_world(settings: "Settings") -> None:
 
 def _trial_of(settings: "Settings", variant: Variant) -> tuple["Settings", str, str]:
     """Settings and kind of a trial, and the digest of all that it depends on."""
-    trial = replace(settings, train=replace(settings.train, model=_merged(settings.train.model, variant.model)))
+    trial = replace(settings, train=replace(settings.train, model=merged(settings.train.model, variant.model)))
     storage = Storage.open(trial.storage.root)
     plan, made_from = make_plan(trial, storage, Artifacts(storage), variant.kind)
     day = evaluate.day_of(trial.evaluate, storage)
@@ -152,14 +152,13 @@ def _trial_of(settings: "Settings", variant: Variant) -> tuple["Settings", str, 
     return trial, variant.kind, digest([made_from, *measured])
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` on top of `base`, section by section."""
-    merged = dict(base)
+    result = dict(base)
     for key, value in over.items():
-        inner = merged.get(key)
-        both = isinstance(value, Mapping) and isinstance(inner, Mapping)
-        merged[key] = _merged(inner, value) if both else value  # type: ignore[arg-type]
-    return merged
+        inner = result.get(key)
+        result[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return result
 
 
 def _run_missing(

@@ -81,6 +81,9 @@ def test_days_without_embeddings_are_named(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "tables" / "anchor_embeddings")
     with pytest.raises(ContractError, match="anchor_embeddings: wanted day 2026-01-01.*job embed"):
         Embeddings(storage, _catalog([5]), ["2026-01-02"])
+    _embed(storage, "2026-01-01", {})
+    with pytest.raises(ContractError, match="at least one row"):
+        Embeddings(storage, _catalog([5]), ["2026-01-02"])
 
 
 def test_semantic_ids_are_equal_for_equal_embeddings_and_levels_have_their_own(tmp_path: Path) -> None:

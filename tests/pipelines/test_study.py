@@ -12,6 +12,7 @@ from pipelines.config import ConfigError, build, read_yaml
 from pipelines.contract import TASKS_COLUMNS
 from pipelines.settings import Settings
 from pipelines.study import StudyConfig
+from pipelines.train import sarm_config
 from tests.pipelines.conftest import tiny_settings
 
 VARIANTS = {
@@ -136,3 +137,6 @@ def test_the_shipped_studies_can_be_read(file: Path) -> None:
     settings = build(Settings, read_yaml(file))
     rows = settings.study.rows()
     assert settings.study.name == file.stem and settings.run_dir == f"runs/studies/{file.stem}" and len(rows) > 1
+    for variant in rows.values():
+        trial = replace(settings.train, model=study.merged(settings.train.model, variant.model))
+        assert sarm_config(trial).width == 64
