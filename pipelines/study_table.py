@@ -65,10 +65,10 @@ def _rows(
                 continue
             values = 100 * np.array([record["metrics"][task][metric] for record in mine])
             others = 100 * np.array([record["metrics"][task][metric] for record in reference])
-            low, high = paired_interval(values, others)
-            row = {"variant": name, "label": label, "task": task, "metric": metric, "mean": float(values.mean())}
-            row |= {"delta": float((values - others).mean()), "ci_low": low, "ci_high": high}
-            rows.append(row | {"paper_delta": _paper(config, name, task, metric), "seeds": values.tolist()})
+            row: dict[str, Any] = {"variant": name, "label": label, "task": task, "metric": metric}
+            row |= _compared(values, others)
+            row |= {"paper_delta": _paper(config, name, task, metric), "seeds": [_finite(v) for v in values]}
+            rows.append(row)
     return rows
 
 
@@ -87,11 +87,24 @@ def _exposure(
             mine = [
                 (100 * m["buckets"][i]["model"][metric], 100 * r["buckets"][i]["model"][metric]) for m, r, i in pairs
             ]
-            values, others = np.array(mine).T
-            low, high = paired_interval(values, others)
-            row = {"variant": name, "from": bucket[0], "to": bucket[1], "metric": metric, "mean": float(values.mean())}
-            rows.append(row | {"delta": float((values - others).mean()), "ci_low": low, "ci_high": high})
+            row = {"variant": name, "from": bucket[0], "to": bucket[1], "metric": metric}
+            rows.append(row | _compared(*np.array(mine).T))
     return rows
+
+
+def _compared(values: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> dict[str, float | None]:
+    """Mean, paired difference and its interval; None where a seed has no value (a task or bucket of one class)."""
+    low, high = paired_interval(values, others)
+    return {
+        "mean": _finite(values.mean()),
+        "delta": _finite((values - others).mean()),
+        "ci_low": None if low is None else _finite(low),
+        "ci_high": None if high is None else _finite(high),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _add_share_of_gap(rows: list[dict[str, Any]]) -> None:
@@ -99,7 +112,7 @@ def _add_share_of_gap(rows: list[dict[str, Any]]) -> None:
     whole = {(row["task"], row["metric"]): row["delta"] for row in rows if row["variant"] == ORACLE}
     for row in rows:
         gap = whole[row["task"], row["metric"]]
-        row["share_of_gap"] = row["delta"] / gap if gap else None
+        row["share_of_gap"] = row["delta"] / gap if gap and row["delta"] is not None else None
 
 
 def paired_interval(values: npt.ArrayLike, others: npt.ArrayLike) -> tuple[float | None, float | None]:
@@ -139,17 +152,35 @@ def markdown(table: Mapping[str, Any]) -> str:
     return "\n".join([f"{head} {how}", "", *lines])
 
 
+def exposure_markdown(table: Mapping[str, Any]) -> str:
+    """Click GAUC by the training impressions of the author (SARM, Fig. 6), in the form of `markdown`."""
+    rows = [row for row in table["exposure"] if row["metric"] == "gauc"]
+    buckets = list(dict.fromkeys((row["from"], row["to"]) for row in rows))
+    titles = [f"{low} and more" if high is None else f"{low} to {high - 1}" for low, high in buckets]
+    lines = ["| click GAUC, author shown | " + " | ".join(titles) + " |", "|" + "---|" * (1 + len(buckets))]
+    labels = dict.fromkeys((row["variant"], row["label"]) for row in table["rows"])
+    for name, label in labels:
+        mine = {(row["from"], row["to"]): row for row in rows if row["variant"] == name}
+        if mine:
+            cells = [_cell(mine[bucket], name == table["reference"]) for bucket in buckets]
+            lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _cell(row: Mapping[str, Any], is_reference: bool) -> str:
+    if row["mean"] is None or row["delta"] is None:
+        return "n/a"
     if is_reference:
         return f"{row['mean']:.2f}"
     interval = "" if row["ci_low"] is None else f" ({row['ci_low']:+.2f} to {row['ci_high']:+.2f})"
-    paper = "" if row["paper_delta"] is None else f" [{row['paper_delta']:+.2f}]"
+    paper = "" if row.get("paper_delta") is None else f" [{row['paper_delta']:+.2f}]"
     return f"{row['delta']:+.2f}{interval}{paper}"
 
 
 def write(folder: Path, table: Mapping[str, Any]) -> Path:
     """Writes table.json and table.md, each in one step; returns the path of the first."""
-    for name, text in (("table.md", markdown(table) + "\n"), ("table.json", json.dumps(table, indent=1) + "\n")):
+    whole = f"{markdown(table)}\n\n{exposure_markdown(table)}\n"
+    for name, text in (("table.md", whole), ("table.json", json.dumps(table, indent=1, allow_nan=False) + "\n")):
         unfinished = folder / f"{name}.tmp"
         unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, folder / name)

@@ -1,6 +1,7 @@
 """A study over two tiny worlds: trials, their cache, and the table that they make."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def test_every_variant_has_a_row_of_every_task_and_metric(done: Settings) -> Non
     wanted = {(v, t, m) for v in [*VARIANTS, "oracle"] for t in TASKS_COLUMNS for m in study_table.METRICS}
     assert found == wanted
     assert all(row["delta"] == 0 for row in table["rows"] if row["variant"] == "base")
-    assert (Path(done.run_dir) / "table.md").read_text().count("\n| ") == len(VARIANTS) + 2
+    rows_of_both = (Path(done.run_dir) / "table.md").read_text().count("\n| ")
+    assert rows_of_both == (1 + len(VARIANTS) + 1) + (1 + len(VARIANTS))  # the second one has no oracle
 
 
 def test_exposure_buckets_are_compared_too(done: Settings) -> None:
@@ -117,6 +119,22 @@ def test_an_interval_is_students() -> None:
         2 + 4.302653 / 3**0.5, abs=1e-5
     )
     assert study_table.paired_interval([1.0], [0.5]) == (None, None)
+
+
+def test_a_metric_that_a_seed_does_not_have_is_none_and_not_a_number() -> None:
+    config = StudyConfig(name="x", variants=VARIANTS)
+    rows = {"base": study.Variant(kind="base"), "sarm": study.Variant()}
+
+    def record(variant: str, seed: int, gift: float) -> dict[str, Any]:
+        metrics = {task: {"auc": 0.6, "gauc": 0.5 + 0.01 * seed} for task in TASKS_COLUMNS}
+        metrics["gift"] = {"auc": gift, "gauc": gift}
+        return {"variant": variant, "seed": seed, "day": "d", "seconds": 1.0, "metrics": metrics, "buckets": []}
+
+    records = [record(v, s, math.nan if s == 2 else 0.5) for v in rows for s in (1, 2)]
+    table = study_table.build(config, rows, [1, 2], records)
+    gift = [row for row in table["rows"] if row["task"] == "gift"]
+    assert all(row["mean"] is None and row["delta"] is None and row["seeds"] == [50.0, None] for row in gift)
+    assert "n/a" in study_table.markdown(table) and json.dumps(table, allow_nan=False)
 
 
 def test_a_study_wants_its_reference_and_known_keys(tmp_path: Path, tiny_store: Path) -> None:
