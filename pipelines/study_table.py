@@ -132,11 +132,14 @@ def _paper(config: "StudyConfig", name: str, task: str, metric: str) -> float | 
     return None if deltas is None else float(deltas[0 if metric == "auc" else 1])
 
 
-def markdown(table: Mapping[str, Any]) -> str:
-    """The table for people: a row a variant; a cell is the mean, or the delta with its interval and the paper's."""
+def markdown(table: Mapping[str, Any], tasks: Sequence[str] = TASKS_COLUMNS) -> str:
+    """The table for people: a row a variant; a cell is the mean, or the delta with its interval and the paper's.
+
+    AUC is shown of the first task alone; all of it is in the JSON.
+    """
     rows = table["rows"]
-    columns = [(t, m) for t in TASKS_COLUMNS for m in METRICS if any(r["task"] == t and r["metric"] == m for r in rows)]
-    columns = [(t, m) for t, m in columns if m != "auc" or t == TASKS_COLUMNS[0]]
+    columns = [(t, m) for t in tasks for m in METRICS if any(r["task"] == t and r["metric"] == m for r in rows)]
+    columns = [(t, m) for t, m in columns if m != "auc" or t == tasks[0]]
     lines = [
         "| variant | " + " | ".join(f"{task} {_TITLES[metric]}" for task, metric in columns) + " |",
         "|" + "---|" * (1 + len(columns)),

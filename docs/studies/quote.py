@@ -21,7 +21,7 @@ def quoted(readme: str) -> str:
 
     def table_of(match: re.Match[str]) -> str:
         file = ROOT / "docs" / "studies" / match[2] / "table.json"
-        return f"{match[1]}{study_table.markdown(json.loads(file.read_text()))}\n{match[3]}"
+        return f"{match[1]}{study_table.markdown(json.loads(file.read_text()), ['click'])}\n{match[3]}"
 
     return BLOCK.sub(table_of, readme)
 
