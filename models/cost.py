@@ -1,0 +1,170 @@
+"""What a ranker costs: parameters, and FLOPs per impression and per encoded author, by block.
+
+Counted by ``torch.utils.flop_counter`` while the model runs: matrix products, at two operations for a multiplication
+and its addition. Norms, activations, softmaxes and table lookups count as nothing. Forward only; the backward pass
+costs about twice as much again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.batch import RankingBatch
+from models.embeddings import IdTable
+from models.ranker import Ranker
+from models.sarm.anchor_tokens import AnchorTokens
+from models.sarm.model import SARM
+from models.two_stage import TwoStageRanker
+
+TOTAL = "total"
+"""Block of the last row."""
+_OPENED = ("ranker", "encoder")  # children of a model that are shown by their own children
+_OUTSIDE = "(outside blocks)"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockCost:
+    """One row of the table."""
+
+    block: str
+    """Name of the block in the model; the parts of the base ranker have the same names in every model."""
+    id_parameters: int
+    """Parameters in tables of ids, buckets and tokens, of which an impression or author reads a few rows."""
+    dense_parameters: int
+    """All others, which every impression or author goes through."""
+    flops_per_impression: float
+    """To score one impression whose author vectors are at hand; padded history items are computed, and count."""
+    flops_per_author: float
+    """To encode one author; 0 where nothing is encoded. Padding to the longest anchor of a chunk counts."""
+
+
+def cost_table(
+    model: Ranker | TwoStageRanker | SARM, batch: RankingBatch, content: AnchorTokens | Tensor | None = None
+) -> list[BlockCost]:
+    """One row for each block, in the order of the model, and the row TOTAL.
+
+    ``content`` is what the model reads beside the batch, by author row: nothing for ``Ranker``, codes or embeddings for
+    ``TwoStageRanker``, ``AnchorTokens`` for ``SARM``. FLOPs are means over the impressions of ``batch`` and over its
+    authors, each encoded once. [UIN], which impressions of one request may share, counts for each of them. The model is
+    left as it was. Raises ValueError for content of another kind.
+    """
+    authors = torch.unique(batch.author)
+    impressions, encoding = _passes(model, batch, authors, content)
+    training = model.training
+    model.eval()
+    try:
+        of_impressions, of_authors = _flops(model, impressions), _flops(model, encoding)
+    finally:
+        model.train(training)
+    ids, dense = _parameters(model)
+    rows = [
+        BlockCost(
+            block=block,
+            id_parameters=ids[block],
+            dense_parameters=dense[block],
+            flops_per_impression=of_impressions[block] / batch.size,
+            flops_per_author=of_authors[block] / len(authors),
+        )
+        for block in _blocks(model)
+        if ids[block] or dense[block] or of_impressions[block] or of_authors[block]
+    ]
+    return [*rows, _total(rows)]
+
+
+def markdown(rows: Sequence[BlockCost]) -> str:
+    """The rows as a Markdown table, FLOPs in whole numbers."""
+    head = ("block", "id parameters", "dense parameters", "FLOPs / impression", "FLOPs / author")
+    lines = [" | ".join(head), " | ".join(["---", *["--:"] * 4])]
+    for row in rows:
+        figures = (row.id_parameters, row.dense_parameters, row.flops_per_impression, row.flops_per_author)
+        lines.append(" | ".join([row.block, *(f"{figure:,.0f}" for figure in figures)]))
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def _passes(
+    model: Ranker | TwoStageRanker | SARM, batch: RankingBatch, authors: Tensor, content: AnchorTokens | Tensor | None
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """The two passes to count: over the impressions, and over the authors."""
+    if isinstance(model, SARM) and isinstance(content, AnchorTokens):
+        anchors = [t.to(authors.device) for t in content.select(authors.cpu().numpy()).tensors()]
+        history = batch.history_age_s.new_zeros(*batch.history.shape, model.config.width)
+        vector = history[:, 0]
+        return lambda: model(batch, vector, vector, history), lambda: model.encode_authors(authors, *anchors)
+    if isinstance(model, TwoStageRanker) and isinstance(content, Tensor):
+        return lambda: model(batch, content), lambda: None
+    if isinstance(model, Ranker) and content is None:
+        return lambda: model(batch), lambda: None
+    raise ValueError(
+        f"{type(model).__name__} got content of {type(content).__name__}; wanted AnchorTokens for SARM, a Tensor for "
+        "TwoStageRanker, None for Ranker"
+    )
+
+
+def _block(path: str) -> str | None:
+    """The block that a module or parameter belongs to; None for what holds blocks."""
+    first, _, below = path.partition(".")
+    if first not in _OPENED:
+        return first or None
+    name = below.partition(".")[0]
+    return (name if first == "ranker" else f"{first}.{name}") if name else None
+
+
+def _blocks(model: nn.Module) -> list[str]:
+    paths = [path for path, _ in (*model.named_modules(), *model.named_parameters())]
+    return [*dict.fromkeys(block for path in paths if (block := _block(path))), _OUTSIDE]
+
+
+def _parameters(model: nn.Module) -> tuple[Counter[str], Counter[str]]:
+    """Of id tables and of the rest, by block."""
+    of_tables = {id(p) for module in model.modules() if isinstance(module, IdTable) for p in module.parameters()}
+    ids: Counter[str] = Counter()
+    dense: Counter[str] = Counter()
+    for path, parameter in model.named_parameters():
+        (ids if id(parameter) in of_tables else dense)[_block(path) or _OUTSIDE] += parameter.numel()
+    return ids, dense
+
+
+def _flops(model: nn.Module, run: Callable[[], object]) -> Counter[str]:
+    """FLOPs of ``run`` by block."""
+    found: Counter[str] = Counter()
+    inside: list[str] = []
+    # The fused attention kernels of CPUs are unknown to the counter, which then counts nothing: take the plain one.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+
+        def enter(block: str) -> None:
+            found[block] -= counter.get_total_flops() if block not in inside else 0
+            inside.append(block)
+
+        def leave(block: str) -> None:
+            inside.remove(block)
+            found[block] += counter.get_total_flops() if block not in inside else 0
+
+        hooks = []
+        for path, module in model.named_modules():
+            if block := _block(path):
+                hooks.append(module.register_forward_pre_hook(lambda *_, block=block: enter(block)))
+                hooks.append(module.register_forward_hook(lambda *_, block=block: leave(block)))
+        try:
+            run()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        found[_OUTSIDE] = counter.get_total_flops() - found.total()
+    return found
+
+
+def _total(rows: Sequence[BlockCost]) -> BlockCost:
+    return BlockCost(
+        block=TOTAL,
+        id_parameters=sum(row.id_parameters for row in rows),
+        dense_parameters=sum(row.dense_parameters for row in rows),
+        flops_per_impression=sum(row.flops_per_impression for row in rows),
+        flops_per_author=sum(row.flops_per_author for row in rows),
+    )
