@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from models import TASKS
-from models.home import META_GROUPS, TASK_GROUPS, Experts, FeatureGates, HoME, HoMEConfig, MetaLayer, TaskLayer, mix
+from models.home import META_GROUPS, TASK_GROUPS, FeatureGates, HoME, HoMEConfig, MetaLayer, TaskLayer, mix
+from tests.models import reference
+from tests.models.reference import part, weights
 from tests.models.worlds import HOME, scatter_parameters
 
 
@@ -14,30 +16,28 @@ def test_feature_gates_start_at_one() -> None:
     torch.testing.assert_close(FeatureGates(3, 8, 2).gates(v), torch.ones(3, 5, 8))
 
 
-def test_a_feature_gate_by_the_published_formula() -> None:
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("per_group", [1, 2])
+def test_home_by_the_published_equations(per_group: int, training: bool) -> None:
+    """Feature gates (eq. 8 to 10), experts (4, 5), meta layer with self gates (6, 11), task layer (7), in this order."""
     torch.manual_seed(0)
-    gates = FeatureGates(2, 4, 2)
-    scatter_parameters(gates)
-    v = torch.randn(2, 3, 4)
-    for group in range(2):
-        wanted = torch.zeros(3, 4)
-        weight = torch.softmax(v[group] @ gates.mix[group], dim=-1)
-        for lora in range(2):
-            down, up = gates.down[group][:, 2 * lora : 2 * lora + 2], gates.up[group, lora]
-            wanted = wanted + weight[:, lora : lora + 1] * 2 * torch.sigmoid(v[group] @ (down @ up))
-        torch.testing.assert_close(gates.gates(v)[group], wanted)
-        torch.testing.assert_close(gates(v)[group], v[group] * wanted)
+    config = HoMEConfig(input_width=6, expert_dim=4, experts_per_group=per_group, tower_hidden=3)
+    home = HoME(5, config).double()
+    scatter_parameters(home)
+    home(torch.randn(9, 5).double())  # running statistics of their own, for evaluation
+    home.train(training)
+    w, features = weights(home), torch.randn(7, 5).double()
 
-
-def test_experts_are_swish_of_batch_norm_of_a_linear_map() -> None:
-    torch.manual_seed(0)
-    experts = Experts(2, 4, HOME)
-    x = torch.randn(2, 6, 4)
-    out = experts(x)
-    assert out.shape == (6, 2, HOME.experts_per_group, HOME.expert_dim)
-    hidden = x[1] @ experts.weight[1]
-    normed = (hidden - hidden.mean(dim=0)) / torch.sqrt(hidden.var(dim=0, unbiased=False) + 1e-5)
-    torch.testing.assert_close(out[:, 1].flatten(1), F.silu(normed))
+    v = np.array([reference.linear(x, w, "project") for x in features.numpy()])
+    gates = home.meta.feature_gates.gates(torch.from_numpy(v).expand(3, -1, -1)).detach().numpy()
+    for group in range(3):
+        wanted = np.array([reference.feature_gate(x, part(w, "meta.feature_gates"), group) for x in v])
+        np.testing.assert_allclose(gates[group], wanted)
+    z = reference.home_meta(v, part(w, "meta"), per_group, training)
+    for name, found in home.meta(torch.from_numpy(v)).items():
+        np.testing.assert_allclose(found.detach().numpy(), z[name], err_msg=name)
+    logits = reference.home_task(z, part(w, "task"), per_group, training)
+    np.testing.assert_allclose(home(features).detach().numpy(), logits)
 
 
 def test_mix_weighs_experts_in_the_order_of_their_groups() -> None:
@@ -78,29 +78,6 @@ def test_a_task_expert_is_seen_by_the_tasks_of_its_group(changed: str, seen_by: 
         layer.experts.weight[TASK_GROUPS.index(changed)] += 1.0
     moved = (before != layer(z)).any(dim=0)
     assert {task for task, is_moved in zip(TASKS, moved.tolist(), strict=True) if is_moved} == seen_by
-
-
-def test_watch_input_reaches_long_view_but_no_task_of_inter() -> None:
-    layer = TaskLayer(HOME).eval()
-    z = {group: torch.randn(4, HOME.expert_dim) for group in META_GROUPS}
-    moved = (layer(z) != layer(z | {"watch": z["watch"] + 1.0})).any(dim=0)
-    assert moved.tolist() == [task == "long_view" for task in TASKS]
-
-
-@pytest.mark.parametrize("per_group", [1, 2])
-def test_the_meta_output_is_the_gated_sum_plus_the_self_gated_own_experts(per_group: int) -> None:
-    torch.manual_seed(0)
-    layer = MetaLayer(HoMEConfig(input_width=4, expert_dim=2, experts_per_group=per_group, tower_hidden=2)).eval()
-    scatter_parameters(layer)
-    v = torch.randn(3, 4)
-    experts = layer.experts(layer.feature_gates(v.expand(3, -1, -1)))
-    inter, shared = experts[:, META_GROUPS.index("inter")], experts[:, META_GROUPS.index("shared")]
-    gate = torch.softmax(layer.gates["inter"](v), dim=-1)
-    own = layer.self_gates["inter"](v)
-    own = torch.sigmoid(own) if per_group == 1 else torch.softmax(own, dim=-1)
-    seen = torch.cat([shared, inter], dim=1)
-    wanted = torch.einsum("bn,bnd->bd", gate, seen) + torch.einsum("bn,bnd->bd", own, inter)
-    torch.testing.assert_close(layer(v)["inter"], wanted)
 
 
 def test_every_parameter_learns_once_the_gates_have_left_one() -> None:

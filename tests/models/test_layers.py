@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from models.layers import RMSNorm, SelfAttention, TransformerBlock, masked_mean, masked_softmax, rotary_turns, rotate
+from tests.models import reference
+from tests.models.reference import weights
 from tests.models.worlds import scatter_parameters
 
 
@@ -40,14 +43,21 @@ def test_rotary_turns_the_first_pair_by_its_position_in_radians() -> None:
     torch.testing.assert_close(turned[2, :2], torch.tensor([2.0]).cos().new_tensor([-0.41614684, 0.9092974]))
 
 
-def test_padding_does_not_reach_the_real_positions() -> None:
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_and_the_block_by_the_equations(heads: int) -> None:
+    """softmax(q k / sqrt(d)) v with rotary positions, in loops; norms before both branches, GELU between two layers."""
     torch.manual_seed(0)
-    block = TransformerBlock(8, 2, 2)
+    block = TransformerBlock(4, heads, 2)
     scatter_parameters(block)
-    x, mask = torch.randn(1, 5, 8), torch.tensor([[False, False, True, True, True]])
-    changed = x.clone()
-    changed[:, :2] = 100.0
-    torch.testing.assert_close(block(x, mask)[:, 2:], block(changed, mask)[:, 2:])
+    x, mask = torch.randn(2, 4, 4), torch.tensor([[True] * 4, [False, True, True, False]])
+    attended, out = block.attention(x, mask).detach(), block(x, mask).detach()
+    for row, readable in enumerate(mask.tolist()):
+        given = x[row].double().numpy()
+        wanted = reference.attention(given, readable, reference.part(weights(block), "attention"), heads)
+        np.testing.assert_allclose(attended[row], wanted, atol=1e-5)
+        np.testing.assert_allclose(
+            out[row], reference.transformer_block(given, readable, weights(block), heads), atol=1e-5
+        )
 
 
 def test_a_new_block_is_the_identity_and_every_weight_of_its_branches_can_leave_zero() -> None:

@@ -19,3 +19,13 @@ def test_each_task_has_its_own_mean_cross_entropy() -> None:
 def test_the_auxiliary_loss_by_hand() -> None:
     loss = auxiliary_bce(torch.tensor([1.0, -1.0]), torch.tensor([0.0, 0.0]))
     assert loss.item() == pytest.approx((math.log1p(math.e) + math.log1p(math.exp(-1.0))) / 2)
+
+
+def test_gradients_are_probability_less_label_over_the_batch() -> None:
+    logits = torch.tensor([[0.0, math.log(3.0)], [math.log(4.0), 0.0]], requires_grad=True)
+    labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    multi_task_bce(logits, labels).sum().backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([[-0.25, 0.375], [0.4, -0.25]]))
+    logit = torch.tensor([0.0, math.log(3.0)], requires_grad=True)
+    auxiliary_bce(logit, torch.tensor([1.0, 0.0])).backward()
+    torch.testing.assert_close(logit.grad, torch.tensor([-0.25, 0.375]))

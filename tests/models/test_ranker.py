@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from models.ranker import Ranker, RankerConfig, TargetAttention
+from models.embeddings import log2_bucket
+from models.ranker import CrossLayer, Ranker, RankerConfig, TargetAttention
 from tests.models.worlds import RANKER, batch, catalog, scatter_parameters
 
 
@@ -45,6 +46,34 @@ def test_target_attention_is_attention_with_linear_keys_and_values() -> None:
     wanted = torch.softmax(scores, dim=-1) @ attention.value(items[0])
     torch.testing.assert_close(attention(target, items, mask)[0], wanted)
     assert not attention(target, items, torch.tensor([[False, False]])).any()
+
+
+def test_a_cross_layer_by_hand() -> None:
+    """V x = 3 - 4; U V x + b = (-2, -3) + (0.5, -1); times x0 = (1, 2), plus x."""
+    layer = CrossLayer(2, 1)
+    with torch.no_grad():
+        layer.down.weight.copy_(torch.tensor([[1.0, -1.0]]))
+        layer.up.weight.copy_(torch.tensor([[2.0], [3.0]]))
+        layer.up.bias.copy_(torch.tensor([0.5, -1.0]))
+    assert layer(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])).tolist() == [[1.5, -4.0]]
+
+
+def test_rank_features_are_the_fields_and_two_products() -> None:
+    """Row 4 has one item in its history, which gets all the attention; row 5 has none. Without cross layers."""
+    model = ranker(dataclasses.replace(RANKER, cross_layers=0, extra_author_dim=3, extra_user_dim=2))
+    rows, extra = batch(6), torch.randn(6, 5)
+    found, w = model.rank_features(rows, extra), model.state_dict()
+    for row in (4, 5):
+        user, author = w["users.weight"][rows.user[row]], w["authors.weight"][rows.author[row]]
+        profile = torch.cat([w[f"profile.{i}.weight"][rows.user_profile[row, i]] for i in range(2)])
+        age, watch = (log2_bucket(v[row, -1], n) for v, n in ((rows.history_age_s, 24), (rows.history_watch_s, 16)))
+        item = w["authors.weight"][rows.history[row, -1]] + w["ages.weight"][age] + w["watches.weight"][watch]
+        interest = w["target_attention.value.weight"] @ item * rows.history_mask[row].sum()
+        context = [w["categories.weight"][rows.author_category[row]], w["hours.weight"][rows.hour[row]]]
+        rich_user = user + w["affinity.profile.weight"] @ profile + w["affinity.user.weight"] @ extra[row, 3:]
+        rich_author = author + w["affinity.author.weight"] @ extra[row, :3]
+        wanted = [user, author, interest, profile, *context, rich_user * rich_author, interest * rich_author]
+        torch.testing.assert_close(found[row], torch.cat(wanted))
 
 
 def test_extra_of_another_width_is_refused() -> None:

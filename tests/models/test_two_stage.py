@@ -74,8 +74,10 @@ def test_the_search_finds_what_is_like_the_target() -> None:
         torch.testing.assert_close(found[row], model.project.weight @ (weights @ items))
 
 
-def test_the_target_reads_the_target_alone() -> None:
+def test_the_target_is_read_projected_and_alone() -> None:
     model, rows, content = _model("target"), batch(12), _content("target")
+    wanted = torch.stack([model.project.weight @ content[author] for author in rows.author.tolist()])
+    torch.testing.assert_close(model._target(content, rows), wanted)
     changed = content.clone()
     others = [row for row in range(NUM_AUTHORS + 1) if row != int(rows.author[0])]
     changed[others] += 1.0

@@ -32,8 +32,13 @@ def text_of(**changes: Any) -> str:
     return json.dumps(ANCHOR | changes)
 
 
-def test_the_schema_is_a_valid_json_schema():
-    jsonschema.Draft202012Validator.check_schema(prompt.schema())
+def test_the_schema_asks_for_all_fields_in_order_within_their_limits():
+    made = prompt.schema()
+    jsonschema.Draft202012Validator.check_schema(made)
+    assert (made["required"], list(made["properties"])) == (list(FIELDS), list(FIELDS))
+    limits = {name: values["maxItems"] for name, values in made["properties"].items()}
+    assert (limits["point_of_interest"], limits["theme"], limits["topic"], limits["target_audience"]) == (3, 1, 2, 2)
+    assert {values["items"]["maxLength"] for values in made["properties"].values()} == {64}
 
 
 @given(anchors)

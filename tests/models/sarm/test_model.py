@@ -16,7 +16,8 @@ from models.sarm.anchor_tokens import AnchorTokens, TokenRows
 from models.sarm.memory_bank import MemoryBank
 from models.sarm.model import SARM, SARMConfig
 from models.sarm.training import TrainingSARM
-from tests.models.worlds import NUM_AUTHORS, RANKER, ROWS, SARM_CONFIG, batch, sarm, tokens
+from tests.models import reference
+from tests.models.worlds import NUM_AUTHORS, RANKER, ROWS, SARM_CONFIG, batch, catalog, sarm, tokens
 
 
 def read(bank: np.ndarray, rows: RankingBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,6 +104,27 @@ def test_the_head_reads_cls_tar_uin_then_rank_features_and_the_products_reach_th
     products = features[:, -2 * SARM_CONFIG.ranker.id_dim :]
     wanted = model.ranker.home(features) + products @ model.ranker.factorisation.weight.T
     torch.testing.assert_close(model(rows, cls, tar, history).logits, wanted)
+
+
+def test_the_auxiliary_head_is_an_mlp_of_cls_and_tar() -> None:
+    """Eq. 13: the only inputs are [CLS] and [TAR], in this order."""
+    model, rows = sarm(), batch(6)
+    cls, tar = torch.randn(6, 8), torch.randn(6, 8)
+    found = model(rows, cls, tar, torch.randn(6, 5, 8)).aux_logit.detach()
+    w = reference.weights(model.aux_head)
+    for row in range(6):
+        both = np.concatenate([cls[row], tar[row]]).astype(np.float64)
+        hidden = reference.silu(reference.linear(both, w, "0"))
+        np.testing.assert_allclose(found[row], reference.linear(hidden, w, "2")[0], atol=1e-5)
+
+
+def test_the_defaults_are_the_papers() -> None:
+    model = SARM(SARMConfig(), catalog().sizes, ROWS)
+    assert [block.attention.num_heads for block in model.encoder.blocks] == [1, 1, 1, 1]
+    assert list(model.encoder.fusions) == ["0", "1", "2", "3"]
+    assert (model.config.tokens, model.config.tar, model.config.interest_reads) == ("base", "attention", "cls")
+    assert model.config.representations == ("cls", "tar", "uin")
+    assert model.ranker.home.meta.feature_gates.num_loras == model.ranker.home.task.feature_gates.num_loras == 2
 
 
 def test_saved_and_loaded_models_score_alike(tmp_path: Path) -> None:

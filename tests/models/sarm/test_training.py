@@ -73,6 +73,21 @@ def test_authors_beyond_the_budget_are_read_from_the_bank() -> None:
         assert (module(rows, touched).loss != step.loss) == matters
 
 
+@pytest.mark.parametrize("budget", [None, 2])
+def test_no_gradient_passes_the_bank(budget: int | None) -> None:
+    """Eq. 8: author a alone has token 2 + a, which learns if the step encoded a, and else, in a history too, does not."""
+    base = torch.tensor([[1, 2 + author] for author in range(NUM_AUTHORS + 1)])
+    module = TrainingSARM(sarm(replace(SARM_CONFIG, encode_budget=budget)), base, torch.zeros_like(base))
+    rows = batch(12)
+    step = module(rows, filled_bank())
+    step.loss.backward()
+    gradient = module.sarm.encoder.tokens.weight.grad
+    assert gradient is not None
+    encoded, read = set(step.rows.tolist()), set(rows.author.tolist()) | set(rows.history[rows.history_mask].tolist())
+    assert len(read - encoded) >= 2
+    assert set(gradient[2:].any(dim=1).nonzero()[:, 0].tolist()) == encoded
+
+
 def test_the_history_is_always_read_from_the_bank() -> None:
     rows, bank = batch(24), filled_bank()
     module = trainer()

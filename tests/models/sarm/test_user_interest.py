@@ -1,23 +1,29 @@
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 
 from models.sarm.user_interest import UserInterest
+from tests.models import reference
 from tests.models.worlds import scatter_parameters
 
 
-def interest() -> UserInterest:
+def interest(heads: int = 1) -> UserInterest:
     torch.manual_seed(0)
-    made = UserInterest(4, num_layers=2, num_heads=1, ffn_mult=2)
+    made = UserInterest(4, num_layers=2, num_heads=heads, ffn_mult=2)
     scatter_parameters(made)
     return made
 
 
-def test_padding_and_its_content_do_not_count() -> None:
-    items = torch.randn(1, 3, 4)
-    padded = torch.cat([torch.full((1, 2, 4), 50.0), items], dim=1)
-    mask = torch.tensor([[False, False, True, True, True]])
-    torch.testing.assert_close(interest()(padded, mask), interest()(items, torch.ones(1, 3, dtype=torch.bool)))
+@pytest.mark.parametrize("heads", [1, 2])
+def test_the_published_equations(heads: int) -> None:
+    """Eq. 9, 10: a Transformer over the items that are there, then their mean."""
+    made, items = interest(heads), torch.randn(2, 5, 4)
+    found = made(items, torch.arange(5) >= torch.tensor([[0], [3]])).detach()
+    for row, first in enumerate((0, 3)):
+        wanted = reference.user_interest(items[row, first:].double().numpy(), reference.weights(made), 2, heads)
+        np.testing.assert_allclose(found[row], wanted, atol=1e-5)
 
 
 def test_an_empty_history_gives_zeros_and_a_finite_gradient() -> None:
@@ -26,8 +32,3 @@ def test_an_empty_history_gives_zeros_and_a_finite_gradient() -> None:
     out.sum().backward()
     assert out[0].tolist() == [0.0] * 4 and out[1].any()
     assert items.grad is not None and items.grad.isfinite().all()
-
-
-def test_the_order_of_the_history_counts() -> None:
-    items, mask = torch.randn(1, 3, 4), torch.ones(1, 3, dtype=torch.bool)
-    assert not torch.allclose(interest()(items, mask), interest()(items.flip(1), mask))

@@ -41,8 +41,14 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, Columns, Col
 
 
 def test_the_tables_keep_the_contract(day: tuple[Storage, Columns, Columns]):
+    sizes = {}
     for name in ("users", "impressions", "events", "oracle_impressions"):
-        contract.validate(day[0].read(name, DAY), name, DAY)
+        table = day[0].read(name, DAY)
+        assert contract.validate(table, name, DAY).equals(table), name
+        sizes[name] = table.num_rows
+    assert sizes["users"] == CONFIG.num_users
+    assert sizes["impressions"] == sizes["oracle_impressions"] < sizes["events"]
+    assert 0.8 * CONFIG.impressions_per_day < sizes["impressions"] < CONFIG.impressions_per_day, "ended lives drop out"
 
 
 def test_exposures_are_of_lives_on_air_at_that_moment(day: tuple[Storage, Columns, Columns]):

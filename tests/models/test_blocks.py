@@ -1,0 +1,137 @@
+"""Every block of the models: the shape that it promises, and its gradient against finite differences in float64.
+
+Parameters are away from their special initial values; what a block must compute is in the tests of its own module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from models.batch import RankingBatch
+from models.home import Experts, FeatureGates, HoME, HoMEConfig, MetaLayer
+from models.layers import FeedForward, RMSNorm, SelfAttention, TransformerBlock
+from models.ranker import Affinity, CrossLayer, Ranker, TargetAttention
+from models.sarm.anchor_encoder import AnchorEncoder
+from models.sarm.author_identity import AuthorIdentity, AuthorMean
+from models.sarm.gated_fusion import GatedFusion
+from models.sarm.memory_bank import MemoryBank
+from models.sarm.training import TrainingSARM
+from models.sarm.user_interest import UserInterest
+from models.two_stage import READS, TwoStageConfig, TwoStageRanker
+from tests.models.worlds import NUM_AUTHORS, RANKER, ROWS, SARM_CONFIG, batch, catalog, sarm, scatter_parameters, tokens
+
+B, L, D, V = 3, 5, 4, 6
+HOME = HoMEConfig(input_width=V, expert_dim=D, tower_hidden=2)
+WITH_EXTRA = replace(RANKER, extra_author_dim=3, extra_user_dim=2)
+MASK = torch.arange(L) >= torch.tensor([[0], [3], [4]])
+
+
+def real(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def double(rows: RankingBatch) -> RankingBatch:
+    return rows._replace(labels=rows.labels.double())
+
+
+BLOCKS: dict[str, Callable[[], tuple[nn.Module, list[Any], tuple[int, ...]]]] = {
+    "rms_norm": lambda: (RMSNorm(D), [real(B, L, D)], (B, L, D)),
+    "self_attention": lambda: (SelfAttention(D, 2), [real(B, L, D), MASK], (B, L, D)),
+    "feed_forward": lambda: (FeedForward(D, 5), [real(B, L, D)], (B, L, D)),
+    "transformer_block": lambda: (TransformerBlock(D, 1, 2), [real(B, L, D), MASK], (B, L, D)),
+    "feature_gates": lambda: (FeatureGates(2, V, 2), [real(2, B, V)], (2, B, V)),
+    "experts": lambda: (Experts(2, V, HOME), [real(2, B, V)], (B, 2, HOME.experts_per_group, D)),
+    "meta_layer": lambda: (_Groups(MetaLayer(HOME)), [real(B, V)], (B, 3 * D)),
+    "home": lambda: (HoME(7, HOME), [real(B, 7)], (B, 4)),
+    "target_attention": lambda: (TargetAttention(3, D), [real(B, 3), real(B, L, D), MASK], (B, D)),
+    "cross_layer": lambda: (CrossLayer(D, 2), [real(B, D), real(B, D)], (B, D)),
+    "affinity": lambda: (Affinity(WITH_EXTRA, 6), [real(B, 8), real(B, 8), real(B, 6), real(B, 5)], (B, 8)),
+    "ranker": lambda: (Ranker(WITH_EXTRA, catalog().sizes), [batch(B), real(B, 5)], (B, 4)),
+    "gated_fusion": lambda: (GatedFusion(D), [real(B, L, D), real(B, L, D), MASK], (B, L, D)),
+    "anchor_encoder": lambda: (AnchorEncoder(ROWS, D, 2, 2, (0, 1)), [*tokens().tensors()], (NUM_AUTHORS + 1, 8, D)),
+    "author_identity": lambda: (AuthorIdentity(3, D), [real(B, 3), real(B, L, D), MASK], (B, D)),
+    "author_mean": lambda: (AuthorMean(), [real(B, 3), real(B, L, D), MASK], (B, D)),
+    "user_interest": lambda: (UserInterest(D, 2, 2, 2), [real(B, L, D), MASK], (B, D)),
+    "sarm": lambda: (sarm(), [batch(B), real(B, 8), real(B, 8), real(B, 5, 8)], (B, 4)),
+    "aux_head": lambda: (_Aux(sarm()), [batch(B), real(B, 8), real(B, 8), real(B, 5, 8)], (B,)),
+    **{f"two_stage_{reads}": lambda reads=reads: _two_stage(reads) for reads in READS},
+    "sarm_step": lambda: _step(None),
+    "sarm_step_within_a_budget": lambda: _step(2),
+}
+
+
+class _Groups(nn.Module):
+    """All groups of a meta layer side by side."""
+
+    def __init__(self, layer: MetaLayer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, v: Tensor) -> Tensor:
+        return torch.cat(list(self.layer(v).values()), dim=-1)
+
+
+class _Aux(nn.Module):
+    """The auxiliary prediction of SARM alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Any) -> Tensor:
+        return self.model(*inputs).aux_logit
+
+
+def _two_stage(reads: str) -> tuple[nn.Module, list[Any], tuple[int, ...]]:
+    config = TwoStageConfig(reads=reads, num_codes=6, embedding_dim=3, width=4, ranker=RANKER)
+    content = torch.arange(2 * (NUM_AUTHORS + 1)).view(-1, 2) % 6 if reads == "codes" else real(NUM_AUTHORS + 1, 3)
+    return TwoStageRanker(config, catalog().sizes), [batch(B), content], (B, 4)
+
+
+def _step(budget: int | None) -> tuple[nn.Module, list[Any], tuple[int, ...]]:
+    bank = MemoryBank(NUM_AUTHORS, 8)
+    bank.vectors = real(*bank.vectors.shape)
+    model = sarm(replace(SARM_CONFIG, encode_budget=budget, aux_weight=0.5))
+    return TrainingSARM(model, *tokens().tensors()), [double(batch(8)), bank], ()
+
+
+def make(name: str) -> tuple[nn.Module, list[Any], tuple[int, ...]]:
+    torch.manual_seed(0)
+    module, inputs, shape = BLOCKS[name]()
+    scatter_parameters(module)
+    return module.double(), inputs, shape
+
+
+def first(out: Any) -> Tensor:
+    """The loss of a step, the first of several outputs."""
+    return out.loss if hasattr(out, "loss") else out if isinstance(out, Tensor) else out[0]
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_shape_is_the_promised_one(name: str) -> None:
+    module, inputs, shape = make(name)
+    assert first(module(*inputs)).shape == shape
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_gradient_is_that_of_finite_differences(name: str) -> None:
+    """With respect to every parameter and every real input. Batch normalisation is in training mode."""
+    module, inputs, _ = make(name)
+    names = [key for key, _ in module.named_parameters()]
+    free = [index for index, value in enumerate(inputs) if isinstance(value, Tensor) and value.is_floating_point()]
+    start = [module.get_parameter(key).detach() for key in names] + [inputs[index] for index in free]
+
+    def call(*values: Tensor) -> Tensor:
+        given = list(inputs)
+        for index, value in zip(free, values[len(names) :], strict=True):
+            given[index] = value
+        return first(functional_call(module, dict(zip(names, values, strict=False)), tuple(given)))
+
+    assert torch.autograd.gradcheck(call, [value.clone().requires_grad_() for value in start], fast_mode=True)
