@@ -19,7 +19,7 @@ def test_feature_gates_start_at_one() -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("per_group", [1, 2])
 def test_home_by_the_published_equations(per_group: int, training: bool) -> None:
-    """Feature gates (eq. 8 to 10), experts (4, 5), meta layer with self gates (6, 11), task layer (7), in this order."""
+    """Feature gates (eq. 8 to 10), then experts (4, 5), meta layer and self gates (6, 11), then the task layer (7)."""
     torch.manual_seed(0)
     config = HoMEConfig(input_width=6, expert_dim=4, experts_per_group=per_group, tower_hidden=3)
     home = HoME(5, config).double()

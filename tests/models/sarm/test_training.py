@@ -75,7 +75,7 @@ def test_authors_beyond_the_budget_are_read_from_the_bank() -> None:
 
 @pytest.mark.parametrize("budget", [None, 2])
 def test_no_gradient_passes_the_bank(budget: int | None) -> None:
-    """Eq. 8: author a alone has token 2 + a, which learns if the step encoded a, and else, in a history too, does not."""
+    """Eq. 8: only author a has token 2 + a. It learns where the step encoded a, and not where the bank was read."""
     base = torch.tensor([[1, 2 + author] for author in range(NUM_AUTHORS + 1)])
     module = TrainingSARM(sarm(replace(SARM_CONFIG, encode_budget=budget)), base, torch.zeros_like(base))
     rows = batch(12)
