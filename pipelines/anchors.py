@@ -9,7 +9,7 @@ Run: python -m pipelines anchors --config pipelines/configs/demo.yaml
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,34 +57,65 @@ class AnchorsConfig:
     read from pixels alone must then be wrong. Their answers land in `<run_dir>/anchors-swapped.parquet`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What there is to do in one store."""
+
+    storage: Storage
+    days: list[str]
+    """All days of the job, done or not."""
+    made_from: dict[str, dict[str, str]]
+    """What each day's anchors are made from."""
+    due: list[str]
+    """Days whose anchors are missing, or were made from something else."""
+
+    @classmethod
+    def of(cls, storage: Storage, config: AnchorsConfig, model: str) -> "Work":
+        """`model` is the checkpoint's fingerprint. Raises ContractError where there are no days."""
+        days = list(config.days) or storage.days("segments")
+        if not days:
+            raise contract.ContractError(
+                f"table segments: wanted at least one day below {storage.root}, got none; run ingest or world first"
+            )
+        made_from = {day: lineage(storage, day, config, model) for day in days}
+        due = [day for day in days if not storage.is_current("anchors", day, made_from[day])]
+        return cls(storage=storage, days=days, made_from=made_from, due=due)
+
+
 def run(settings: "Settings") -> dict[str, Any]:
     """Reads segments and authors, writes anchors and rejections, and reports {rows_in, anchors, rejections, ...}."""
+    metrics = write_stores(settings, [Storage.open(settings.storage.root)])
+    report_json.merge(settings.run_dir, "anchors", metrics)
+    return metrics
+
+
+def write_stores(settings: "Settings", stores: Sequence[Storage]) -> dict[str, Any]:
+    """`run` over the tables of several stores, with one start of the engine; its figures are those of all together."""
     config = settings.anchors
-    storage = Storage.open(settings.storage.root)
+    if config.swap_frames and len(stores) > 1:
+        raise ConfigError(f"anchors.swap_frames: wanted 0 with {len(stores)} stores, got {config.swap_frames}")
     model = model_fingerprint(config.model)
-    days = list(config.days) or storage.days("segments")
-    if not days:
-        raise contract.ContractError(
-            f"table segments: wanted at least one day below {storage.root}, got none; run ingest or world first"
-        )
-    made_from = {day: lineage(storage, day, config, model) for day in days}
-    due = [day for day in days if not storage.is_current("anchors", day, made_from[day])]
-    log.info("anchors | %d day(s), %d to do | model %s", len(days), len(due), config.model)
+    works = [Work.of(storage, config, model) for storage in stores]
+    due = [work for work in works if work.due]
+    log.info(
+        "anchors | %d day(s), %d to do | model %s",
+        sum(len(work.days) for work in works), sum(len(work.due) for work in due), config.model,
+    )  # fmt: skip
     started = time.perf_counter()
     rate = {"authors_per_s": None, "engine_start_s": None}
     if due:
         with connected(settings.cluster):
-            rate = _generate(storage, settings, due, made_from)
+            rate = _generate(settings, due)
     counts: Counter[str] = Counter()
-    for day in days:
-        counts["anchors"] += rows_of(storage, "anchors", day)
-        counts["rejections"] += rejections.of_stage(storage, day, STAGE).num_rows
-    counts["rows_in"] = sum(len(_authors(storage, day)) for day in days)
+    for work in works:
+        for day in work.days:
+            counts["anchors"] += rows_of(work.storage, "anchors", day)
+            counts["rejections"] += rejections.of_stage(work.storage, day, STAGE).num_rows
+            counts["rows_in"] += len(_authors(work.storage, day))
     if counts["rows_in"] != counts["anchors"] + counts["rejections"]:
         raise RuntimeError(f"anchors: rows in = anchors + rejections does not hold: {dict(counts)}")
-    metrics = {**counts, **rate, "days_done": len(due), "seconds": round(time.perf_counter() - started, 2)}
-    report_json.merge(settings.run_dir, "anchors", metrics)
-    return metrics
+    took = round(time.perf_counter() - started, 2)
+    return {**counts, **rate, "days_done": sum(len(work.due) for work in due), "seconds": took}
 
 
 def lineage(storage: Storage, day: str, config: AnchorsConfig, model: str) -> dict[str, str]:
@@ -120,59 +151,74 @@ def rows_of(storage: Storage, name: str, day: str) -> int:
     return commit.rows if commit else 0
 
 
-def _generate(
-    storage: Storage, settings: "Settings", due: list[str], made_from: dict[str, dict[str, str]]
-) -> dict[str, Any]:
+def _generate(settings: "Settings", works: Sequence[Work]) -> dict[str, Any]:
     """Asks the engine for all missing keys of the due days, then commits each day."""
     config = settings.anchors
-    staging = Staging(storage, f"anchors-{prompt.digest([made_from, config.swap_frames])}")
-    wanted = [(day, author, author) for day in due for author in _authors(storage, day)]
-    swapped = _swapped([key for key in wanted if key[0] == due[-1]], config.swap_frames, settings.seed)
+    asked = [(work, _wanted(work), _control(work, config.swap_frames, settings.seed)) for work in works]
+    staged = {
+        work.storage.url: Staging(work.storage, f"anchors-{prompt.digest([work.made_from, config.swap_frames])}")
+        for work in works
+    }
     rate: dict[str, Any] = {"authors_per_s": None, "engine_start_s": None}
     for attempt in (1, 2):
-        done = staging.keys()
-        missing = [key for key in [*wanted, *swapped] if key not in done]
-        if not missing:
+        blocks = []
+        for work, wanted, control in asked:
+            done = staged[work.storage.url].keys()
+            missing = [key for key in [*wanted, *control] if key not in done]
+            blocks += key_blocks(work.storage.url, missing, config.keys_per_block)
+        if not blocks:
             break
-        log.info("anchors | attempt %d | %d of %d to do", attempt, len(missing), len(wanted) + len(swapped))
-        rate = _stream(storage, settings, missing, staging.append)
-    done = staging.keys()
-    for day in due:
-        lost = [author for d, author, _ in wanted if d == day and (d, author, author) not in done]
-        _commit(storage, config, day, staging, lost, made_from[day])
-    if swapped:
-        control = staging.read(due[-1]).filter(pc.field("frames_of") != pc.field("author_id"))
-        Path(settings.run_dir).mkdir(parents=True, exist_ok=True)
-        pq.write_table(control, Path(settings.run_dir) / SWAPPED)
-    staging.remove()
+        total = sum(len(wanted) + len(control) for _, wanted, control in asked)
+        log.info("anchors | attempt %d | %d of %d to do", attempt, sum(b.num_rows for b in blocks), total)
+        rate = _stream(settings, blocks, staged)
+    for work, wanted, control in asked:
+        _commit_days(settings, work, staged[work.storage.url], wanted, bool(control))
     return rate
 
 
-def _swapped(keys: list[Key], count: int, seed: int) -> list[Key]:
-    """`count` authors of one day, each with the frames of the next one in a seeded order."""
-    chosen = [keys[i] for i in np.random.default_rng([seed, 8]).permutation(len(keys))[:count]]
-    return [(day, author, chosen[(i + 1) % len(chosen)][1]) for i, (day, author, _) in enumerate(chosen)]
+def _commit_days(settings: "Settings", work: Work, staging: Staging, wanted: list[Key], has_control: bool) -> None:
+    """Commits the due days of one store, writes the control's answers, and removes what was staged."""
+    done = staging.keys()
+    for day in work.due:
+        lost = [author for d, author, _ in wanted if d == day and (d, author, author) not in done]
+        _commit(work.storage, settings.anchors, day, staging, lost, work.made_from[day])
+    if has_control:
+        control = staging.read(work.due[-1]).filter(pc.field("frames_of") != pc.field("author_id"))
+        Path(settings.run_dir).mkdir(parents=True, exist_ok=True)
+        pq.write_table(control, Path(settings.run_dir) / SWAPPED)
+    staging.remove()
 
 
-def _stream(
-    storage: Storage, settings: "Settings", keys: list[Key], sink: Callable[[pa.Table], None]
-) -> dict[str, Any]:
-    """Sends keys through the engine and each finished batch to `sink`; logs rate and eta.
+def _wanted(work: Work) -> list[Key]:
+    """Every author of the due days, with their own frames."""
+    return [(day, author, author) for day in work.due for author in _authors(work.storage, day)]
+
+
+def _control(work: Work, count: int, seed: int) -> list[Key]:
+    """`count` authors of the newest due day, each with the frames of the next one in a seeded order."""
+    authors = _authors(work.storage, work.due[-1]) if count else []
+    chosen = [authors[i] for i in np.random.default_rng([seed, 8]).permutation(len(authors))[:count]]
+    return [(work.due[-1], author, chosen[(i + 1) % len(chosen)]) for i, author in enumerate(chosen)]
+
+
+def _stream(settings: "Settings", blocks: list[pa.Table], staged: Mapping[str, Staging]) -> dict[str, Any]:
+    """Sends keys through the engine and each finished batch to its store's staging; logs rate and eta.
 
     The rate leaves out the engine's start: it counts from the first batch that comes back.
     """
     config = settings.anchors
-    blocks = key_blocks(keys, config.keys_per_block)
+    total = sum(block.num_rows for block in blocks)
     started, first_at, first_rows, rows = time.perf_counter(), 0.0, 0, 0
-    for batch in engine.answers(storage.url, blocks, config.model, config.prompt, config.engine):
-        sink(batch)
+    for batch in engine.answers(blocks, config.model, config.prompt, config.engine):
+        for root in pc.unique(batch["root"]).to_pylist():
+            staged[root].append(batch.filter(pc.equal(batch["root"], root)))
         now, rows = time.perf_counter(), rows + batch.num_rows
         if not first_at:
             first_at, first_rows = now, rows
         rate = (rows - first_rows) / max(now - first_at, 1e-9)
         log.info(
             "anchors | %d/%d (%.0f %%) | %.1f authors/s | eta %.0f s",
-            rows, len(keys), 100 * rows / len(keys), rate, (len(keys) - rows) / max(rate, 1e-9) if rate else 0,
+            rows, total, 100 * rows / total, rate, (total - rows) / max(rate, 1e-9) if rate else 0,
         )  # fmt: skip
     steady = time.perf_counter() - first_at
     return {

@@ -1,4 +1,4 @@
-"""Ray Data and vLLM: rows of (day, author) in, answers out. Knows prompts and engines, nothing of tables to write.
+"""Ray Data and vLLM: rows of (store, day, author) in, answers out. Knows prompts and engines, no tables to write.
 
 Read (keys) -> gather (segments to messages) -> vLLM through ray.data.llm with one JSON schema -> one flat row a key.
 """
@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from pipelines import author_day, prompt
@@ -19,11 +18,13 @@ from pipelines.storage import Storage
 
 log = logging.getLogger(__name__)
 
-KEYS = pa.schema([("day", pa.string()), ("author_id", pa.int64()), ("frames_of", pa.int64())])
-"""One request: whose speech and comments, and whose frames (the same author's, except in a control experiment)."""
+KEYS = pa.schema([("root", pa.string()), ("day", pa.string()), ("author_id", pa.int64()), ("frames_of", pa.int64())])
+"""One request: the storage that holds the day (its `url`), whose speech and comments, and whose frames (the same
+author's, except in a control experiment)."""
 
 ANSWERS = pa.schema(
     [
+        ("root", pa.string()),
         ("day", pa.string()),
         ("author_id", pa.int64()),
         ("frames_of", pa.int64()),
@@ -74,28 +75,29 @@ class EngineConfig:
 class Gather:
     """Builds the messages of a batch of keys, reading only those authors' segments."""
 
-    def __init__(self, root: str, config: PromptConfig, engine: EngineConfig) -> None:
-        self._storage = Storage.open(root)
+    def __init__(self, config: PromptConfig, engine: EngineConfig) -> None:
         self._config = config
         self._max_tokens = engine.max_answer_tokens
 
     def __call__(self, keys: pa.Table) -> pa.Table:
         """KEYS -> KEYS plus the prompt's parts; authors without anything to read get a reason instead."""
+        here: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for key in keys.to_pylist():
+            here.setdefault((key["root"], key["day"]), []).append(key)
         rows = []
-        for day in pc.unique(keys["day"]).to_pylist():
-            here = keys.filter(pc.equal(keys["day"], day)).to_pylist()
-            wanted = pa.array(sorted({r["author_id"] for r in here} | {r["frames_of"] for r in here}), pa.int64())
-            days = self._read(day, wanted)
-            rows += [self._row(key, days) for key in here]
+        for (root, day), of_day in here.items():
+            wanted = pa.array(sorted({k["author_id"] for k in of_day} | {k["frames_of"] for k in of_day}), pa.int64())
+            days = self._read(Storage.open(root), day, wanted)
+            rows += [self._row(key, days) for key in of_day]
         return pa.Table.from_pylist(rows)
 
-    def _read(self, day: str, wanted: pa.Array) -> dict[int, author_day.AuthorDay]:
+    def _read(self, storage: Storage, day: str, wanted: pa.Array) -> dict[int, author_day.AuthorDay]:
         profiles: dict[int, str] = {}
         chosen = pads.field("author_id").isin(wanted)
-        for known in (d for d in self._storage.days("authors") if d <= day):
-            people = self._storage.read("authors", known, ["author_id", "profile"], chosen)
+        for known in (d for d in storage.days("authors") if d <= day):
+            people = storage.read("authors", known, ["author_id", "profile"], chosen)
             profiles.update(zip(people["author_id"].to_pylist(), people["profile"].to_pylist(), strict=True))
-        segments = self._storage.read("segments", day, where=chosen)
+        segments = storage.read("segments", day, where=chosen)
         return {
             author_id: author_day.gather(profiles.get(author_id, ""), rows, self._config)
             for author_id, rows in author_day.group(segments)
@@ -129,7 +131,7 @@ def _to_request(row: dict[str, Any]) -> dict[str, Any]:
     content = prompt.content(
         profile=row["profile"], frames=row["frames"], speech=row["speech"], comments=row["comments"]
     )
-    return {name: row[name] for name in ("day", "author_id", "frames_of", "bad_frames", "reason", "detail")} | {
+    return {name: row[name] for name in (*KEYS.names, "bad_frames", "reason", "detail")} | {
         "num_frames": len(row["frames"]),
         "num_comments": len(row["comments"]),
         "messages": [{"role": "user", "content": content}],
@@ -148,7 +150,7 @@ def _from_answer(row: dict[str, Any]) -> dict[str, Any]:
         "" if row.get("generated_text") is not None else "the engine said nothing"
     )
     return {
-        **{name: row[name] for name in ("day", "author_id", "frames_of", "num_frames", "num_comments")},
+        **{name: row[name] for name in (*KEYS.names, "num_frames", "num_comments")},
         "answer": "" if error else row["generated_text"],
         "reason": row["reason"] or ("engine_error" if error else ""),
         "detail": row["detail"] or str(error)[:500],
@@ -162,9 +164,7 @@ def _conform(batch: pa.Table) -> pa.Table:
     return pa.Table.from_pylist([{name: row[name] for name in ANSWERS.names} for row in rows], schema=ANSWERS)
 
 
-def answers(
-    root: str, keys: list[pa.Table], model: str, prompts: PromptConfig, config: EngineConfig
-) -> Iterator[pa.Table]:
+def answers(keys: list[pa.Table], model: str, prompts: PromptConfig, config: EngineConfig) -> Iterator[pa.Table]:
     """Streams ANSWERS in the order they finish. Each table of `keys` (KEYS) is a block of Ray Data."""
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
@@ -178,7 +178,7 @@ def answers(
         .repartition(target_num_rows_per_block=config.batch_size)
         .map_batches(
             Gather,
-            fn_constructor_args=(root, prompts, config),
+            fn_constructor_args=(prompts, config),
             batch_size=config.batch_size,
             batch_format="pyarrow",
             concurrency=config.gather_workers,

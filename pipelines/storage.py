@@ -193,6 +193,37 @@ class Storage:
         self._sweep(folder, set(files) | {MARKER})
         return commit
 
+    def adopt(self, name: str, day: str, other: "Storage") -> None:
+        """Makes a day of `other`, on the same filesystem, a day of this storage too; nothing where it is one already.
+
+        Its files are linked on a local disk that can, and copied elsewhere: neither storage ever changes a file in
+        place, so each may replace or sweep its own.
+        """
+        if day in self.days(name) and self.fingerprint(name, day) == other.fingerprint(name, day):
+            return
+        folder, files = self.folder(name, day), {PurePosixPath(path).name: path for path in other.files(name, day)}
+        commit = other.commit_of(name, day) or Commit(
+            files=tuple(files),
+            rows=other.dataset(name, day).count_rows(),
+            fingerprint=other.fingerprint(name, day),
+        )
+        self.filesystem.create_dir(folder, recursive=True)
+        for file, path in files.items():
+            self._link(path, f"{folder}/{file}")
+        self.write_json(f"{folder}/{MARKER}", asdict(commit))
+        self._sweep(folder, set(files) | {MARKER})
+
+    def _link(self, path: str, target: str) -> None:
+        if self.filesystem.get_file_info(target).type == pafs.FileType.File:
+            self.filesystem.delete_file(target)
+        if isinstance(self.filesystem, pafs.LocalFileSystem):
+            try:
+                os.link(path, target)
+                return
+            except OSError as error:
+                log.debug("%s cannot be linked (%s) and is copied", path, error)
+        self.filesystem.copy_file(path, target)
+
     def _write_file(self, path: str, chunk: pa.Table) -> bytes:
         """Writes one Parquet file and returns the hash of its bytes."""
         sink = pa.BufferOutputStream()

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipelines import embed, evaluate, examples, study_table, vocabulary, world
+from pipelines import embed, evaluate, examples, study_anchors, study_table, vocabulary, world
 from pipelines.artifacts import Artifacts
 from pipelines.cluster import connected
 from pipelines.config import ConfigError, build
@@ -42,6 +42,8 @@ class Variant:
     """One of KINDS."""
     label: str = ""
     """How the table names it; empty = its key."""
+    anchors: str = study_anchors.OWN
+    """One of the study's `anchor_sources`, whose anchors it reads; empty = those that the data came with."""
     model: dict[str, Any] = field(default_factory=dict)
     """Keys of SARMConfig that differ from `train.model`."""
 
@@ -68,6 +70,8 @@ class StudyConfig:
     """The variant that the others are compared with."""
     variants: dict[str, Any] = field(default_factory=dict)
     """Rows of the table: {name: keys of Variant}, in order."""
+    anchor_sources: dict[str, Any] = field(default_factory=dict)
+    """Models that write anchors for variants: {name: keys of AnchorSource}."""
     paper: dict[str, Any] = field(default_factory=dict)
     """The paper's delta to its base in points: {variant: {task: [AUC, GAUC]}}."""
 
@@ -99,18 +103,25 @@ def run(settings: "Settings") -> dict[str, Any]:
     """Makes the data, runs the trials that are missing, and writes the table."""
     config = settings.study
     variants = config.rows()
+    sources = study_anchors.sources(config.anchor_sources, variants)
+    study_anchors.require_models(sources)
     seeds = list(range(settings.seed, settings.seed + config.seeds))
     with connected(settings.cluster):
-        of_seed = _prepare(settings, seeds)
-        if any(variant.kind in embed.READERS for variant in variants.values()):
-            roots = sorted({made.storage.root for made in of_seed.values()})
+        data = study_anchors.prepare(settings, _prepare(settings, seeds), sources)
+        embedded = {variant.anchors for variant in variants.values() if variant.kind in embed.READERS}
+        if embedded:
+            roots = sorted({made.storage.root for source in embedded for made in data[source].values()})
             embed.embed_stores(settings, [Storage.open(root) for root in roots])
         trials = {
-            (name, seed): _trial_of(of_seed[seed], variant) for seed in seeds for name, variant in variants.items()
+            (name, seed): _trial_of(data[variant.anchors][seed], variant)
+            for seed in seeds
+            for name, variant in variants.items()
         }
         files = _run_missing(settings, trials)
     records = [{"variant": name, "seed": seed} | json.loads(files[name, seed].read_text()) for name, seed in trials]
     table = study_table.build(config, variants, seeds, records)
+    if sources:
+        table["anchors"] = study_anchors.benchmark(variants, sources, data)
     written = study_table.write(Path(settings.run_dir), table)
     log.info("study %s | %s\n%s", config.name, written, study_table.markdown(table))
     return {"trials": len(trials), "table": str(written)}

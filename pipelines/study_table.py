@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines import study_anchors
 from pipelines.contract import TASKS_COLUMNS
 
 if TYPE_CHECKING:
@@ -140,13 +141,13 @@ def markdown(table: Mapping[str, Any], tasks: Sequence[str] = TASKS_COLUMNS) -> 
     rows = table["rows"]
     columns = [(t, m) for t in tasks for m in METRICS if any(r["task"] == t and r["metric"] == m for r in rows)]
     columns = [(t, m) for t, m in columns if m != "auc" or t == tasks[0]]
-    lines = [
-        "| variant | " + " | ".join(f"{task} {_TITLES[metric]}" for task, metric in columns) + " |",
-        "|" + "---|" * (1 + len(columns)),
-    ]
+    titles, right = [f"{task} {_TITLES[metric]}" for task, metric in columns], study_anchors.cells(table)
+    titles = ["anchors right", *titles] if right else titles
+    lines = ["| variant | " + " | ".join(titles) + " |", "|" + "---|" * (1 + len(titles))]
     for name, label in dict.fromkeys((row["variant"], row["label"]) for row in rows):
         mine = {(row["task"], row["metric"]): row for row in rows if row["variant"] == name}
         cells = [_cell(mine[column], name == table["reference"]) for column in columns]
+        cells = [right.get(name, ""), *cells] if right else cells
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     seeds = table["seeds"]
     days = ", ".join(table["days"])
@@ -182,7 +183,8 @@ def _cell(row: Mapping[str, Any], is_reference: bool) -> str:
 
 def write(folder: Path, table: Mapping[str, Any]) -> Path:
     """Writes table.json and table.md, each in one step; returns the path of the first."""
-    whole = f"{markdown(table)}\n\n{exposure_markdown(table)}\n"
+    parts = (markdown(table), study_anchors.markdown(table), exposure_markdown(table))
+    whole = "\n\n".join(filter(None, parts)) + "\n"
     for name, text in (("table.md", whole), ("table.json", json.dumps(table, indent=1, allow_nan=False) + "\n")):
         unfinished = folder / f"{name}.tmp"
         unfinished.write_text(text, encoding="utf-8")

@@ -11,7 +11,15 @@ DAY = "2026-01-01"
 
 
 def answer(author_id: int, text: str) -> dict[str, Any]:
-    row = {"day": DAY, "author_id": author_id, "frames_of": author_id, "answer": text, "reason": "", "detail": ""}
+    row = {
+        "root": "/store",
+        "day": DAY,
+        "author_id": author_id,
+        "frames_of": author_id,
+        "answer": text,
+        "reason": "",
+        "detail": "",
+    }
     return row | {"bad_frames": [], "num_frames": 4, "num_comments": 8}
 
 
@@ -32,7 +40,8 @@ def test_staging_keeps_one_row_per_key_and_ignores_unfinished_parts(tmp_path: Pa
 
 def test_blocks_hold_every_key_in_order() -> None:
     keys = [(DAY, author, author + 1) for author in range(5)]
-    blocks = key_blocks(keys, 2)
+    blocks = key_blocks("/store", keys, 2)
     assert [block.num_rows for block in blocks] == [2, 2, 1]
     assert all(block.schema == KEYS for block in blocks)
-    assert [tuple(row.values()) for block in blocks for row in block.to_pylist()] == keys
+    rows = [tuple(row.values()) for block in blocks for row in block.to_pylist()]
+    assert rows == [("/store", *key) for key in keys]

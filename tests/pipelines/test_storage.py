@@ -191,3 +191,54 @@ def test_a_stage_that_rejects_nothing_clears_its_rows(storage: Storage):
 def test_a_reason_outside_the_list_is_refused(storage: Storage):
     with pytest.raises(ValueError, match="got mood"):
         rejections.replace(storage, DAY, "ingest", [refusal("a", "mood")])
+
+
+def _inodes(storage: Storage) -> set[int]:
+    return {file.stat().st_ino for file in Path(storage.folder("users", DAY)).glob("*.parquet")}
+
+
+def test_an_adopted_day_is_the_others_without_a_second_copy(storage: Storage, tmp_path: Path):
+    other = Storage.open(str(tmp_path / "other"))
+    other.write("users", DAY, [users(1, 2), users(3)], {"config": "a"})
+    storage.write("users", DAY, [users(9)])
+    storage.adopt("users", DAY, other)
+    assert storage.read("users", DAY) == other.read("users", DAY)
+    assert storage.commit_of("users", DAY) == other.commit_of("users", DAY)
+    assert _inodes(storage) == _inodes(other)  # the row of before is swept
+
+
+def test_who_adopts_and_who_is_adopted_can_write_again(storage: Storage, tmp_path: Path):
+    other = Storage.open(str(tmp_path / "other"))
+    other.write("users", DAY, [users(1)])
+    storage.adopt("users", DAY, other)
+    other.write("users", DAY, [users(2)])
+    assert storage.read("users", DAY)["user_id"].to_pylist() == [1]
+    storage.adopt("users", DAY, other)
+    storage.write("users", DAY, [users(3)])
+    assert other.read("users", DAY)["user_id"].to_pylist() == [2]
+
+
+def test_a_day_brought_without_a_marker_is_adopted_once(storage: Storage, tmp_path: Path):
+    other = Storage.open(str(tmp_path / "other"))
+    folder = Path(other.folder("users", DAY))
+    folder.mkdir(parents=True)
+    pq.write_table(users(5, 6), folder / "mine.parquet")
+    storage.adopt("users", DAY, other)
+    first, marker = storage.commit_of("users", DAY), Path(storage.folder("users", DAY)) / MARKER
+    assert first is not None and first.rows == 2 and first.fingerprint == other.fingerprint("users", DAY)
+    written = marker.stat().st_mtime_ns
+    storage.adopt("users", DAY, other)
+    assert marker.stat().st_mtime_ns == written
+
+
+def test_where_a_disk_has_no_links_an_adopted_day_is_copied(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: str) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr("pipelines.storage.os.link", refuse)
+    other = Storage.open(str(tmp_path / "other"))
+    other.write("users", DAY, [users(1)])
+    storage.adopt("users", DAY, other)
+    assert storage.read("users", DAY)["user_id"].to_pylist() == [1] and not _inodes(storage) & _inodes(other)
