@@ -91,7 +91,7 @@ class SelfAttention(nn.Module):
         return mixed
 
     def weights(self, x: Tensor, mask: Tensor) -> Tensor:
-        """How much each position reads of each other one in ``forward``, for analysis: [B, L, D] -> [B, heads, L, L]."""
+        """What each position reads of each other one in ``forward``, for analysis: x [B, L, D] -> [B, heads, L, L]."""
         query, key = self._query_key(x)
         scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
         return masked_softmax(scores, _readable(mask)[:, None, None, :])
