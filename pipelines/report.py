@@ -4,6 +4,7 @@ Figures are inline SVG, frames are data URLs. A job that left nothing makes its 
 """
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,8 @@ from pipelines.contract import FIELDS, TASKS_COLUMNS
 
 _TEMPLATE = "report.html.jinja"
 _PARTS = (
-    "machine", "world", "distil", "anchors", "vocabulary", "train", "metrics", "gates", "publish", "serve", "ranked",
+    "machine", "world", "distil", "anchors", "vocabulary", "train", "metrics", "gates", "analysis", "publish", "serve",
+    "ranked",
 )  # fmt: skip
 _TERMS = 15
 """Merged terms whose gates are shown."""
@@ -73,6 +75,7 @@ def render(report: Mapping[str, Any], pictures: ReportPictures) -> str:
         "variants": _variants(report.get("metrics") or {}),
         "buckets": [(page.bucket(row["from"], row["to"]), row) for row in report.get("buckets") or []],
         "terms": _terms(report.get("gates") or {}),
+        "drawn": _drawn((report.get("analysis") or {}).get("importance") or {}),
         "stages": _stages(report),
         "cards": [_card(card) for card in pictures.anchors],
         "neighbours": pictures.neighbours,
@@ -164,6 +167,21 @@ def _terms(gates: Mapping[str, Any]) -> list[tuple[str, int, float]]:
         if ":" not in term["term"]
     ]
     return found[:_TERMS]
+
+
+def _drawn(importance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The anchors that are drawn, each word with the depth of its colour."""
+    return [
+        author | {"fields": [[_word(word, author["tokens"]) for word in field] for field in author["fields"]]}
+        for author in importance.get("drawn") or []
+    ]
+
+
+def _word(word: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+    """A word of an anchor of so many tokens: depth 0 where its tokens have half of an even share, 1 where twice."""
+    times = word["importance"] * tokens / word["tokens"] if word["tokens"] else 0.0
+    depth = min(max((math.log2(times) + 1) / 2, 0.0), 1.0) if times > 0 else 0.0
+    return {"text": word["word"], "importance": word["importance"], "times": times, "depth": depth}
 
 
 def _card(card: AnchorCard) -> dict[str, Any]:
