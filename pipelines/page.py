@@ -82,3 +82,12 @@ def bucket(low: int, high: int | None) -> str:
     if high is None:
         return f"{low:,} or more"
     return "none (new)" if high == 1 else f"{low:,} to {high - 1:,}"
+
+
+def as_yaml(config: Any) -> str | None:
+    """A resolved configuration as YAML; text as it is."""
+    if config is None or isinstance(config, str):
+        return config
+    import yaml
+
+    return str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))

@@ -80,7 +80,7 @@ def render(report: Mapping[str, Any], pictures: ReportPictures) -> str:
         "cards": [_card(card) for card in pictures.anchors],
         "neighbours": pictures.neighbours,
         "same_theme": _same_theme(pictures.neighbours),
-        "config": _config(report.get("config")),
+        "config": page.as_yaml(report.get("config")),
     }
     return page.render(_TEMPLATE, content, _figures(report))
 
@@ -205,15 +205,6 @@ def _same_theme(rows: Sequence[NeighbourRow]) -> tuple[int, int]:
     """How many of the neighbours shown share the author's theme, and how many are shown."""
     same = [theme == row.theme for row in rows for _, _, theme in row.similar]
     return sum(same), len(same)
-
-
-def _config(config: Any) -> str | None:
-    """The resolved configuration as YAML; text as it is."""
-    if config is None or isinstance(config, str):
-        return config
-    import yaml
-
-    return str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
 def _minus(left: float | None, right: float | None) -> float | None:
