@@ -84,16 +84,34 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """``mask`` [B, L] is True at keys that may be read; a row that is all False reads everything."""
         batch, length, dim = x.shape
+        query, key = self._query_key(x)
+        value = self.value(x).view(batch, length, self.num_heads, -1).transpose(1, 2)
+        read = F.scaled_dot_product_attention(query, key, value, attn_mask=_readable(mask)[:, None, None, :])
+        mixed: Tensor = self.out(read.transpose(1, 2).reshape(batch, length, dim))
+        return mixed
+
+    def weights(self, x: Tensor, mask: Tensor) -> Tensor:
+        """What each position reads of each other one in ``forward``, for analysis: x [B, L, D] -> [B, heads, L, L]."""
+        query, key = self._query_key(x)
+        scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+        return masked_softmax(scores, _readable(mask)[:, None, None, :])
+
+    def _query_key(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, L, D] -> queries and keys at their positions, each [B, heads, L, D / heads]."""
+        batch, length, dim = x.shape
         head_dim = dim // self.num_heads
         turns = rotary_turns(length, head_dim, x.device)[:, None, None, :]
         turned = rotate(self.query_key(x).view(batch, length, 2, self.num_heads, head_dim), turns)
-        query, key = (part.transpose(1, 2) for part in turned.unbind(dim=2))
-        value = self.value(x).view(batch, length, self.num_heads, head_dim).transpose(1, 2)
-        # A softmax over no key is NaN, in the gradient too: rows without a key read all, and the caller ignores them.
-        readable = mask | ~mask.any(dim=-1, keepdim=True)
-        read = F.scaled_dot_product_attention(query, key, value, attn_mask=readable[:, None, None, :])
-        mixed: Tensor = self.out(read.transpose(1, 2).reshape(batch, length, dim))
-        return mixed
+        query, key = turned.transpose(1, 3).unbind(dim=2)
+        return query, key
+
+
+def _readable(mask: Tensor) -> Tensor:
+    """``mask`` [B, L], all True in rows without a key.
+
+    A softmax over no key is NaN, in the gradient too: such rows read all, and the caller ignores them.
+    """
+    return mask | ~mask.any(dim=-1, keepdim=True)
 
 
 class FeedForward(nn.Module):

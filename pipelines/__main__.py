@@ -23,6 +23,7 @@ JOBS = {
     "examples": "join impressions with point-in-time history",
     "train": "train SARM and the Base ranker",
     "evaluate": "AUC and GAUC of the last day",
+    "analyse": "similar authors, gates, and what SARM reads in anchors",
     "publish": "write the bank snapshot and move CURRENT",
     "serve": "answer ranking requests over HTTP",
     "daily": "anchors to publish for the newest day",

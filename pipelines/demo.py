@@ -13,7 +13,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import anchors, distil, evaluate, examples, publish, report_json, serve, train, vocabulary, world
+from pipelines import (
+    analyse,
+    anchors,
+    distil,
+    evaluate,
+    examples,
+    publish,
+    report_json,
+    serve,
+    train,
+    vocabulary,
+    world,
+)
 from pipelines.anchors import STUDENT
 from pipelines.cluster import connected
 from pipelines.config import to_dict
@@ -80,6 +92,8 @@ def run(settings: "Settings") -> dict[str, Any]:
         with stages("evaluate"):
             for key, value in evaluate.run(settings).items():
                 report_json.merge(run_dir, key if key in HEADLINES else f"evaluated_{key}", value)
+        with stages("analyse"):
+            report_json.merge(run_dir, "analysis", analyse.run(settings))
         with stages("publish"):
             stages.keep(publish.run(_as_evaluated(settings)))
         pictures = _serve(settings, stages)

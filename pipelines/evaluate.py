@@ -19,10 +19,8 @@ from pipelines.contract import TASKS_COLUMNS, ContractError
 from pipelines.storage import Storage
 
 if TYPE_CHECKING:
-    from models.sarm.tokenizer import LiveStreamingTokenizer
     from pipelines.settings import Settings
-    from pipelines.trained import Trained
-    from pipelines.training_data import AnchorTable, Columns
+    from pipelines.training_data import Columns
 
 log = logging.getLogger(__name__)
 Scores = npt.NDArray[np.float32]
@@ -48,6 +46,7 @@ def run(settings: "Settings") -> dict[str, Any]:
     """Scores the day with every published variant and measures."""
     from models.sarm.model import SARM
     from pipelines import trained as published
+    from pipelines.gates import MeanGates
     from pipelines.training_data import read_examples
 
     storage = Storage.open(settings.storage.root)
@@ -66,9 +65,9 @@ def run(settings: "Settings") -> dict[str, Any]:
             anchors = published.anchor_table(storage, artifacts, trained, before=day)
             anchors.check_examples(day, columns)
             bank = trained.model.encode_bank(anchors.tokens)
-            result["gates"] = _gates(
-                trained, anchors, published.tokenizer_of(artifacts, trained), settings.evaluate.gate_terms
-            )
+            tokenizer = published.tokenizer_of(artifacts, trained)
+            gates = MeanGates.of(trained.model.encoder, anchors.tokens, tokenizer.rows.num_live_rows)
+            result["gates"] = gates.most_frequent(tokenizer, settings.evaluate.gate_terms)
         scores[variant] = published.score(trained.model, trained.catalog, columns, bank=bank)
         _write_scores(settings, variant, columns, scores[variant])
         took = time.perf_counter() - started
@@ -176,37 +175,3 @@ def by_exposure(
             row[name] = {"auc": auc(click, values[here, 0]), "gauc": gauc(click, values[here, 0], user)}
         table.append(row)
     return table
-
-
-def _gates(
-    trained: "Trained", anchors: "AnchorTable", tokenizer: "LiveStreamingTokenizer", num_terms: int
-) -> dict[str, Any]:
-    """Mean gate alpha (SARM eq. 3) of each fused layer over all covered tokens, and of the most frequent terms."""
-    from models.sarm.model import SARM
-
-    assert isinstance(trained.model, SARM)
-    rows = np.flatnonzero((anchors.tokens.live != 0).any(axis=1))
-    num_live = tokenizer.rows.num_live_rows
-    sums: dict[int, npt.NDArray[np.float64]] = {}
-    counts = np.zeros(num_live)
-    for start in range(0, len(rows), 256):
-        base, live = anchors.tokens.select(rows[start : start + 256]).tensors()
-        for layer, alpha in trained.model.encoder.gates(base, live).items():
-            flat = live[:, : alpha.shape[1]].reshape(-1).numpy()
-            total = sums.setdefault(layer, np.zeros(num_live))
-            total += np.bincount(flat, weights=alpha.reshape(-1).numpy(), minlength=num_live)
-        counts += np.bincount(live.reshape(-1).numpy(), minlength=num_live)
-    counts[0] = 0
-    covered = max(counts.sum(), 1.0)
-    order = [int(row) for row in np.argsort(-counts, kind="stable") if counts[row] > 0][:num_terms]
-    return {
-        "layers": {str(layer): float(total[1:].sum() / covered) for layer, total in sums.items()},
-        "terms": [
-            {
-                "term": tokenizer.live_text(row).strip(),
-                "tokens": int(counts[row]),
-                "layers": {str(layer): float(total[row] / counts[row]) for layer, total in sums.items()},
-            }
-            for row in order
-        ],
-    }

@@ -1,56 +1,21 @@
-"""The figures of the report: numbers in, inline SVG out, the same bytes for the same numbers.
+"""The figures of the demo's report: numbers in, inline SVG out."""
 
-Ink and grid take their colours from the page (`currentColor`, `var(--grid)`), so that a figure follows light and dark
-mode. Ids are prefixed by the figure's name, so that several figures may share a page.
-"""
-
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
-from html import escape
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-SERIES = {"base": "#D55E00", "sarm": "#0072B2", "oracle": "#009E73", "control": "#8C8C8C"}
-"""Okabe and Ito's colours, told apart by colour-blind readers, with enough contrast on white and on black."""
+from pipelines.drawing import GRID, SERIES, STYLE, lying_bars, panels, svg
+
 LABELS = {"base": "Base", "sarm": "SARM", "oracle": "Oracle"}
 """How variants are named in figures and tables, in the order of tables."""
 MEASURES = ("auc", "gauc")
 
 _MARKERS = {"base": "s", "sarm": "o", "oracle": "D"}
-_INK, _GRID = "#010203", "#040506"
-_WIDTH = 7.6
-_STYLE: dict[str, Any] = {
-    "svg.hashsalt": "report",
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.family": ["sans-serif"],
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _INK,
-    "axes.titlecolor": _INK,
-    "axes.axisbelow": True,
-    "text.color": _INK,
-    "xtick.color": _GRID,
-    "ytick.color": _GRID,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-}
 
 
 def training_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
@@ -62,8 +27,8 @@ def training_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     auxiliary = shown.get("sarm")
     ends = [f"{LABELS[name]} ends at {_smooth(_column(c, 'main_loss'))[-1]:.4f}" for name, c in shown.items()]
     alt = f"Training loss by step: {', '.join(ends)} (running mean)."
-    with rc_context(_STYLE):
-        figure, axes = _panels(2 if auxiliary else 1, 2.7)
+    with rc_context(STYLE):
+        figure, axes = panels(2 if auxiliary else 1, 2.7)
         for name, curve in shown.items():
             _curve(axes[0], curve, "main_loss", name)
         axes[0].set_title("Main loss (four tasks)")
@@ -74,7 +39,7 @@ def training_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
         for axis in axes:
             axis.set_xlabel("step")
             axis.grid(axis="y")
-        return _svg(figure, "training", alt)
+        return svg(figure, "training", alt)
 
 
 def quality_dots(
@@ -88,12 +53,12 @@ def quality_dots(
     alt = (
         f"{subject}: AUC and GAUC of {', '.join(LABELS[v] for v in shown)} for {', '.join(rows)}; numbers in the table."
     )
-    with rc_context(_STYLE):
-        figure, axes = _panels(2, 1.2 + 0.36 * len(rows), sharey=True)
+    with rc_context(STYLE):
+        figure, axes = panels(2, 1.2 + 0.36 * len(rows), sharey=True)
         heights = np.arange(len(rows))
         for axis, measure in zip(axes, MEASURES, strict=True):
             values = np.array([_floats(series[variant][measure]) for variant in shown])
-            axis.plot(np.stack([_low(values), _high(values)]), np.stack([heights, heights]), color=_GRID, lw=1.2)
+            axis.plot(np.stack([_low(values), _high(values)]), np.stack([heights, heights]), color=GRID, lw=1.2)
             for variant, line in zip(shown, values, strict=True):
                 axis.plot(line, heights, ls="", marker=_MARKERS[variant], ms=6.5, color=SERIES[variant])
             axis.set_title(measure.upper())
@@ -106,7 +71,7 @@ def quality_dots(
         axes[0].set_ylim(len(rows) - 0.5, -0.5)
         marks = [axes[0].plot([], [], ls="", marker=_MARKERS[v], color=SERIES[v], label=LABELS[v])[0] for v in shown]
         figure.legend(handles=marks, loc="outside lower center", ncols=len(shown))
-        return _svg(figure, name, alt)
+        return svg(figure, name, alt)
 
 
 def gate_bars(layers: Mapping[str, float]) -> str:
@@ -114,13 +79,13 @@ def gate_bars(layers: Mapping[str, float]) -> str:
     names = sorted(layers, key=int)
     values = [layers[name] for name in names]
     alt = "Mean gate by layer: " + ", ".join(f"layer {n} {v:.2f}" for n, v in zip(names, values, strict=True)) + "."
-    with rc_context(_STYLE):
-        figure, (axis,) = _panels(1, 0.9 + 0.3 * len(names))
+    with rc_context(STYLE):
+        figure, (axis,) = panels(1, 0.9 + 0.3 * len(names))
         bars = axis.barh([f"layer {name}" for name in names], values, color=SERIES["sarm"], height=0.6)
         axis.bar_label(bars, fmt="{:.3f}", padding=4)
         axis.set_xlim(0, 1)
-        _lying_bars(axis, "mean gate α over covered tokens")
-        return _svg(figure, "gates", alt)
+        lying_bars(axis, "mean gate α over covered tokens")
+        return svg(figure, "gates", alt)
 
 
 def agreement_bars(
@@ -129,8 +94,8 @@ def agreement_bars(
     """Share of author-days whose field is exactly right: own frames, another author's frames, and chance as a line."""
     fields = list(right)
     alt = "Exact agreement with the truth by field: " + ", ".join(f"{f} {right[f]:.0%}" for f in fields)
-    with rc_context(_STYLE):
-        figure, (axis,) = _panels(1, 1.1 + (0.5 if swapped else 0.35) * len(fields))
+    with rc_context(STYLE):
+        figure, (axis,) = panels(1, 1.1 + (0.5 if swapped else 0.35) * len(fields))
         heights, thick = np.arange(len(fields)), 0.36 if swapped else 0.6
         top = heights - (thick / 2 if swapped else 0)
         bars = [axis.barh(top, [right[f] for f in fields], thick, color=SERIES["sarm"], label="own frames")]
@@ -151,34 +116,20 @@ def agreement_bars(
         handles, labels = axis.get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
         figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3)
-        _lying_bars(axis, "author-days with exactly the true phrases", inverted=False)
-        return _svg(figure, "agreement", alt + ".")
+        lying_bars(axis, "author-days with exactly the true phrases", inverted=False)
+        return svg(figure, "agreement", alt + ".")
 
 
 def stage_bars(seconds: Mapping[str, float]) -> str:
     """Seconds of each stage, in the order given."""
     alt = "Seconds by stage: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()) + "."
-    with rc_context(_STYLE):
-        figure, (axis,) = _panels(1, 0.8 + 0.27 * len(seconds))
+    with rc_context(STYLE):
+        figure, (axis,) = panels(1, 0.8 + 0.27 * len(seconds))
         bars = axis.barh(list(seconds), list(seconds.values()), color=SERIES["sarm"], height=0.62)
         axis.bar_label(bars, fmt="{:,.1f} s", padding=4, fontsize=8)
         axis.margins(x=0.12)
-        _lying_bars(axis, "seconds of wall clock")
-        return _svg(figure, "stages", alt)
-
-
-def _panels(count: int, height: float, *, sharey: bool = False) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    return figure, figure.subplots(1, count, sharey=sharey, squeeze=False)[0]
-
-
-def _lying_bars(axis: Axes, label: str, *, inverted: bool = True) -> None:
-    """What bars from left to right share; `inverted` puts the first one on top."""
-    if inverted:
-        axis.invert_yaxis()
-    axis.set_xlabel(label)
-    axis.grid(axis="x")
-    axis.tick_params(axis="y", length=0)
+        lying_bars(axis, "seconds of wall clock")
+        return svg(figure, "stages", alt)
 
 
 def _curve(axis: Axes, curve: Sequence[Mapping[str, float]], key: str, variant: str) -> None:
@@ -210,22 +161,3 @@ def _low(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _high(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return -_low(-values)
-
-
-def _svg(figure: Figure, name: str, alt: str) -> str:
-    """The figure as an <svg> element for an HTML page, described by `alt`."""
-    target = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(target, format="svg", transparent=True, metadata=nothing)
-    text = target.getvalue()
-    text = text[text.index("<svg") :].strip()
-    # The style sheet inside is dropped: on a page it would reach every element, not only the figure's.
-    text = re.sub(r"<metadata>.*?</metadata>\s*|<defs>\s*<style.*?</style>\s*</defs>\s*", "", text, flags=re.DOTALL)
-    head, body = text.split(">", 1)
-    box = re.search(r'viewBox="[^"]*"', head)
-    assert box is not None, head
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", body).replace("xlink:href", "href")
-    body = body.replace(_INK, "currentColor").replace(_GRID, "var(--grid, #999)")
-    body = body.replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans'")
-    return f'<svg {box.group()} stroke-linejoin="round" role="img" aria-label="{escape(alt)}">{body}'

@@ -5,18 +5,18 @@ Figures are inline SVG, frames are data URLs. A job that left nothing makes its 
 
 import base64
 import math
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines import page
 from pipelines.contract import FIELDS, TASKS_COLUMNS
 
 _TEMPLATE = "report.html.jinja"
 _PARTS = (
-    "machine", "world", "distil", "anchors", "vocabulary", "train", "metrics", "gates", "publish", "serve", "ranked",
+    "machine", "world", "distil", "anchors", "vocabulary", "train", "metrics", "gates", "analysis", "publish", "serve",
+    "ranked",
 )  # fmt: skip
 _TERMS = 15
 """Merged terms whose gates are shown."""
@@ -61,49 +61,28 @@ def write(report: Mapping[str, Any], path: Path, pictures: ReportPictures) -> No
     `report` is the content of `report.json`; any key may be missing. Raises ValueError where `train` or `metrics` is
     not by variant.
     """
-    text = render(report, pictures)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    page.write(render(report, pictures), path)
 
 
 def render(report: Mapping[str, Any], pictures: ReportPictures) -> str:
     """The page as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
     _check(report)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": _number,
-        "signed": _signed,
-        "percent": _percent,
-        "duration": _duration,
-        "words": _words,
-    }
-    page = {part: report.get(part) for part in _PARTS} | {
+    content = {part: report.get(part) for part in _PARTS} | {
         "report": report,
         "fields": FIELDS,
         "tasks": TASKS_COLUMNS,
         "summary": _summary(report),
-        "figures": {name: Markup(svg) for name, svg in _figures(report).items()},
         "variants": _variants(report.get("metrics") or {}),
-        "buckets": [(_bucket_name(row), row) for row in report.get("buckets") or []],
+        "buckets": [(page.bucket(row["from"], row["to"]), row) for row in report.get("buckets") or []],
         "terms": _terms(report.get("gates") or {}),
+        "drawn": _drawn((report.get("analysis") or {}).get("importance") or {}),
         "stages": _stages(report),
         "cards": [_card(card) for card in pictures.anchors],
         "neighbours": pictures.neighbours,
         "same_theme": _same_theme(pictures.neighbours),
-        "config": _config(report.get("config")),
+        "config": page.as_yaml(report.get("config")),
     }
-    return environment.get_template(_TEMPLATE).render(page)
+    return page.render(_TEMPLATE, content, _figures(report))
 
 
 def _check(report: Mapping[str, Any]) -> None:
@@ -150,12 +129,12 @@ def _figures(report: Mapping[str, Any]) -> dict[str, str]:
     if metrics := report.get("metrics"):
         series = {v: {m: [metrics[v][t][m] for t in TASKS_COLUMNS] for m in plots.MEASURES} for v in metrics}
         figures["quality"] = plots.quality_dots(
-            "quality", "Ranking quality", [_words(t) for t in TASKS_COLUMNS], series
+            "quality", "Ranking quality", [page.words(t) for t in TASKS_COLUMNS], series
         )
     if buckets := report.get("buckets"):
         known = [v for v in plots.LABELS if all(v in row for row in buckets)]
         series = {v: {m: [row[v][m] for row in buckets] for m in plots.MEASURES} for v in known}
-        names = [_bucket_name(row) for row in buckets]
+        names = [page.bucket(row["from"], row["to"]) for row in buckets]
         figures["buckets"] = plots.quality_dots("buckets", "Clicks by exposure of the author", names, series)
     if layers := (report.get("gates") or {}).get("layers"):
         figures["gates"] = plots.gate_bars(layers)
@@ -190,6 +169,21 @@ def _terms(gates: Mapping[str, Any]) -> list[tuple[str, int, float]]:
     return found[:_TERMS]
 
 
+def _drawn(importance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The anchors that are drawn, each word with the depth of its colour."""
+    return [
+        author | {"fields": [[_word(word, author["tokens"]) for word in field] for field in author["fields"]]}
+        for author in importance.get("drawn") or []
+    ]
+
+
+def _word(word: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+    """A word of an anchor of so many tokens: depth 0 where its tokens have half of an even share, 1 where twice."""
+    times = word["importance"] * tokens / word["tokens"] if word["tokens"] else 0.0
+    depth = min(max((math.log2(times) + 1) / 2, 0.0), 1.0) if times > 0 else 0.0
+    return {"text": word["word"], "importance": word["importance"], "times": times, "depth": depth}
+
+
 def _card(card: AnchorCard) -> dict[str, Any]:
     """The card with each phrase marked: right True, False or, with no truth, None; and true phrases not written."""
     rows = []
@@ -213,58 +207,5 @@ def _same_theme(rows: Sequence[NeighbourRow]) -> tuple[int, int]:
     return sum(same), len(same)
 
 
-def _bucket_name(row: Mapping[str, Any]) -> str:
-    """Training impressions of an author, from and to included."""
-    low, high = row["from"], row["to"]
-    if high is None:
-        return f"{low:,} or more"
-    return "none (new)" if high == 1 else f"{low:,} to {high - 1:,}"
-
-
-def _config(config: Any) -> str | None:
-    """The resolved configuration as YAML; text as it is."""
-    if config is None or isinstance(config, str):
-        return config
-    import yaml
-
-    return str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-
-
 def _minus(left: float | None, right: float | None) -> float | None:
-    return None if _nothing(left) or _nothing(right) else left - right  # type: ignore[operator]
-
-
-def _nothing(value: float | None) -> bool:
-    """True for what was not measured: None, or nan (a task with one class only)."""
-    return value is None or math.isnan(value)
-
-
-def _number(value: float | None, form: str = ",") -> str:
-    """The value by a format, with a minus sign where it is negative; n/a where it was not measured."""
-    if _nothing(value):
-        return "n/a"
-    text = f"{value:{form}}"
-    return "\N{MINUS SIGN}" + text[1:] if text.startswith("-") else text
-
-
-def _signed(value: float | None) -> str:
-    return _number(value, "+.4f")
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return _number(value, f".{digits}%")
-
-
-def _duration(seconds: float | None) -> str:
-    """Seconds, from a minute up as minutes and seconds."""
-    if _nothing(seconds) or seconds is None:
-        return "n/a"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s"
-
-
-def _words(name: str) -> str:
-    """long_view -> long view"""
-    return name.replace("_", " ")
+    return None if page.nothing(left) or page.nothing(right) else left - right  # type: ignore[operator]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from pipelines.analyse import AnalyseConfig
 from pipelines.anchors import AnchorsConfig
 from pipelines.cluster import ClusterConfig
 from pipelines.demo import DemoConfig
@@ -52,6 +53,8 @@ class Settings:
     """SARM and Base."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """AUC and GAUC of a day."""
+    analyse: AnalyseConfig = field(default_factory=AnalyseConfig)
+    """What the published SARM has learnt."""
     publish: PublishConfig = field(default_factory=PublishConfig)
     """The bank snapshot."""
     serve: ServeConfig = field(default_factory=ServeConfig)

@@ -2,7 +2,7 @@
 
 Each trial trains one variant with one seed in one process (a Ray task), scores the newest day and leaves a file below
 `<run_dir>/trials`; a trial whose variant, seed and data are unchanged is not run again. At the end stands
-`<run_dir>/table.json`, and the same as `table.md`.
+`<run_dir>/table.json`, the same as `table.md`, and with figures as `report.html`.
 Run: python -m pipelines study --config pipelines/configs/studies/table1.yaml
 """
 
@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipelines import embed, evaluate, examples, study_anchors, study_table, vocabulary, world
+from pipelines import convergence, embed, evaluate, examples, study_anchors, study_table, vocabulary, world
 from pipelines.artifacts import Artifacts
 from pipelines.cluster import connected
-from pipelines.config import ConfigError, build
+from pipelines.config import ConfigError, build, to_dict
 from pipelines.prompt import digest
 from pipelines.storage import Storage
 from pipelines.train import make_plan, shared_root
@@ -101,6 +101,8 @@ class StudyConfig:
 
 def run(settings: "Settings") -> dict[str, Any]:
     """Makes the data, runs the trials that are missing, and writes the table."""
+    from pipelines import study_report
+
     config = settings.study
     variants = config.rows()
     sources = study_anchors.sources(config.anchor_sources, variants)
@@ -120,11 +122,15 @@ def run(settings: "Settings") -> dict[str, Any]:
         files = _run_missing(settings, trials)
     records = [{"variant": name, "seed": seed} | json.loads(files[name, seed].read_text()) for name, seed in trials]
     table = study_table.build(config, variants, seeds, records)
+    table["convergence"] = convergence.build(list(variants), seeds, config.reference, records)
     if sources:
         table["anchors"] = study_anchors.benchmark(variants, sources, data)
-    written = study_table.write(Path(settings.run_dir), table)
-    log.info("study %s | %s\n%s", config.name, written, study_table.markdown(table))
-    return {"trials": len(trials), "table": str(written)}
+    sections = [study_anchors.markdown(table), convergence.markdown(table)]
+    written = study_table.write(Path(settings.run_dir), table, sections)
+    report = Path(settings.run_dir) / "report.html"
+    study_report.write(report, table, records, to_dict(settings))
+    log.info("study %s | %s | %s\n%s", config.name, written, report, study_table.markdown(table))
+    return {"trials": len(trials), "table": str(written), "report": str(report)}
 
 
 def _prepare(settings: "Settings", seeds: list[int]) -> dict[int, "Settings"]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 METRICS = ("auc", "gauc", "gauc_redrawn")
 ORACLE = "oracle"
-_TITLES = {"auc": "AUC", "gauc": "GAUC", "gauc_redrawn": "GAUC, redrawn"}
+TITLES = {"auc": "AUC", "gauc": "GAUC", "gauc_redrawn": "GAUC, redrawn"}
 _LEVEL = 0.95
 
 Record = Mapping[str, Any]
@@ -67,7 +67,7 @@ def _rows(
             values = 100 * np.array([record["metrics"][task][metric] for record in mine])
             others = 100 * np.array([record["metrics"][task][metric] for record in reference])
             row: dict[str, Any] = {"variant": name, "label": label, "task": task, "metric": metric}
-            row |= _compared(values, others)
+            row |= compared(values, others)
             row |= {"paper_delta": _paper(config, name, task, metric), "seeds": [_finite(v) for v in values]}
             rows.append(row)
     return rows
@@ -89,11 +89,11 @@ def _exposure(
                 (100 * m["buckets"][i]["model"][metric], 100 * r["buckets"][i]["model"][metric]) for m, r, i in pairs
             ]
             row = {"variant": name, "from": bucket[0], "to": bucket[1], "metric": metric}
-            rows.append(row | _compared(*np.array(mine).T))
+            rows.append(row | compared(*np.array(mine).T))
     return rows
 
 
-def _compared(values: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> dict[str, float | None]:
+def compared(values: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> dict[str, float | None]:
     """Mean, paired difference and its interval; None where a seed has no value (a task or bucket of one class)."""
     low, high = paired_interval(values, others)
     return {
@@ -141,7 +141,7 @@ def markdown(table: Mapping[str, Any], tasks: Sequence[str] = TASKS_COLUMNS) -> 
     rows = table["rows"]
     columns = [(t, m) for t in tasks for m in METRICS if any(r["task"] == t and r["metric"] == m for r in rows)]
     columns = [(t, m) for t, m in columns if m != "auc" or t == tasks[0]]
-    titles, right = [f"{task} {_TITLES[metric]}" for task, metric in columns], study_anchors.cells(table)
+    titles, right = [f"{task} {TITLES[metric]}" for task, metric in columns], study_anchors.cells(table)
     titles = ["anchors right", *titles] if right else titles
     lines = ["| variant | " + " | ".join(titles) + " |", "|" + "---|" * (1 + len(titles))]
     for name, label in dict.fromkeys((row["variant"], row["label"]) for row in rows):
@@ -181,10 +181,9 @@ def _cell(row: Mapping[str, Any], is_reference: bool) -> str:
     return f"{row['delta']:+.2f}{interval}{paper}"
 
 
-def write(folder: Path, table: Mapping[str, Any]) -> Path:
-    """Writes table.json and table.md, each in one step; returns the path of the first."""
-    parts = (markdown(table), study_anchors.markdown(table), exposure_markdown(table))
-    whole = "\n\n".join(filter(None, parts)) + "\n"
+def write(folder: Path, table: Mapping[str, Any], sections: Sequence[str] = ()) -> Path:
+    """Writes table.json and table.md, which ends with `sections`, each in one step; returns the path of the first."""
+    whole = "\n\n".join(filter(None, [markdown(table), exposure_markdown(table), *sections])) + "\n"
     for name, text in (("table.md", whole), ("table.json", json.dumps(table, indent=1, allow_nan=False) + "\n")):
         unfinished = folder / f"{name}.tmp"
         unfinished.write_text(text, encoding="utf-8")

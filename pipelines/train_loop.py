@@ -100,7 +100,7 @@ class Progress:
     days: list[str] = field(default_factory=list)
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
-    """{step, loss, main_loss, aux_loss, examples_per_s}, means since the entry before."""
+    """{step, loss, main_loss, click_loss, aux_loss, examples_per_s}, means since the entry before."""
 
 
 class RankerStep(nn.Module):
@@ -159,7 +159,7 @@ class Loop:
         self.optimizer = torch.optim.Adam(groups, fused=True)
         self._rates = [float(group["lr"]) for group in groups]
         self._say = say
-        self._sums = torch.zeros(3, dtype=torch.float64)
+        self._sums = torch.zeros(4, dtype=torch.float64)
         self._since = 0
         self._clock = 0.0
         self._first_step = 0
@@ -195,7 +195,8 @@ class Loop:
         progress.step += 1
         progress.examples += size
         self._since += 1
-        self._sums += torch.stack([result.loss.detach(), result.parts["rec"], result.parts["aux"]]).double().cpu()
+        parts = [result.parts[name] for name in ("rec", "click", "aux")]
+        self._sums += torch.stack([result.loss.detach(), *parts]).double().cpu()
         if self._timed_from is None and progress.step >= self._first_step + _UNTIMED_STEPS:
             self._timed_from = (progress.examples, time.perf_counter())
 
@@ -211,14 +212,15 @@ class Loop:
             shared = means.to(self.place.device, torch.float32)
             dist.all_reduce(shared)
             means = shared.cpu().double() / self.place.world
-        loss, main, aux = means.tolist()
+        loss, main, click, aux = means.tolist()
         self._sums.zero_()
         self._since = 0
         progress, total = self.progress, self.plan.num_steps
         rate, left = 0.0, sum(self.plan.rows) - progress.examples
         if self._timed_from is not None and progress.examples > self._timed_from[0]:
             rate = (progress.examples - self._timed_from[0]) / (time.perf_counter() - self._timed_from[1])
-        entry = {"step": progress.step, "loss": loss, "main_loss": main, "aux_loss": aux, "examples_per_s": rate}
+        losses = {"loss": loss, "main_loss": main, "click_loss": click, "aux_loss": aux}
+        entry = {"step": progress.step, **losses, "examples_per_s": rate}
         progress.curve.append(entry)
         if self.place.rank == 0:
             self._say(

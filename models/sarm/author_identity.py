@@ -41,6 +41,10 @@ class AuthorIdentity(nn.Module):
 class AuthorMean(nn.Module):
     """The mean of all SAE states in the place of [TAR], blind to who the author is (SARM Table 2)."""
 
+    def attention(self, identity: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        """identity and states (not read), mask [A, T] -> equal weights [A, T] of the real tokens, which sum to 1."""
+        return mask.to(states.dtype) / mask.sum(dim=-1, keepdim=True).clamp(min=1)
+
     def forward(self, identity: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         """identity [A, id_dim] (not read), states [A, T, D], mask [A, T] -> [A, D]."""
         return masked_mean(states, mask)

@@ -153,6 +153,15 @@ class LiveStreamingTokenizer:
         ids: list[int] = self._base.encode(field, add_special_tokens=False).ids
         return ids
 
+    def spans(self, fields: Sequence[str]) -> list[tuple[int, int, int]]:
+        """Where each base token of an anchor stands: (field, first character, end), in the order of ``encode``.
+
+        [CLS] has no place and is left out; so is the tail beyond ``max_tokens``.
+        """
+        encoded = self._base.encode_batch(list(fields), add_special_tokens=False)
+        found = [(index, start, end) for index, field in enumerate(encoded) for start, end in field.offsets]
+        return found[: self.config.max_tokens - 1]
+
     def live_ids(self, field: str) -> list[int]:
         """A'_s of one field: ids below the base vocabulary are base tokens, live row r has id vocabulary + r - 1."""
         return self._merges.segment([self.base_ids(field)])[0]

@@ -97,3 +97,16 @@ def test_masked_mean_and_softmax_by_hand() -> None:
 def test_a_width_that_the_heads_cannot_split_is_refused() -> None:
     with pytest.raises(ValueError, match="even multiple"):
         SelfAttention(6, 2)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_the_weights_of_attention_applied_to_the_values_give_what_it_reads(heads: int) -> None:
+    torch.manual_seed(0)
+    attention = SelfAttention(8, heads)
+    x, mask = torch.randn(2, 5, 8), torch.tensor([[True] * 5, [True, True, True, False, False]])
+    weights = attention.weights(x, mask)
+    assert weights.shape == (2, heads, 5, 5) and (weights[1, :, :, 3:] == 0).all()
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, heads, 5))
+    values = attention.value(x).view(2, 5, heads, -1).transpose(1, 2)
+    read = (weights @ values).transpose(1, 2).reshape(2, 5, 8)
+    torch.testing.assert_close(attention(x, mask), attention.out(read))

@@ -5,7 +5,6 @@ import math
 import re
 from collections import Counter
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from PIL import Image
 from pipelines import plots, report
 from pipelines.contract import FIELDS, TASKS_COLUMNS
 from pipelines.report import AnchorCard, NeighbourRow, ReportPictures
+from tests.pipelines.pages import Page
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
 SECTIONS = {
     "world": "world",
     "anchors": "anchors",
@@ -25,54 +24,10 @@ SECTIONS = {
     "train": "train",
     "metrics": "evaluate",
     "gates": "evaluate",
+    "analysis": "analyse",
     "publish": "publish",
     "serve": "serve",
 }
-
-
-class Page(HTMLParser):
-    """Checks nesting while it collects text, ids, links and images."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.images: list[dict[str, str | None]] = []
-        self.tags: Counter[str] = Counter()
-        self.rows: list[list[str]] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        if tag not in VOID:
-            self.open.append(tag)
-        found = dict(attrs)
-        self.ids += [value for key, value in attrs if key == "id" and value]
-        self.links += [value for key, value in attrs if key in ("href", "src") and value]
-        if tag == "img":
-            self.images.append(found)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th") and self.rows:
-            self.rows[-1].append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]} at {self.getpos()}"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
-
-    def row(self, head: str) -> list[str]:
-        """The cells of the first row that starts with `head`."""
-        return next([cell.strip() for cell in row] for row in self.rows if row and row[0].strip() == head)
 
 
 def jpeg(seed: int) -> bytes:
@@ -104,6 +59,41 @@ def quality(offset: float) -> dict[str, dict[str, float]]:
     return {
         task: {"auc": 0.7 + offset + 0.02 * i, "gauc": 0.64 + offset + 0.015 * i}
         for i, task in enumerate(TASKS_COLUMNS)
+    }
+
+
+def analysis() -> dict[str, Any]:
+    terms = [{"term": "folk <b>drum</b>", "tokens": 61, "layers": {"0": 0.93}}]
+    words = [("theme:", 0.02, 2), ("folk", 0.2, 2), ("<i>drum</i>", 0.68, 2)]
+    drawn = {
+        "author_id": 5,
+        "tokens": 7,
+        "cls": 0.1,
+        "fields": [[{"word": word, "importance": share, "tokens": count} for word, share, count in words]],
+        "similar": [{"author_id": 8, "cosine": 0.98765, "theme": "folk & drums"}],
+    }
+    return {
+        "day": "2026-01-07",
+        "a2a": {
+            "authors": 441,
+            "queries": 400,
+            "precision_at_10": {"cls": 0.412, "tar": 0.377},
+            "chance": 0.021,
+            "ceiling": 0.99,
+        },
+        "gates": {
+            "layers": {"0": 0.41},
+            "min_tokens": 50,
+            "terms": 1,
+            "highest": terms,
+            "lowest": terms,
+            "by_frequency": [{"from": 10, "to": 100, "terms": 1, "tokens": 61, "layers": {"0": 0.93}}],
+        },
+        "importance": {
+            "authors": 400,
+            "parts": [{"part": "target_audience", "importance": 0.3, "tokens": 0.2}],
+            "drawn": [drawn],
+        },
     }
 
 
@@ -177,6 +167,7 @@ def content() -> dict[str, Any]:
                 for i, t in enumerate(["night market", "home cooks", "folk drum circle"])
             ],
         },
+        "analysis": analysis(),
         "publish": {
             "rows": 449,
             "authors_with_anchor": 441,
@@ -363,7 +354,7 @@ def test_models_that_were_trained_before_have_no_curve(content: dict[str, Any], 
 
 def test_phrases_are_escaped_and_marked_against_the_truth(text: str) -> None:
     assert "<script>" not in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    judged, unjudged = re.findall(r'<article class="card".*?</article>', text, re.DOTALL)
+    judged, unjudged = re.findall(r'<article class="card".*?</article>', section(text, "anchors"), re.DOTALL)
     assert "4 of 6 fields exactly right" in judged
     assert re.findall(r'<span class="phrase wrong">(.*?) <', judged) == [
         "stage fright",
@@ -386,6 +377,32 @@ def test_similar_authors_are_judged_by_theme(text: str) -> None:
     found = section(text, "neighbours")
     assert "2 of the 3 shown" in found
     assert found.count("✓ same") == 2
+
+
+def test_words_are_drawn_by_what_their_tokens_have_of_an_even_share(text: str) -> None:
+    found = section(text, "attention")
+    assert "<i>" not in found and "&lt;i&gt;drum&lt;/i&gt;" in found and "folk &amp; drums" in found
+    # Of 7 tokens, "theme:" has 0.07 even shares a token: no colour; "folk" 0.7; "drum" 2.38: all of it.
+    depths = re.findall(r'class="word" style="background: rgb\(0 114 178 / (.*?)\)" title="(.*?)"', found)
+    assert [depth for depth, _ in depths] == ["0.00", "0.15", "0.60"]
+    assert depths[1][1] == "20.0%, 0.70 times an even share"
+    assert Page(found).row("target audience") == ["target audience", "30.0%", "20.0%", "1.50"]
+
+
+def test_retrieval_and_gates_of_the_analysis_are_shown(text: str) -> None:
+    neighbours, gates = section(text, "neighbours"), section(text, "gates")
+    for said in ("41.2%", "37.7%", "2.1%", "99.0%", "400 authors among 441"):
+        assert said in neighbours
+    assert Page(gates).row("folk <b>drum</b>") == ["folk <b>drum</b>", "61", "0.930"]
+    assert Page(gates).row("10 to 99") == ["10 to 99", "1", "61", "0.930"]
+
+
+def test_an_analysis_without_a_truth_and_without_words_leaves_them_out(
+    content: dict[str, Any], pictures: ReportPictures
+) -> None:
+    bare = content["analysis"] | {"a2a": None, "importance": None}
+    page = report.render(content | {"analysis": bare}, pictures)
+    assert "Against the truth" not in page and "Not measured" in section(page, "attention")
 
 
 def test_a_figure_takes_ink_from_the_page_and_names_from_its_caller() -> None:

@@ -15,6 +15,7 @@ from pipelines.settings import Settings
 from pipelines.study import StudyConfig
 from pipelines.train import sarm_config
 from tests.pipelines.conftest import tiny_settings
+from tests.pipelines.pages import Page
 
 VARIANTS = {
     "base": {"kind": "base", "label": "Base"},
@@ -54,8 +55,34 @@ def test_every_variant_has_a_row_of_every_task_and_metric(done: Settings) -> Non
     wanted = {(v, t, m) for v in [*VARIANTS, "oracle"] for t in TASKS_COLUMNS for m in study_table.METRICS}
     assert found == wanted
     assert all(row["delta"] == 0 for row in table["rows"] if row["variant"] == "base")
-    rows_of_both = (Path(done.run_dir) / "table.md").read_text().count("\n| ")
-    assert rows_of_both == (1 + len(VARIANTS) + 1) + (1 + len(VARIANTS))  # the second one has no oracle
+    rows_of_all = (Path(done.run_dir) / "table.md").read_text().count("\n| ")
+    assert rows_of_all == (1 + len(VARIANTS) + 1) + 2 * (1 + len(VARIANTS))  # the first one alone has an oracle
+
+
+def test_the_losses_of_the_pass_are_compared_too(done: Settings) -> None:
+    rows = _table(done)["convergence"]
+    assert {(row["variant"], row["loss"]) for row in rows} == {
+        (v, loss) for v in VARIANTS for loss in ("main_loss", "click_loss")
+    }
+    trials = [json.loads(file.read_text()) for file in (Path(done.run_dir) / "trials").glob("sarm-*.json")]
+    for key in ("main_loss", "click_loss"):
+        (whole,) = [r for r in rows if (r["variant"], r["loss"], r["from"], r["to"]) == ("sarm", key, 0, 1)]
+        wanted = []
+        for trial in trials:
+            steps = [0] + [point["step"] for point in trial["curve"]]
+            sizes = [after - before for before, after in zip(steps, steps[1:], strict=False)]
+            wanted.append(sum(p[key] * n for p, n in zip(trial["curve"], sizes, strict=True)) / steps[-1])
+            assert trial["curve"][0]["click_loss"] < trial["curve"][0]["main_loss"]
+        assert whole["mean"] == pytest.approx(sum(wanted) / 2)
+
+
+def test_a_study_leaves_a_report_with_its_figures(done: Settings) -> None:
+    text = (Path(done.run_dir) / "report.html").read_text()
+    page = Page(text)
+    assert page.open == [] and text.count("<svg ") == 4
+    delta = next(r["delta"] for r in _table(done)["rows"] if (r["variant"], r["metric"]) == ("sarm", "auc"))
+    assert page.row("SARM")[2].startswith(f"{delta:+.2f}".replace("-", "\N{MINUS SIGN}"))
+    assert "seeds: 2" in text and "simulated" in text
 
 
 def test_exposure_buckets_are_compared_too(done: Settings) -> None:

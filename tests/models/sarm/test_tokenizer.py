@@ -211,3 +211,19 @@ def test_live_only_is_the_sequence_of_merged_tokens(anchors: list[list[str]]) ->
         assert (merged.base[row, len(wanted) :] == 0).all()
     assert not merged.live.any() and merged.base.max() < tokenizer.live_rows.num_base_rows
     assert tokenizer.live_rows.num_live_rows == 1
+
+
+def test_spans_say_where_each_token_stands() -> None:
+    fields = ["pubg squad", "", "lao λ tie"]
+    spans, length = old().spans(fields), int(old().encode([fields]).lengths[0])
+    assert len(spans) == length - 1
+    for index, field in enumerate(fields):
+        mine = [(start, end) for of, start, end in spans if of == index]
+        pieces = [old().base_ids(field)[i : i + 1] for i in range(len(mine))]
+        assert {field[start:end] for start, end in mine} >= {base().decode(p) for p in pieces} - {"\ufffd"}
+        assert mine == sorted(mine) and (not field or (mine[0][0], mine[-1][1]) == (0, len(field)))
+
+
+def test_spans_end_where_the_anchor_is_cut() -> None:
+    short = LiveStreamingTokenizer.train(OLD, base(), replace(CONFIG, max_tokens=5))
+    assert short.spans(["home interior"]) == old().spans(["home interior"])[:4]
