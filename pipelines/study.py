@@ -1,7 +1,7 @@
 """One table of a paper: variants x seeds on equal data, order and budget, and what they gain over the reference.
 
 Each trial trains one variant with one seed in one process (a Ray task), scores the newest day and leaves a file below
-`<run_dir>/trials`; a trial whose variant, seed and data are unchanged is not run again. At the end stands
+`study.trials`; a trial whose variant, seed and data are unchanged is not run again. At the end stands
 `<run_dir>/table.json`, the same as `table.md`, and with figures as `report.html`.
 Run: python -m pipelines study --config pipelines/configs/studies/table1.yaml
 """
@@ -66,6 +66,8 @@ class StudyConfig:
     """Seeds, from `seed` on. One seed fixes the world, the initialisation and the order of all variants."""
     parallel: int | None = None
     """Worlds and trials at a time, each on one core; null = as many as the cluster has CPUs."""
+    trials: str = ""
+    """Folder of finished trials, which studies may share; empty = `<run_dir>/trials`."""
     reference: str = "base"
     """The variant that the others are compared with."""
     variants: dict[str, Any] = field(default_factory=dict)
@@ -125,6 +127,7 @@ def run(settings: "Settings") -> dict[str, Any]:
     table["convergence"] = convergence.build(list(variants), seeds, config.reference, records)
     if sources:
         table["anchors"] = study_anchors.benchmark(variants, sources, data)
+    table["trials"] = {name: [str(files[name, seed]) for seed in seeds] for name in variants}
     sections = [study_anchors.markdown(table), convergence.markdown(table)]
     written = study_table.write(Path(settings.run_dir), table, sections)
     report = Path(settings.run_dir) / "report.html"
@@ -181,22 +184,25 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _run_missing(
     settings: "Settings", trials: Mapping[tuple[str, int], tuple["Settings", str, str]]
 ) -> dict[tuple[str, int], Path]:
-    """Runs every trial without a file, as many at a time as there are CPUs; returns all files."""
-    folder = Path(settings.run_dir) / "trials"
+    """Runs every trial without a file, as many at a time as there are CPUs; returns all files.
+
+    A trial's file is named after what it is made from, so variants of one or several studies may share it.
+    """
+    folder = Path(settings.study.trials or Path(settings.run_dir) / "trials")
     folder.mkdir(parents=True, exist_ok=True)
-    files = {key: folder / f"{key[0]}-{key[1]}-{digest[:16]}.json" for key, (_, _, digest) in trials.items()}
-    missing = {key: trials[key][:2] for key, file in files.items() if not file.is_file()}
-    log.info("study | %d trials, %d of them done before", len(trials), len(trials) - len(missing))
+    files = {key: folder / f"{kind}-{key[1]}-{digest[:16]}.json" for key, (_, kind, digest) in trials.items()}
+    missing = {file: trials[key][:2] for key, file in files.items() if not file.is_file()}
+    names = {file: f"{name} seed {seed}" for (name, seed), file in files.items()}
+    log.info("study | %d trials, %d still to run", len(trials), len(missing))
     started = time.perf_counter()
-    done = _side_by_side(run_trial, missing, settings.study.parallel)
-    for number, ((name, seed), record) in enumerate(done, 1):
-        unfinished = files[name, seed].with_suffix(".tmp")
+    for number, (file, record) in enumerate(_side_by_side(run_trial, missing, settings.study.parallel), 1):
+        unfinished = file.with_suffix(".tmp")
         unfinished.write_text(json.dumps(record, indent=1))
-        os.replace(unfinished, files[name, seed])
+        os.replace(unfinished, file)
         took = time.perf_counter() - started
         log.info(
-            "study | trial %d/%d | %s seed %d | click GAUC %.4f | %.0f s | eta %.0f s",
-            number, len(missing), name, seed, record["metrics"]["click"]["gauc"], took,
+            "study | trial %d/%d | %s | click GAUC %.4f | %.0f s | eta %.0f s",
+            number, len(missing), names[file], record["metrics"]["click"]["gauc"], took,
             took / number * (len(missing) - number),
         )  # fmt: skip
     return files

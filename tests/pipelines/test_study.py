@@ -48,6 +48,10 @@ def _table(settings: Settings) -> dict[str, Any]:
     return json.loads((Path(settings.run_dir) / "table.json").read_text())
 
 
+def _trials(settings: Settings, variant: str) -> list[dict[str, Any]]:
+    return [json.loads(Path(file).read_text()) for file in _table(settings)["trials"][variant]]
+
+
 def test_every_variant_has_a_row_of_every_task_and_metric(done: Settings) -> None:
     table = _table(done)
     assert table["study"] == "tiny" and table["seeds"] == [1, 2] and table["data"] == "simulated world"
@@ -64,7 +68,7 @@ def test_the_losses_of_the_pass_are_compared_too(done: Settings) -> None:
     assert {(row["variant"], row["loss"]) for row in rows} == {
         (v, loss) for v in VARIANTS for loss in ("main_loss", "click_loss")
     }
-    trials = [json.loads(file.read_text()) for file in (Path(done.run_dir) / "trials").glob("sarm-*.json")]
+    trials = _trials(done, "sarm")
     for key in ("main_loss", "click_loss"):
         (whole,) = [r for r in rows if (r["variant"], r["loss"], r["from"], r["to"]) == ("sarm", key, 0, 1)]
         wanted = []
@@ -88,15 +92,15 @@ def test_a_study_leaves_a_report_with_its_figures(done: Settings) -> None:
 def test_exposure_buckets_are_compared_too(done: Settings) -> None:
     rows = _table(done)["exposure"]
     assert {row["variant"] for row in rows} == set(VARIANTS)
-    record = [json.loads(file.read_text()) for file in (Path(done.run_dir) / "trials").glob("sarm-*.json")]
+    record = _trials(done, "sarm")
     first = next(row for row in rows if row["variant"] == "sarm" and row["metric"] == "auc")
     wanted = [b["model"]["auc"] for r in record for b in r["buckets"] if b["from"] == first["from"]]
     assert first["mean"] == pytest.approx(50 * sum(wanted))
 
 
 def test_rows_are_what_the_trials_say(done: Settings) -> None:
-    trials = [json.loads(file.read_text()) for file in (Path(done.run_dir) / "trials").glob("sarm-*.json")]
-    base = [json.loads(file.read_text()) for file in (Path(done.run_dir) / "trials").glob("base-*.json")]
+    trials = _trials(done, "sarm")
+    base = _trials(done, "base")
     assert len(trials) == len(base) == 2
     mean = [100 * sum(t["metrics"]["click"]["gauc"] for t in of) / 2 for of in (trials, base)]
     row = next(r for r in _table(done)["rows"] if (r["variant"], r["task"], r["metric"]) == ("sarm", "click", "gauc"))
@@ -121,7 +125,7 @@ def test_a_study_that_is_done_runs_nothing_and_says_the_same(done: Settings) -> 
 
 
 def test_a_trial_that_is_missing_is_run_again_with_the_same_result(done: Settings) -> None:
-    file = next((Path(done.run_dir) / "trials").glob("sae-*.json"))
+    file = Path(_table(done)["trials"]["sae"][0])
     before = json.loads(file.read_text())
     file.unlink()
     study.run(done)
@@ -129,6 +133,17 @@ def test_a_trial_that_is_missing_is_run_again_with_the_same_result(done: Setting
     assert after["metrics"] == before["metrics"] and after["buckets"] == before["buckets"]
     losses = [[point["loss"] for point in record["curve"]] for record in (before, after)]
     assert losses[0] == losses[1]
+
+
+def test_what_is_the_same_is_trained_once_and_studies_may_share_it(done: Settings, tmp_path: Path) -> None:
+    twins = {"base": VARIANTS["base"], "one": {"label": "one"}, "two": {"label": "two"}}
+    folder = Path(done.run_dir) / "trials"
+    before = set(folder.iterdir())
+    other = replace(done.study, name="other", variants=twins, paper={}, trials=str(folder))
+    study.run(replace(done, run_dir=str(tmp_path), study=other))
+    assert set(folder.iterdir()) == before
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["trials"]["one"] == table["trials"]["two"] == _table(done)["trials"]["sarm"]
 
 
 def test_another_model_is_another_trial(done: Settings) -> None:

@@ -74,8 +74,7 @@ def _table(settings: Settings) -> dict[str, Any]:
 
 
 def _trial(settings: Settings, variant: str, seed: int) -> dict[str, Any]:
-    (file,) = (Path(settings.run_dir) / "trials").glob(f"{variant}-{seed}-*.json")
-    return json.loads(file.read_text())
+    return json.loads(Path(_table(settings)["trials"][variant][SEEDS.index(seed)]).read_text())
 
 
 @pytest.mark.ray
