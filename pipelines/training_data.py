@@ -100,8 +100,8 @@ class AnchorTable:
             fields = [field_texts(row) for row in chunk.select(list(FIELDS)).to_pylist()]
             known = np.flatnonzero(rows)
             if len(known):
-                made = self._tokenizer.encode([fields[index] for index in known])
-                self._place(rows[known], self._tokenizer.live_only(made) if self._live_only else made)
+                encode = self._tokenizer.encode_live if self._live_only else self._tokenizer.encode
+                self._place(rows[known], encode([fields[index] for index in known]))
                 self.anchor_day[rows[known]] = day_number(day)
         self._days_read.append(day)
 

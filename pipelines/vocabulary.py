@@ -6,11 +6,13 @@ Run: python -m pipelines vocabulary --config pipelines/configs/demo.yaml
 
 import logging
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pipelines.artifacts import Artifacts
 from pipelines.contract import FIELDS, ContractError
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 KIND = "tokenizer"
 _DAY = "anchors/"
-_EXAMPLES = 24
+_BATCH, _EXAMPLES = 4096, 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +41,8 @@ class VocabularyConfig:
     """A pair of tokens is merged when the corpus holds it at least this often (the paper's threshold)."""
     max_merges: int = 50_000
     """Most merges that one run may add."""
+    join_words: bool = True
+    """Merges may join words that one space separates; false: they stay within the words of the base tokenizer."""
     hash_buckets: int = 256
     """Rows shared by base tokens that the corpus did not hold."""
     max_tokens: int = 64
@@ -70,6 +74,7 @@ def run(settings: "Settings") -> dict[str, Any]:
         rules = TokenizerConfig(
             min_frequency=config.min_frequency,
             max_merges=config.max_merges,
+            join_words=config.join_words,
             hash_buckets=config.hash_buckets,
             max_tokens=config.max_tokens,
         )
@@ -109,7 +114,9 @@ def _base(config: VocabularyConfig) -> Any:
 
 
 def _made_from(storage: Storage, config: VocabularyConfig, days: list[str]) -> dict[str, str]:
-    rules = {key: value for key, value in asdict(config).items() if key != "until"}
+    from models.sarm.tokenizer import FORMAT
+
+    rules = {key: value for key, value in asdict(config).items() if key != "until"} | {"format": FORMAT}
     base = Path(config.base_tokenizer)
     rules["base_tokenizer"] = digest(base.read_text(encoding="utf-8")) if base.is_file() else config.base_tokenizer
     return {"config": digest(rules)} | {_DAY + day: storage.fingerprint("anchors", day) for day in days}
@@ -122,28 +129,24 @@ def _extends(old: Mapping[str, str], new: Mapping[str, str]) -> bool:
 
 def _measure(tokenizer: "LiveStreamingTokenizer", storage: Storage, days: list[str]) -> dict[str, Any]:
     """Sizes, mean tokens per anchor before and after merging, and the merged terms met most often."""
-    counts: Counter[str] = Counter()
-    anchors = 0
-    for fields in corpus(storage, days):
-        counts.update(fields)
-        anchors += 1
-    base_vocabulary = tokenizer.base_vocabulary
-    base_tokens = live_tokens = 0
-    merged: Counter[int] = Counter()
-    for text, count in counts.items():
-        live = tokenizer.live_ids(text)
-        base_tokens += count * len(tokenizer.base_ids(text))
-        live_tokens += count * len(live)
-        for symbol in live:
-            if symbol >= base_vocabulary:
-                merged[symbol - base_vocabulary + 1] += count
-    terms = [tokenizer.live_text(row).strip() for row, _ in merged.most_common()]
+    base_tokens = live_tokens = anchors = 0
+    merged = np.zeros(tokenizer.rows.num_live_rows - 1, dtype=np.int64)
+    rest = corpus(storage, days)
+    while batch := list(islice(rest, _BATCH)):
+        base, live = tokenizer.counts(batch)
+        merged += live[tokenizer.base_vocabulary :]
+        base_tokens += int(base.sum())
+        live_tokens += int(live.sum())
+        anchors += len(batch)
+    often = [1 + int(index) for index in np.argsort(-merged, kind="stable") if merged[index]]
+    names = [name.replace("_", " ") for name in FIELDS]
+    terms = (tokenizer.live_text(row).strip() for row in often)
     return {
         "anchors": anchors,
-        "base_vocabulary": base_vocabulary,
-        "merges": tokenizer.rows.num_live_rows - 1,
+        "base_vocabulary": tokenizer.base_vocabulary,
+        "merges": len(merged),
         "base_rows": tokenizer.rows.num_base_rows,
         "base_tokens_mean": base_tokens / max(anchors, 1),
         "live_tokens_mean": live_tokens / max(anchors, 1),
-        "examples": [term for term in terms if " " in term and ":" not in term][:_EXAMPLES],
+        "examples": list(islice((term for term in terms if not any(term in name for name in names)), _EXAMPLES)),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
@@ -39,7 +40,9 @@ def test_a_domain_word_becomes_one_token_and_the_base_tokens_stay() -> None:
     for field in ("theme: my PUBG day", "scene: studio 直播间"):
         assert tokenizer.base_ids(field) == base().encode(field).ids
         assert tokenizer.decode_live(tokenizer.live_ids(field)) == tokenizer.base_ids(field)
-    assert len(tokenizer.live_ids("scene: studio 直播间")) == 1  # frequent as a whole
+    assert [tokenizer.decode_live([i]) for i in tokenizer.live_ids("scene: studio 直播间")] == [
+        base().encode(term).ids for term in ("scene", ":", " studio 直播间")
+    ]
 
 
 def test_a_daily_update_appends_and_moves_nothing() -> None:
@@ -49,4 +52,12 @@ def test_a_daily_update_appends_and_moves_nothing() -> None:
     assert newer.rows.num_live_rows > rows
     assert [newer.live_text(r) for r in range(1, rows)] == [tokenizer.live_text(r) for r in range(1, rows)]
     assert newer.live_ids("theme: my PUBG day") == tokenizer.live_ids("theme: my PUBG day")
-    assert len(newer.live_ids("theme: Genshin Impact boss")) == 1
+    assert len(newer.live_ids(" Genshin Impact boss")) == 1
+
+
+def test_the_library_loads_the_saved_file_and_no_original_token_moved(tmp_path: Path) -> None:
+    trained().save(tmp_path)
+    loaded = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert base().get_vocab().items() <= loaded.get_vocab().items()
+    for field in ("theme: my PUBG day", "scene: studio 直播间", "What's 直播\n\n  2026?\u00a0 ｘ"):
+        assert trained().decode_live(loaded.encode(field).ids) == base().encode(field).ids
