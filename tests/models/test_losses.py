@@ -17,8 +17,8 @@ def test_each_task_has_its_own_mean_cross_entropy() -> None:
 
 
 def test_the_auxiliary_loss_by_hand() -> None:
-    loss = auxiliary_bce(torch.tensor([1.0, -1.0]), torch.tensor([0.0, 0.0]))
-    assert loss.item() == pytest.approx((math.log1p(math.e) + math.log1p(math.exp(-1.0))) / 2)
+    loss = auxiliary_bce(torch.tensor([1.0, -2.0]), torch.tensor([0.0, 0.0]))
+    assert loss.item() == pytest.approx((math.log1p(math.e) + math.log1p(math.exp(-2.0))) / 2)
 
 
 def test_gradients_are_probability_less_label_over_the_batch() -> None:
