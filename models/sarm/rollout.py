@@ -40,7 +40,8 @@ def attention_maps(encoder: AnchorEncoder, base: Tensor, live: Tensor) -> tuple[
 
     def keep(attention: nn.Module, read: tuple[Any, ...], _: Tensor) -> None:
         assert isinstance(attention, SelfAttention)
-        maps.append(attention.weights(*read).mean(dim=1))
+        x, mask = read
+        maps.append(attention.weights(attention.query_key(x), mask).mean(dim=1))
 
     attentions = [layer for layer in encoder.blocks.modules() if isinstance(layer, SelfAttention)]
     hooks = [attention.register_forward_hook(keep) for attention in attentions]

@@ -104,7 +104,7 @@ def test_the_weights_of_attention_applied_to_the_values_give_what_it_reads(heads
     torch.manual_seed(0)
     attention = SelfAttention(8, heads)
     x, mask = torch.randn(2, 5, 8), torch.tensor([[True] * 5, [True, True, True, False, False]])
-    weights = attention.weights(x, mask)
+    weights = attention.weights(attention.query_key(x), mask)
     assert weights.shape == (2, heads, 5, 5) and (weights[1, :, :, 3:] == 0).all()
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, heads, 5))
     values = attention.value(x).view(2, 5, heads, -1).transpose(1, 2)
