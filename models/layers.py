@@ -87,7 +87,7 @@ class SelfAttention(nn.Module):
         return mixed
 
     def read(self, query_key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """query_key [B, L, 2 D], value [B, L, D], which know no positions yet -> what each position reads, [B, L, D]."""
+        """query_key [B, L, 2 D], value [B, L, D], not yet turned by position -> what each position reads, [B, L, D]."""
         batch, length, dim = value.shape
         values = self._by_head(value.view(batch, length, self.num_heads, -1))
         read = torch.bmm(self.weights(query_key, mask).flatten(0, 1), values)
