@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.batch import RankingBatch
@@ -42,7 +42,7 @@ class BlockCost:
     flops_per_impression: float
     """To score one impression whose author vectors are at hand; padded history items are computed, and count."""
     flops_per_author: float
-    """To encode one author; 0 where nothing is encoded. Padding to the longest anchor of a chunk counts."""
+    """To encode one author without padding; 0 where nothing is encoded. Training shares work between authors."""
 
 
 def cost_table(
@@ -93,10 +93,10 @@ def _passes(
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """The two passes to count: over the impressions, and over the authors."""
     if isinstance(model, SARM) and isinstance(content, AnchorTokens):
-        anchors = [t.to(authors.device) for t in content.select(authors.cpu().numpy()).tensors()]
+        anchors = content.select(authors.cpu().numpy())
         history = batch.history_age_s.new_zeros(*batch.history.shape, model.config.width)
         vector = history[:, 0]
-        return lambda: model(batch, vector, vector, history), lambda: model.encode_authors(authors, *anchors)
+        return lambda: model(batch, vector, vector, history), lambda: _encode_plainly(model, authors, anchors)
     if isinstance(model, TwoStageRanker) and isinstance(content, Tensor):
         return lambda: model(batch, content), lambda: None
     if isinstance(model, Ranker) and content is None:
@@ -105,6 +105,15 @@ def _passes(
         f"{type(model).__name__} got content of {type(content).__name__}; wanted AnchorTokens for SARM, a Tensor for "
         "TwoStageRanker, None for Ranker"
     )
+
+
+def _encode_plainly(model: SARM, authors: Tensor, anchors: AnchorTokens) -> None:
+    """Authors of one length at a time: no padding, and every token of every author computed."""
+    for length in np.unique(anchors.lengths):
+        chosen = np.flatnonzero(anchors.lengths == length)
+        base, live = (t.to(authors.device) for t in anchors.select(chosen).tensors())
+        states, mask = model.encoder(base, live)
+        model.identity(model.ranker.authors(authors[torch.from_numpy(chosen).to(authors.device)]), states, mask)
 
 
 def _block(path: str) -> str | None:
@@ -135,8 +144,7 @@ def _flops(model: nn.Module, run: Callable[[], object]) -> Counter[str]:
     """FLOPs of ``run`` by block."""
     found: Counter[str] = Counter()
     inside: list[str] = []
-    # The fused attention kernels of CPUs are unknown to the counter, which then counts nothing: take the plain one.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
 
         def enter(block: str) -> None:
             found[block] -= counter.get_total_flops() if block not in inside else 0

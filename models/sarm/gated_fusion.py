@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import RMSNorm
+from models.layers import NORM_EPS, RMSNorm
 
 
 class GatedFusion(nn.Module):
@@ -24,6 +24,17 @@ class GatedFusion(nn.Module):
 
         Where no live token covers the position the gate is 0, and the state passes unchanged.
         """
-        match = (self.state_norm(states) * self.key_norm(self.key(live))).sum(dim=-1) * states.shape[-1] ** -0.5
+        return self.mix(states, *self.project(live), covered)
+
+    def project(self, live: Tensor) -> tuple[Tensor, Tensor]:
+        """e' [..., D] -> keys, with the weights of both norms, and values, [..., D]: all that depends on e' alone."""
+        return self.key_norm(self.key(live)) * self.state_norm.weight, self.value(live)
+
+    def mix(self, states: Tensor, keys: Tensor, values: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``forward`` gives, from projected live tokens [..., D]."""
+        dim = states.shape[-1]
+        # h . k / rms(h) is RMSNorm(h) . k without RMSNorm(h) in memory.
+        mean_square = torch.linalg.vecdot(states, states) / dim + NORM_EPS
+        match = torch.linalg.vecdot(states, keys) * torch.rsqrt(dim * mean_square)
         alpha = torch.sigmoid(match) * covered.to(states.dtype)
-        return states + alpha.unsqueeze(-1) * self.value(live), alpha
+        return torch.addcmul(states, alpha.unsqueeze(-1), values), alpha

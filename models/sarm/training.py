@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models import TASKS
 from models.batch import RankingBatch
 from models.losses import auxiliary_bce, multi_task_bce
+from models.packed import Distinct
 from models.sarm.memory_bank import MemoryBank
 from models.sarm.model import SARM
 
@@ -67,12 +68,27 @@ class TrainingSARM(nn.Module):
         )
 
     def _user_interest(self, batch: RankingBatch, bank: MemoryBank) -> Tensor | None:
+        if "uin" not in self.sarm.config.representations:
+            return None
         # Impressions of one request share their history, and [UIN] depends on nothing else: compute each one once.
-        keys = torch.where(batch.history_mask, batch.history, -1)
-        histories, of_row = torch.unique(keys, dim=0, return_inverse=True)
-        mask = histories >= 0
-        interest = self.sarm.user_interest(bank.read_part(histories.clamp(min=0), self.sarm.history_part), mask)
-        return None if interest is None else F.embedding(of_row, interest)
+        first, of_row = distinct_histories(batch)
+        authors = Distinct(batch.history[first])
+        vectors = bank.read_part(authors.ids, self.sarm.history_part)
+        return F.embedding(of_row, self.sarm.interest.packed(vectors, authors, batch.history_mask[first]))
+
+
+def distinct_histories(batch: RankingBatch) -> tuple[Tensor, Tensor]:
+    """Rows [S] that hold every history of the batch, and which of them each row has, [B].
+
+    Neighbours are compared, with the rows sorted by user: a history may be given twice where users share it. That is
+    enough, as a request is of one user, and ``torch.unique`` over rows takes ten times longer.
+    """
+    order = torch.argsort(batch.user, stable=True)
+    items = torch.where(batch.history_mask, batch.history, -1)[order]
+    starts = torch.ones_like(order, dtype=torch.bool)
+    starts[1:] = (items[1:] != items[:-1]).any(dim=1)
+    of_row = torch.empty_like(order).index_copy_(0, order, torch.cumsum(starts, dim=0) - 1)
+    return order[starts], of_row
 
 
 def choose_authors(authors: Tensor, counts: Tensor, written_step: Tensor, budget: int | None) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.layers import RMSNorm, TransformerBlock, masked_mean
+from models.packed import Distinct, Places, run_block
 
 
 class UserInterest(nn.Module):
@@ -23,3 +24,13 @@ class UserInterest(nn.Module):
         for block in self.blocks:
             history = block(history, mask)
         return masked_mean(self.norm(history), mask)
+
+    def packed(self, vectors: Tensor, distinct: Distinct, mask: Tensor) -> Tensor:
+        """What ``forward`` gives for S different histories, in less time: see models/packed.py.
+
+        ``vectors`` [R, D] of the different authors, ``distinct`` says which of them stand where, mask [S, L] -> [S, D].
+        """
+        places, states = Places(mask), vectors
+        for layer, block in enumerate(self.blocks):
+            states = run_block(block, states, places, distinct if layer == 0 else None)
+        return masked_mean(places.pad(self.norm(states)), mask)
