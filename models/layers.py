@@ -96,7 +96,7 @@ class SelfAttention(nn.Module):
     def weights(self, query_key: Tensor, mask: Tensor) -> Tensor:
         """query_key [B, L, 2 D] -> how much each position reads of each other one, [B, heads, L, L].
 
-        Spelled out, because at anchor lengths torch's fused attention takes twice the time on CPUs.
+        Spelled out: at the lengths of anchors and histories torch's fused attention takes twice the time on CPUs.
         """
         batch, length, _ = query_key.shape
         head_dim = query_key.shape[-1] // (2 * self.num_heads)

@@ -27,7 +27,7 @@ class GatedFusion(nn.Module):
         return self.mix(states, *self.project(live), covered)
 
     def project(self, live: Tensor) -> tuple[Tensor, Tensor]:
-        """e' [..., D] -> keys and values [..., D], of the token alone; the norms' weights are in the keys."""
+        """e' [..., D] -> keys, with the weights of both norms, and values, [..., D]: all that depends on e' alone."""
         return self.key_norm(self.key(live)) * self.state_norm.weight, self.value(live)
 
     def mix(self, states: Tensor, keys: Tensor, values: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:
