@@ -89,9 +89,9 @@ def _isolates(split: State) -> bool:
 def _runs(words: str) -> str:
     """One word, and every next one that begins with a space between two letters.
 
-    The groups are atomic: each word ends where it would end by itself.
+    Nothing behind a word can make it shorter, so each one ends where it would end by itself.
     """
-    return rf"(?>{words})(?:(?<=[\p{{L}}\p{{M}}])(?= \p{{L}})(?>{words}))*"
+    return rf"(?:{words})(?:(?<=[\p{{L}}\p{{M}}])(?= \p{{L}})(?:{words}))*"
 
 
 def _check_boundaries(model: State) -> None:

@@ -24,11 +24,10 @@ class LiveTokens:
         """Base ids of the tokens, in the order of their ids."""
         vocabulary = state["model"]["vocab"]
         for left, right in state["model"]["merges"][num_base_merges:]:
-            index, pieces = vocabulary[left + right], self.expand([vocabulary[left], vocabulary[right]])
-            if index == num_base + len(self.pieces):
-                self.pieces.append(pieces)
-            elif index > num_base + len(self.pieces) or self.expand([index]) != pieces:
-                raise ValueError(f"the merge of {left!r} and {right!r} makes id {index}, which spells something else")
+            got, wanted = vocabulary[left + right], num_base + len(self.pieces)
+            if got != wanted:
+                raise ValueError(f"the merge of {left!r} and {right!r} makes id {got}, wanted {wanted}")
+            self.pieces.append(self.expand([vocabulary[left], vocabulary[right]]))
         if num_base + len(self.pieces) > MAX_IDS:
             raise ValueError(f"wanted at most {MAX_IDS} ids, got {num_base + len(self.pieces)}; lower max_merges")
         self._span = np.concatenate([np.ones(num_base, np.int64), [len(pieces) for pieces in self.pieces]]).astype(int)
@@ -61,28 +60,20 @@ class LiveTokens:
     def extended(self, state: State, learned: Sequence[tuple[str, str]]) -> LiveTokens:
         """Appends learnt merges to ``state``, the file that these tokens come from.
 
-        A merge whose token would spell what a token of other base ids spells is left out, and so is what was learnt
-        upon it: one string of the vocabulary stands for one sequence of base ids.
+        A merge whose token would spell what another token spells is left out, and so is what was learnt upon it: one
+        string of the vocabulary stands for one sequence of base ids.
         """
-        longer = LiveTokens(state, self.num_base, self.num_base_merges)
         vocabulary, merges = state["model"]["vocab"], state["model"]["merges"]
         spelling = {index: token for token, index in vocabulary.items()}
+        next_id = self.num_base + len(self.pieces)
         made: dict[str, int] = {}
-        pairs = set()
         for left, right in learned:
-            pair = tuple(made.get(side, -1) if len(side) > 1 else ids_of(side)[0] for side in (left, right))
-            if -1 in pair:
-                continue
-            pieces = longer.expand(pair)
-            token = "".join(spelling[side] for side in pair)
-            index = vocabulary.setdefault(token, self.num_base + len(longer.pieces))
-            if index == self.num_base + len(longer.pieces):
-                longer.pieces.append(pieces)
-                spelling[index] = token
-            elif longer.expand([index]) != pieces:
-                continue
-            made[left + right] = index
-            if pair not in pairs:
-                pairs.add(pair)
-                merges.append([spelling[side] for side in pair])
+            pair = [made.get(side, -1) if len(side) > 1 else ids_of(side)[0] for side in (left, right)]
+            sides = [spelling.get(side, "") for side in pair]
+            token = "".join(sides)
+            if -1 not in pair and token not in vocabulary:
+                made[left + right] = vocabulary[token] = next_id
+                spelling[next_id] = token
+                merges.append(sides)
+                next_id += 1
         return LiveTokens(state, self.num_base, self.num_base_merges)

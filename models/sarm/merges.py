@@ -41,21 +41,21 @@ def ids_of(text: Iterable[str]) -> list[int]:
 
 def learn(found: Counter[str], min_frequency: int, max_merges: int) -> list[tuple[str, str]]:
     """At most ``max_merges`` merges of pairs that the phrases hold at least ``min_frequency`` times, in order."""
+    # A single id has no pair to merge. Sorted, so that the result does not depend on the order of the corpus.
+    weights = sorted((phrase, count) for phrase, count in found.items() if len(phrase) > 1)
     trainer = BpeTrainer(
-        vocab_size=len(set().union(*found)) + max_merges,
+        vocab_size=len(set().union(*(phrase for phrase, _ in weights))) + max_merges,
         min_frequency=min_frequency,
         show_progress=False,
         special_tokens=[],
     )
     learner = Tokenizer(BPE())
     learner.pre_tokenizer = WhitespaceSplit()
-    learner.train_from_iterator(_repeated(found), trainer)
+    learner.train_from_iterator(_repeated(weights), trainer)
     return [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]
 
 
-def _repeated(found: Counter[str]) -> Iterator[str]:
-    # Sorted, so that the result does not depend on the order of the corpus. A single id has no pair to merge.
-    for phrase, count in sorted(found.items()):
-        if len(phrase) > 1:
-            for start in range(0, count, _PER_TEXT):
-                yield f"{phrase} " * min(_PER_TEXT, count - start)
+def _repeated(weights: Sequence[tuple[str, int]]) -> Iterator[str]:
+    for phrase, count in weights:
+        for start in range(0, count, _PER_TEXT):
+            yield f"{phrase} " * min(_PER_TEXT, count - start)

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
 
 
 def _corpus(anchors: int) -> list[list[str]]:
-    """Anchors of made-up phrases, long-tailed, so that most fields of different anchors differ."""
+    """Anchors of made-up phrases, long-tailed, so that about half of all fields are there only once or twice."""
     rng = np.random.default_rng(0)
     words = np.array(["".join(rng.choice(_SYLLABLES, size=rng.integers(1, 4))) for _ in range(_WORDS)])
     tail = 1.0 / np.arange(1, _WORDS + 1)

@@ -132,6 +132,18 @@ def test_anchors_in_force_are_the_newest_strictly_before(tiny: Settings) -> None
     assert (table.tokens.live[rows][:, :width] == wanted.live).all()
 
 
+def test_a_table_of_live_tokens_holds_the_merged_sequence_alone(tiny: Settings) -> None:
+    storage = Storage.open(tiny.storage.root)
+    catalog, _ = build_catalog(storage, "2026-01-03")
+    tokenizer = LiveStreamingTokenizer.load(Artifacts(storage).fetch("tokenizer"))
+    table = AnchorTable(storage, catalog, tokenizer, tokens="live").advance(until="2026-01-01")
+    rows = catalog.author_rows(storage.read("anchors", "2026-01-01")["author_id"].to_numpy())
+    wanted = tokenizer.encode_live(list(vocabulary.corpus(storage, ["2026-01-01"])))
+    assert (table.tokens.base[rows][:, : wanted.base.shape[1]] == wanted.base).all()
+    assert wanted.base.max() >= tokenizer.rows.num_base_rows and not table.tokens.live.any()
+    assert table.rows == tokenizer.live_rows
+
+
 def test_examples_joined_with_other_anchors_are_refused(tiny: Settings, tmp_path: Path) -> None:
     storage = Storage.open(tiny.storage.root)
     day = storage.days("anchors")[0]

@@ -40,6 +40,18 @@ def test_metrics_count_what_the_tokenizer_does(tiny: Settings) -> None:
     assert metrics["live_tokens_mean"] < metrics["base_tokens_mean"]
 
 
+def test_examples_are_merged_terms_and_no_field_names(tiny: Settings) -> None:
+    metrics, tokenizer = vocabulary.run(tiny), _published(tiny)
+    terms = {tokenizer.live_text(row).strip() for row in range(1, tokenizer.rows.num_live_rows)}
+    assert metrics["examples"] and set(metrics["examples"]) <= terms
+    assert "target audience" in terms and "target audience" not in metrics["examples"]
+
+
+def test_a_tokenizer_of_an_older_format_is_trained_anew(tiny: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.sarm.tokenizer.FORMAT", "live-streaming-tokenizer/9")
+    assert vocabulary.run(tiny)["how"] == "trained"
+
+
 def test_newer_days_extend_and_rows_never_move(tiny: Settings) -> None:
     first = Storage.open(tiny.storage.root).days("anchors")[0]
     assert vocabulary.run(_again(tiny, until=first, min_frequency=19))["how"] == "trained"

@@ -48,7 +48,7 @@ def test_counts_are_occurrences_however_many() -> None:
 
 
 def test_max_merges_is_the_most_that_are_learnt() -> None:
-    assert len(learn(Counter({text(*range(20)): 9}), 1, 3)) == 3
+    assert len(learn(Counter({text(*range(20)): 9, text(30): 9, text(31): 9}), 1, 3)) == 3
 
 
 @settings(deadline=None)
