@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models
 
 from models.sarm.anchor_encoder import AnchorEncoder
 from models.sarm.anchor_tokens import AnchorTokens
@@ -15,10 +15,10 @@ from pipelines.gates import MeanGates
 
 @cache
 def tokenizer() -> LiveStreamingTokenizer:
-    """Live rows 1 "a b", 2 "c d" and 3 "e f"."""
-    base = Tokenizer(models.WordLevel({word: i for i, word in enumerate("abcdef")}, unk_token="a"))
-    base.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    corpus = [["a b"]] * 4 + [["c d"]] * 3 + [["e f"]] * 2
+    """Live rows 1 "ab", 2 "cd" and 3 "ef"."""
+    base = Tokenizer(models.BPE({letter: i for i, letter in enumerate("abcdef")}, []))
+    base.decoder = decoders.Fuse()
+    corpus = [["ab"]] * 4 + [["cd"]] * 3 + [["ef"]] * 2
     return LiveStreamingTokenizer.train(corpus, base, TokenizerConfig(min_frequency=2))
 
 
@@ -33,11 +33,11 @@ def test_layers_are_means_over_covered_tokens() -> None:
 
 
 def test_terms_are_ordered_by_their_gate_over_layers() -> None:
-    # Means over both layers: a b (0.5 + 0.1) / 2 = 0.3, c d (0.25 + 0.75) / 2 = 0.5, e f (0.9 + 0.1) / 2 = 0.5.
+    # Means over both layers: ab (0.5 + 0.1) / 2 = 0.3, cd (0.25 + 0.75) / 2 = 0.5, ef (0.9 + 0.1) / 2 = 0.5.
     found = by_hand().extremes(tokenizer(), 1, 3)
     assert found["terms"] == 2 and found["min_tokens"] == 3
-    assert found["highest"] == [{"term": "c d", "tokens": 4, "layers": {"0": 0.25, "2": 0.75}}]
-    assert found["lowest"] == [{"term": "a b", "tokens": 20, "layers": {"0": 0.5, "2": 0.1}}]
+    assert found["highest"] == [{"term": "cd", "tokens": 4, "layers": {"0": 0.25, "2": 0.75}}]
+    assert found["lowest"] == [{"term": "ab", "tokens": 20, "layers": {"0": 0.5, "2": 0.1}}]
 
 
 def test_bands_of_frequency_hold_all_terms() -> None:
@@ -51,7 +51,7 @@ def test_the_gates_are_the_encoders_at_every_covered_token() -> None:
     torch.manual_seed(0)
     rows = tokenizer().rows
     encoder = AnchorEncoder(rows, 8, 1, 2, (0,))
-    tokens = tokenizer().encode([["a b", "c d"], ["c"], ["a b", "a b", "e"]])
+    tokens = tokenizer().encode([["ab", "cd"], ["c"], ["ab", "ab", "e"]])
     found = MeanGates.of(encoder, tokens, rows.num_live_rows)
     assert found.counts.tolist() == [0, 6, 2, 0]
     alpha = encoder.gates(*tokens.tensors())[0].numpy()
@@ -60,7 +60,7 @@ def test_the_gates_are_the_encoders_at_every_covered_token() -> None:
 
 def test_a_model_without_fusion_has_no_gates() -> None:
     rows = tokenizer().rows
-    found = MeanGates.of(AnchorEncoder(rows, 8, 1, 2, ()), tokenizer().encode([["a b"]]), rows.num_live_rows)
+    found = MeanGates.of(AnchorEncoder(rows, 8, 1, 2, ()), tokenizer().encode([["ab"]]), rows.num_live_rows)
     made = found.extremes(tokenizer(), 3, 1)
     assert made["layers"] == {} and made["highest"] == made["lowest"] == []
     empty = MeanGates.of(AnchorEncoder(rows, 8, 1, 2, (0,)), AnchorTokens.empty(3), rows.num_live_rows)
