@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipelines import embed, evaluate, examples, study_table, vocabulary, world
+from pipelines import embed, evaluate, examples, study_cost, study_table, vocabulary, world
 from pipelines.artifacts import Artifacts
 from pipelines.cluster import connected
 from pipelines.config import ConfigError, build
@@ -66,6 +66,8 @@ class StudyConfig:
     """Worlds and trials at a time, each on one core; null = as many as the cluster has CPUs."""
     reference: str = "base"
     """The variant that the others are compared with."""
+    full: str | None = None
+    """The variant that the cheaper ones of its kind save from (SARM, Table 5): what they lose is counted against it."""
     variants: dict[str, Any] = field(default_factory=dict)
     """Rows of the table: {name: keys of Variant}, in order."""
     paper: dict[str, Any] = field(default_factory=dict)
@@ -82,11 +84,12 @@ class StudyConfig:
     def rows(self) -> dict[str, Variant]:
         """The variants. Raises ConfigError for unknown keys and where the reference is missing."""
         made = {name: build(Variant, raw, f"config.study.variants.{name}") for name, raw in self.variants.items()}
-        if self.reference not in made:
-            raise ConfigError(
-                f"config.study.variants: wanted the reference {self.reference!r} among them, got "
-                f"{', '.join(made) or 'none'}; start from pipelines/configs/studies/table1.yaml"
-            )
+        for role in ("reference", "full"):
+            if (wanted := getattr(self, role)) is not None and wanted not in made:
+                raise ConfigError(
+                    f"config.study.variants: wanted the {role} {wanted!r} among them, got "
+                    f"{', '.join(made) or 'none'}; start from pipelines/configs/studies/table1.yaml"
+                )
         unknown = sorted(set(self.paper) - set(made))
         if unknown:
             raise ConfigError(
@@ -111,7 +114,8 @@ def run(settings: "Settings") -> dict[str, Any]:
         files = _run_missing(settings, trials)
     records = [{"variant": name, "seed": seed} | json.loads(files[name, seed].read_text()) for name, seed in trials]
     table = study_table.build(config, variants, seeds, records)
-    written = study_table.write(Path(settings.run_dir), table)
+    table["cost"] = study_cost.build(config, variants, seeds, records)
+    written = study_table.write(Path(settings.run_dir), table, study_cost.markdown(table))
     log.info("study %s | %s\n%s", config.name, written, study_table.markdown(table))
     return {"trials": len(trials), "table": str(written)}
 
@@ -171,7 +175,8 @@ def _run_missing(
     missing = {key: trials[key][:2] for key, file in files.items() if not file.is_file()}
     log.info("study | %d trials, %d of them done before", len(trials), len(trials) - len(missing))
     started = time.perf_counter()
-    done = _side_by_side(run_trial, missing, settings.study.parallel)
+    # Each trial in a process of its own, so that the peak of its memory is no other's.
+    done = _side_by_side(run_trial, missing, settings.study.parallel, max_calls=1)
     for number, ((name, seed), record) in enumerate(done, 1):
         unfinished = files[name, seed].with_suffix(".tmp")
         unfinished.write_text(json.dumps(record, indent=1))
@@ -186,12 +191,15 @@ def _run_missing(
 
 
 def _side_by_side(
-    work: Callable[..., Any], arguments: Mapping[Key, tuple[Any, ...]], limit: int | None
+    work: Callable[..., Any], arguments: Mapping[Key, tuple[Any, ...]], limit: int | None, max_calls: int = 0
 ) -> Iterator[tuple[Key, Any]]:
-    """Runs `work` for every key as Ray tasks, at most `limit` at a time; yields (key, result) as they finish."""
+    """Runs `work` for every key as Ray tasks, at most `limit` at a time; yields (key, result) as they finish.
+
+    A worker process ends after `max_calls` of them; 0 = never.
+    """
     import ray
 
-    task = ray.remote(num_cpus=1, max_retries=1)(work)
+    task = ray.remote(num_cpus=1, max_retries=1, max_calls=max_calls)(work)
     waiting, running = list(arguments), dict[Any, Key]()
     while waiting or running:
         while waiting and len(running) < (limit or len(arguments)):
@@ -205,13 +213,14 @@ def run_trial(settings: "Settings", kind: str) -> dict[str, Any]:
     """Trains one variant on one thread and measures it on the newest day. Runs inside a Ray task."""
     import torch
 
+    from models.batch import collate
     from models.catalog import Catalog
     from models.sarm.model import SARM
     from models.sarm.tokenizer import LiveStreamingTokenizer
     from pipelines import trained as published
     from pipelines.content import READS, open_content
     from pipelines.train_loop import CATALOG, Place, train
-    from pipelines.training_data import AnchorTable, read_examples
+    from pipelines.training_data import AnchorTable, read_examples, take
 
     torch.set_num_threads(1)
     storage = Storage.open(settings.storage.root)
@@ -222,11 +231,12 @@ def run_trial(settings: "Settings", kind: str) -> dict[str, Any]:
         progress = train(
             plan, storage, tokenizer, work=Path(work), place=Place(), report=lambda *_: None, say=lambda _: None
         )
+        peak = study_cost.peak_memory_gib()
         folder = Path(work) / f"after-{plan.days[-1]}"
         model, catalog = published.load_model(folder, kind), Catalog.load(folder / CATALOG)
     day = evaluate.day_of(settings.evaluate, storage)
     columns = read_examples(storage, day)
-    bank = content = None
+    bank = content = anchors = None
     if isinstance(model, SARM):
         anchors = AnchorTable(storage, catalog, tokenizer, tokens=model.config.tokens).advance(before=day)
         bank = model.encode_bank(anchors.tokens)
@@ -238,6 +248,7 @@ def run_trial(settings: "Settings", kind: str) -> dict[str, Any]:
     if day in storage.days("oracle_impressions"):
         of_model["oracle"] = oracle = evaluate.oracle_scores(settings.storage.root, day, columns)
     bounds = settings.evaluate.exposure_bounds
+    some = collate(take(columns, slice(0, plan.batch_size)), catalog)
     record: dict[str, Any] = {
         "kind": kind,
         "day": day,
@@ -245,6 +256,7 @@ def run_trial(settings: "Settings", kind: str) -> dict[str, Any]:
         "seconds": progress.seconds,
         "encoded": progress.encoded,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "cost": study_cost.of_trial(model, some, anchors.tokens if anchors else content, progress, peak),
         "curve": progress.curve,
         "metrics": evaluate.measure(columns, scores),
         "buckets": evaluate.by_exposure(storage, list(plan.days), columns, of_model, bounds),

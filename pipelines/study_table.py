@@ -180,9 +180,9 @@ def _cell(row: Mapping[str, Any], is_reference: bool) -> str:
     return f"{row['delta']:+.2f}{interval}{paper}"
 
 
-def write(folder: Path, table: Mapping[str, Any]) -> Path:
-    """Writes table.json and table.md, each in one step; returns the path of the first."""
-    whole = f"{markdown(table)}\n\n{exposure_markdown(table)}\n"
+def write(folder: Path, table: Mapping[str, Any], *more: str) -> Path:
+    """Writes table.json and table.md (with `more` at its end), each in one step; returns the path of the first."""
+    whole = "\n\n".join([markdown(table), exposure_markdown(table), *more]) + "\n"
     for name, text in (("table.md", whole), ("table.json", json.dumps(table, indent=1, allow_nan=False) + "\n")):
         unfinished = folder / f"{name}.tmp"
         unfinished.write_text(text, encoding="utf-8")

@@ -99,6 +99,9 @@ class Progress:
     encoded: int = 0
     days: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    """Seconds in training steps, by the clock on the wall."""
+    cpu_seconds: float = 0.0
+    """The same in CPU seconds of this process, all its threads together."""
     curve: list[dict[str, float]] = field(default_factory=list)
     """{step, loss, main_loss, aux_loss, examples_per_s}, means since the entry before."""
 
@@ -161,14 +164,14 @@ class Loop:
         self._say = say
         self._sums = torch.zeros(3, dtype=torch.float64)
         self._since = 0
-        self._clock = 0.0
+        self._clock = self._cpu_clock = 0.0
         self._first_step = 0
         self._timed_from: tuple[int, float] | None = None
 
     def train_day(self, day: str, batches: DayBatches) -> None:
         """One pass over a day's batches."""
         self._wrapped.train()
-        self._clock = time.perf_counter()
+        self._clock, self._cpu_clock = time.perf_counter(), time.process_time()
         for batch, size in zip(batches, batches.global_sizes, strict=True):
             self._train_step(batch.to(self.place.device), size)
             if self.progress.step % self.plan.log_every == 0:
@@ -200,9 +203,10 @@ class Loop:
             self._timed_from = (progress.examples, time.perf_counter())
 
     def _tick(self) -> None:
-        now = time.perf_counter()
+        now, cpu_now = time.perf_counter(), time.process_time()
         self.progress.seconds += now - self._clock
-        self._clock = now
+        self.progress.cpu_seconds += cpu_now - self._cpu_clock
+        self._clock, self._cpu_clock = now, cpu_now
 
     def _log(self, day: str) -> None:
         self._tick()

@@ -54,8 +54,8 @@ def test_every_variant_has_a_row_of_every_task_and_metric(done: Settings) -> Non
     wanted = {(v, t, m) for v in [*VARIANTS, "oracle"] for t in TASKS_COLUMNS for m in study_table.METRICS}
     assert found == wanted
     assert all(row["delta"] == 0 for row in table["rows"] if row["variant"] == "base")
-    rows_of_both = (Path(done.run_dir) / "table.md").read_text().count("\n| ")
-    assert rows_of_both == (1 + len(VARIANTS) + 1) + (1 + len(VARIANTS))  # the second one has no oracle
+    rows_of_all = (Path(done.run_dir) / "table.md").read_text().count("\n| ")
+    assert rows_of_all == 3 * (1 + len(VARIANTS)) + 1  # the first one has the oracle too
 
 
 def test_exposure_buckets_are_compared_too(done: Settings) -> None:
@@ -75,6 +75,23 @@ def test_rows_are_what_the_trials_say(done: Settings) -> None:
     row = next(r for r in _table(done)["rows"] if (r["variant"], r["task"], r["metric"]) == ("sarm", "click", "gauc"))
     assert row["mean"] == pytest.approx(mean[0]) and row["delta"] == pytest.approx(mean[0] - mean[1])
     assert row["paper_delta"] == 0.32 and row["ci_low"] <= row["delta"] <= row["ci_high"]
+
+
+def test_each_trial_says_what_it_cost(done: Settings) -> None:
+    trials = [json.loads(file.read_text()) for file in (Path(done.run_dir) / "trials").glob("*.json")]
+    costs = {(trial["kind"], trial["plan"]["seed"]): trial["cost"] for trial in trials}
+    for trial in trials:
+        cost, plan = trial["cost"], trial["plan"]
+        assert 0.0 < cost["cpu_s"] and 0.05 < cost["peak_memory_gib"] < 8.0
+        assert cost["examples"] == sum(plan["rows"])
+        assert cost["id_parameters"] + cost["dense_parameters"] == trial["parameters"]
+        encoded = cost["encoded"] / cost["examples"] * cost["flops_per_author"]
+        assert cost["flops_per_trained"] == pytest.approx(cost["flops_per_impression"] + encoded)
+        assert (cost["encoded"] > 0) == (cost["flops_per_author"] > 0) == (trial["kind"] == "sarm")
+    found = {row["variant"]: row for row in _table(done)["cost"]["rows"]}
+    assert list(found) == list(VARIANTS) and found["base"]["relative"] == 1.0
+    ratios = [costs["tags", seed]["cpu_s"] / costs["base", seed]["cpu_s"] for seed in (1, 2)]
+    assert found["tags"]["relative"] == pytest.approx(sum(ratios) / 2)
 
 
 def test_each_seed_has_its_own_world_and_its_variants_share_it(done: Settings) -> None:
@@ -140,6 +157,8 @@ def test_a_metric_that_a_seed_does_not_have_is_none_and_not_a_number() -> None:
 def test_a_study_wants_its_reference_and_known_keys(tmp_path: Path, tiny_store: Path) -> None:
     with pytest.raises(ConfigError, match="reference 'base'"):
         study.run(_settings(tmp_path, tiny_store, variants={"sarm": {}}))
+    with pytest.raises(ConfigError, match="the full 'all' among them"):
+        study.run(_settings(tmp_path, tiny_store, full="all"))
     with pytest.raises(ConfigError, match="study.variants.sarm: unknown key"):
         study.run(_settings(tmp_path, tiny_store, variants={"base": {"kind": "base"}, "sarm": {"modle": {}}}))
     with pytest.raises(ConfigError, match="unknown variant"):
