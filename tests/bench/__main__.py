@@ -11,6 +11,7 @@ BENCHES = {
     "seeds": "AUC and GAUC of Base and SARM over seeds, with semantic tastes on and off",
     "anchors": "author-days a second through the anchor job",
     "tokenizer": "training and encoding of the Live-Streaming Tokenizer over the Qwen vocabulary",
+    "training": "seconds of a training step, Base and SARM by encode budget, and where they go",
     "serving": "requests a second and latency of the deployments",
 }
 """Module of this package -> what it measures. A module has `main(argv) -> int`."""
