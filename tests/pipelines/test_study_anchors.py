@@ -127,7 +127,7 @@ def test_the_benchmark_stands_beside_the_rows(done: Settings) -> None:
     assert student["seeds"][0]["agreement"] == study_anchors.score(_store(done, 1, "student"))["agreement"]
     text = (Path(done.run_dir) / "table.md").read_text()
     assert f"| anchors of the student | {100 * student['agreement_mean']:.1f} % |" in study_table.markdown(table)
-    assert text.count("| anchors of the student |") == 4  # the table, exposure buckets, the benchmark, convergence
+    assert text.count("\n| anchors of the student |") == 5  # the table, exposure, the benchmark, convergence, cost
 
 
 @pytest.mark.ray
