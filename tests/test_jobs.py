@@ -64,19 +64,25 @@ class Head:
         )  # fmt: skip
 
     def wait(self) -> None:
-        """Until the head takes jobs."""
+        """Until the head takes jobs: its dashboard receives them, its agent runs them."""
         deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self._agent)) == 0:
-                    return
-            time.sleep(0.5)
-        raise TimeoutError("the head's job agent did not come up in 90 s")
+        for port in (self.dashboard, self._agent):
+            while not _answers(port):
+                if self._process.poll() is not None:
+                    raise RuntimeError(f"the head ended by itself; see {self._log.name}")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"port {port} of the head did not answer in 90 s; see {self._log.name}")
+                time.sleep(0.5)
 
     def stop(self) -> None:
         os.killpg(self._process.pid, signal.SIGTERM)
         self._process.wait(timeout=60)
         self._log.close()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")
