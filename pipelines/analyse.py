@@ -105,7 +105,10 @@ def run(settings: "Settings") -> dict[str, Any]:
     gates = MeanGates.of(subject.model.encoder, subject.tokens, subject.tokenizer.rows.num_live_rows)
     a2a = similar_authors(subject, true_themes(settings.storage.root, subject), chosen)
     if a2a is not None:
-        found = ", ".join(f"[{name.upper()}] {value:.4f}" for name, value in a2a["precision_at_10"].items())
+        found = ", ".join(
+            f"[{name.upper()}] {of['whitened']:.4f} (plain {of['plain']:.4f})"
+            for name, of in a2a["precision_at_10"].items()
+        )
         log.info("author to author, precision@10 | %s | chance %.4f", found, a2a["chance"])
     return {
         "day": day,
@@ -137,8 +140,10 @@ def similar_authors(subject: Subject, themes: Mapping[int, frozenset[str]], chos
     """{authors, queries, precision_at_10, chance, ceiling} of author-to-author retrieval; None where no truth is known.
 
     Each query's 10 nearest by cosine, among all authors with an anchor; a hit shares at least one true theme with it.
+    By [CLS] and by [TAR], each as it is (as the paper's Fig. 7) and whitened (as it is served).
     """
     from models.sarm.model import BANKED
+    from models.whitening import Whitening
 
     if not themes:
         return None
@@ -147,8 +152,12 @@ def similar_authors(subject: Subject, themes: Mapping[int, frozenset[str]], chos
     queries = np.flatnonzero(np.isin(rows, chosen))
     precision = {}
     for part, name in enumerate(BANKED):
-        found, _ = retrieval.nearest(subject.bank[rows, part], queries, NEIGHBOURS)
-        precision[name] = retrieval.precision(found, queries, of_row)
+        plain = subject.bank[rows, part]
+        of_vectors = {"plain": plain, "whitened": Whitening.fit([plain])(plain)}
+        precision[name] = {
+            how: retrieval.precision(retrieval.nearest(vectors, queries, NEIGHBOURS)[0], queries, of_row)
+            for how, vectors in of_vectors.items()
+        }
     chance, ceiling = retrieval.limits(queries, of_row, NEIGHBOURS)
     return {
         "authors": len(rows),
@@ -182,10 +191,12 @@ def token_importance(subject: Subject, chosen: Rows, drawn: int) -> dict[str, An
 
 
 def _similar(subject: Subject, rows: Rows) -> list[list[dict[str, Any]]]:
-    """The nearest authors of each row by [CLS], with the theme that was written of them."""
+    """The nearest authors of each row by whitened [CLS], with the theme that was written of them."""
+    from models.whitening import Whitening
+
     known = np.array(sorted(subject.written), dtype=np.int64)
-    k = min(_NAMED, len(known) - 1)
-    found, cosines = retrieval.nearest(subject.bank[known, 0], np.searchsorted(known, rows), k)
+    k, cls = min(_NAMED, len(known) - 1), subject.bank[known, 0]
+    found, cosines = retrieval.nearest(Whitening.fit([cls])(cls), np.searchsorted(known, rows), k)
     return [
         [
             {"author_id": anchor["author_id"], "cosine": float(cosine), "theme": ", ".join(anchor["theme"])}

@@ -119,7 +119,7 @@ def _add_authors(api: FastAPI, authors: Authors) -> None:
 
     @api.get("/authors/{author_id}/similar", responses=no_anchor)
     async def similar(author_id: PathId, k: Annotated[int, Query(ge=1, le=MAX_SIMILAR)] = 10) -> SimilarResponse:
-        """The nearest authors by cosine of their [CLS] vectors."""
+        """The nearest authors by cosine of their whitened [CLS] vectors."""
         return await authors.similar(author_id, k)
 
 

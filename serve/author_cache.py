@@ -13,7 +13,6 @@ from serve.snapshot import Bank
 from serve.watcher import SnapshotWatcher
 
 _SAMPLES = 5
-_BLOCK_ROWS = 262_144
 
 
 class NoAnchorError(LookupError):
@@ -44,7 +43,7 @@ class AuthorCache:
         )
 
     def similar(self, author_id: int, k: int = 10) -> SimilarResponse:
-        """The k nearest authors by cosine of h_CLS, itself and authors without an anchor left out; exact.
+        """The k nearest authors by cosine of whitened h_CLS, itself and authors without an anchor left out; exact.
 
         Equal cosines are ordered by row. Raises ValueError for k outside 1..MAX_SIMILAR, NoAnchorError where the author
         has no anchor.
@@ -55,16 +54,13 @@ class AuthorCache:
         row = int(bank.catalog.author_rows(author_id))
         if not row or bank.anchor_day[row] < 0:
             raise NoAnchorError(f"author {author_id} has no anchor in bank {bank.version}")
-        cosine = cosines(bank, row)
-        cosine[(bank.anchor_day < 0) | (np.arange(len(cosine)) == row)] = -np.inf
-        cosine[0] = -np.inf
-        best = np.argsort(-cosine, kind="stable")[:k] if k * 8 > len(cosine) else _top(cosine, k)
+        assert bank.neighbours is not None  # load_bank makes them
+        others, cosines = bank.neighbours.nearest(row, k)
         return SimilarResponse(
             author_id=author_id,
             similar=[
-                Neighbour(author_id=int(bank.catalog.author_ids[other - 1]), cosine=float(cosine[other]))
-                for other in best
-                if np.isfinite(cosine[other])
+                Neighbour(author_id=int(bank.catalog.author_ids[other - 1]), cosine=float(cosine))
+                for other, cosine in zip(others, cosines, strict=True)
             ],
             bank_version=bank.version,
             model_version=bank.model_version,
@@ -95,20 +91,3 @@ class AuthorCache:
                 return np.ascontiguousarray(bank.vectors[rows])
         self._watcher.wake()
         return None
-
-
-def cosines(bank: Bank, row: int) -> npt.NDArray[np.float32]:
-    """Cosine of one author's h_CLS with every row's, [N+1]; 0 where a vector has no length."""
-    query = np.array(bank.vectors[row, 0])
-    dots = np.empty(len(bank.vectors), np.float32)
-    for start in range(0, len(dots), _BLOCK_ROWS):
-        dots[start : start + _BLOCK_ROWS] = bank.vectors[start : start + _BLOCK_ROWS, 0] @ query
-    lengths = bank.norms * bank.norms[row]
-    cosine: npt.NDArray[np.float32] = np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0)
-    return cosine
-
-
-def _top(values: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
-    """Positions of the k largest values, descending, ties by position."""
-    candidates = np.flatnonzero(values >= np.partition(values, -k)[-k])
-    return candidates[np.argsort(-values[candidates], kind="stable")][:k].astype(np.int64)

@@ -131,7 +131,7 @@ class Neighbour(Message):
 
 
 class SimilarResponse(Message):
-    """Nearest authors by cosine of their [CLS] vectors, among authors that have an anchor."""
+    """Nearest authors by cosine of their whitened [CLS] vectors, among authors that have an anchor."""
 
     author_id: int
     similar: list[Neighbour]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from models.batch import HISTORY_PAD
 from models.catalog import Catalog
 from models.manifest import ArtifactError
 from models.sarm.model import SARM
+from serve.neighbours import Neighbours
 from serve.schema import MAX_HISTORY
 from serve.store import ArtifactStore
 
@@ -53,12 +54,12 @@ class Bank:
     """[N+1, 2, D] float32: h_CLS, h_TAR; row 0 answers for unknown authors. [0, 2, D] where vectors are elsewhere."""
     cold_start: Array
     """[2, D] float32, a copy of row 0."""
-    norms: Array
-    """[N+1] float32, lengths of h_CLS; [0] where vectors are elsewhere."""
     anchor_day: Array
     """[N+1] int32, days since epoch, negative where there is none."""
     catalog: Catalog
     """Who has which row."""
+    neighbours: Neighbours | None = None
+    """Who is alike; None outside the author cache."""
 
     @property
     def num_authors(self) -> int:
@@ -154,7 +155,10 @@ def load_bank(store: ArtifactStore, version: str) -> Bank:
 
     The model is checked all the same and let go: author cache and ranker then refuse the same versions.
     """
-    return Snapshot.load(store, version).bank
+    bank = Snapshot.load(store, version).bank
+    anchored = bank.anchor_day >= 0
+    anchored[COLD_START_ROW] = False
+    return replace(bank, neighbours=Neighbours(bank.vectors[:, 0], anchored))
 
 
 def _load_bank(store: ArtifactStore, version: str, *, with_vectors: bool) -> tuple[Bank, Path, Path]:
@@ -169,10 +173,11 @@ def _load_bank(store: ArtifactStore, version: str, *, with_vectors: bool) -> tup
     if with_vectors:
         vectors = _mapped(folder, _BANK_FILE, np.float32, ndim=3)
         rows, dim = len(vectors), vectors.shape[-1]
-        cold_start, norms = np.array(vectors[COLD_START_ROW]), _checked_norms(vectors, version)
+        _check_vectors(vectors, version)
+        cold_start = np.array(vectors[COLD_START_ROW])
     else:
         rows, dim, cold_start = _first_row(store, version)
-        vectors, norms = np.empty((0, 2, dim), np.float32), np.empty(0, np.float32)
+        vectors = np.empty((0, 2, dim), np.float32)
     _equal(f"bank {version}", "rows (authors of its model's catalog + 1)", rows, catalog.num_authors + 1)
     anchor_day = _mapped(folder, "anchor_day.npy", np.int32, ndim=1)
     _equal(f"bank {version}", "anchor_day rows", len(anchor_day), rows)
@@ -183,7 +188,6 @@ def _load_bank(store: ArtifactStore, version: str, *, with_vectors: bool) -> tup
         published_ts_ms=store.published_ts_ms("bank", version),
         vectors=vectors,
         cold_start=cold_start,
-        norms=norms,
         anchor_day=anchor_day,
         catalog=catalog,
     )
@@ -237,19 +241,15 @@ def _mapped(folder: Path, name: str, dtype: type[np.generic], *, ndim: int) -> A
     return mapped
 
 
-def _checked_norms(vectors: Array, version: str) -> Array:
-    """Lengths of h_CLS; on the way, every row is read once and checked."""
+def _check_vectors(vectors: Array, version: str) -> None:
+    """Reads every row once."""
     if vectors.shape[1] != 2 or not len(vectors):
         raise ArtifactError(f"bank {version}: wanted [N+1, 2, D], got {vectors.shape}; publish it again")
-    norms = np.empty(len(vectors), np.float32)
     for start in range(0, len(vectors), _CHECK_ROWS):
-        chunk = vectors[start : start + _CHECK_ROWS]
-        finite = np.isfinite(chunk).all(axis=(1, 2))
+        finite = np.isfinite(vectors[start : start + _CHECK_ROWS]).all(axis=(1, 2))
         if not finite.all():
             row = start + int(np.flatnonzero(~finite)[0])
             raise ArtifactError(f"bank {version}: row {row} holds NaN or infinity; publish it again")
-        norms[start : start + _CHECK_ROWS] = np.linalg.norm(chunk[:, 0], axis=1)
-    return norms
 
 
 def _first_row(store: ArtifactStore, version: str) -> tuple[int, int, Array]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.whitening import Whitening
 from pipelines import analyse, evaluate, report
 from pipelines.contract import TABLES, ContractError
 from pipelines.report import ReportPictures
@@ -29,10 +30,12 @@ def test_precision_is_that_of_the_bank_against_the_truth_of_each_anchors_day(tra
     rows = sorted(subject.written)
     themes = [truth[subject.written[row]["author_id"]] for row in rows]
     for part, name in enumerate(("cls", "tar")):
-        unit = subject.bank[rows, part] / np.linalg.norm(subject.bank[rows, part], axis=1, keepdims=True)
-        order = np.argsort(-(unit @ unit.T - 9 * np.eye(len(rows))), axis=1)[:, :10]
-        hits = [bool(themes[i] & themes[j]) for i, near in enumerate(order) for j in near]
-        assert found["precision_at_10"][name] == pytest.approx(np.mean(hits), abs=0.01)  # float32 ties aside
+        plain = subject.bank[rows, part]
+        for how, vectors in (("plain", plain), ("whitened", Whitening.fit([plain])(plain))):
+            unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+            order = np.argsort(-(unit @ unit.T - 9 * np.eye(len(rows))), axis=1)[:, :10]
+            hits = [bool(themes[i] & themes[j]) for i, near in enumerate(order) for j in near]
+            assert found["precision_at_10"][name][how] == pytest.approx(np.mean(hits), abs=0.01)  # float32 ties aside
     assert found["authors"] == found["queries"] == len(rows)
     assert 0 < found["chance"] < found["ceiling"] <= 1
 

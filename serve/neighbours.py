@@ -1,0 +1,56 @@
+"""Which authors are alike: cosines of whitened h_CLS, exact, over a bank that stays where it is on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from models.whitening import Whitening
+
+_BLOCK_ROWS = 65_536
+
+Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+
+class Neighbours:
+    """The authors that have an anchor, by likeness. Holds 4 bytes a row; a question reads the bank once."""
+
+    def __init__(self, cls: Floats, anchored: npt.NDArray[np.bool_]) -> None:
+        """cls [N+1, D], a view of the bank; anchored [N+1], which rows count. Reads the bank twice."""
+        self._cls, self._anchored = cls, anchored
+        self._whitening = Whitening.fit(block[mask] for block, mask in self._blocks()) if anchored.any() else None
+        lengths = [np.linalg.norm(self._whitening(block), axis=1) for block, _ in self._blocks() if self._whitening]
+        self._lengths = np.concatenate(lengths) if lengths else np.zeros(len(cls), np.float32)
+
+    def _blocks(self) -> Iterator[tuple[Floats, npt.NDArray[np.bool_]]]:
+        for start in range(0, len(self._cls), _BLOCK_ROWS):
+            part = slice(start, start + _BLOCK_ROWS)
+            yield self._cls[part], self._anchored[part]
+
+    def nearest(self, row: int, k: int) -> tuple[Rows, Floats]:
+        """At most k other rows with an anchor, and their cosines, descending; equal ones by row."""
+        cosine = self._cosines(row)
+        cosine[~self._anchored] = -np.inf
+        cosine[row] = -np.inf
+        best = np.argsort(-cosine, kind="stable")[:k] if k * 8 > len(cosine) else _top(cosine, k)
+        best = best[np.isfinite(cosine[best])]
+        return best, cosine[best]
+
+    def _cosines(self, row: int) -> Floats:
+        """With every row, [N+1]; 0 where a whitened vector has no length."""
+        if self._whitening is None:
+            return np.zeros(len(self._cls), np.float32)
+        query = self._whitening.axes @ self._whitening(self._cls[row])
+        dots = np.concatenate([(block - self._whitening.mean) @ query for block, _ in self._blocks()])
+        lengths = self._lengths * self._lengths[row]
+        cosine: Floats = np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0)
+        return cosine
+
+
+def _top(values: Floats, k: int) -> Rows:
+    """Positions of the k largest values, descending, ties by position."""
+    candidates = np.flatnonzero(values >= np.partition(values, -k)[-k])
+    return candidates[np.argsort(-values[candidates], kind="stable")][:k].astype(np.int64)
