@@ -1,7 +1,7 @@
 """Frozen embeddings of the anchors' text, by the model that wrote them: what two-stage variants read.
 
 Reads anchors, writes `anchor_embeddings`, through Ray Data and vLLM's pooling task. A text that occurs twice is
-embedded once. Memory: the vectors of the days that are due.
+embedded once; a day whose embeddings came with the data is left as it is. Memory: the vectors of the days that are due.
 Run: python -m pipelines embed --config pipelines/configs/studies/table1.yaml
 """
 
@@ -65,7 +65,9 @@ def embed_stores(settings: "Settings", stores: Sequence[Storage]) -> dict[str, A
             raise ContractError(f"table anchors of {storage.url}: wanted a day, got none; run the job anchors first")
         for day in storage.days("anchors"):
             made_from = {"anchors": storage.fingerprint("anchors", day), "model": model}
-            if not storage.is_current(TABLE, day, made_from):
+            if _came_with_the_data(storage, day):
+                log.info("embed | %s | kept: these embeddings came with the data; remove them to make ours", day)
+            elif not storage.is_current(TABLE, day, made_from):
                 due.append((storage, day, made_from, storage.read("anchors", day, ["author_id", "text"])))
     texts = sorted({text for *_, rows in due for text in rows["text"].to_pylist()})
     started = time.perf_counter()
@@ -78,6 +80,14 @@ def embed_stores(settings: "Settings", stores: Sequence[Storage]) -> dict[str, A
     took = time.perf_counter() - started
     log.info("embed | %d days | %d texts | %.1f s", len(due), len(texts), took)
     return {"days_done": len(due), "texts": len(texts)}
+
+
+def _came_with_the_data(storage: Storage, day: str) -> bool:
+    """True where another job or a user wrote the day's embeddings: KuaiLive's titles have no other source."""
+    if day not in storage.days(TABLE):
+        return False
+    commit = storage.commit_of(TABLE, day)
+    return commit is None or "model" not in commit.made_from
 
 
 def _embedded(texts: list[str], config: EmbedConfig) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:

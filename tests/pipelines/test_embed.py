@@ -5,15 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from pipelines import embed, world
-from pipelines.contract import ContractError
+from pipelines import contract, embed, world
+from pipelines.contract import FIELDS, ContractError
 from pipelines.embed import TABLE, EmbedConfig, embed_kwargs
 from pipelines.settings import Settings
-from pipelines.storage import Storage, StorageConfig
+from pipelines.storage import MARKER, Storage, StorageConfig
 from pipelines.world.config import WorldConfig
 
 
@@ -71,6 +72,24 @@ def test_a_second_run_embeds_nothing(done: Settings) -> None:
     before = [storage.commit_of(TABLE, day) for day in storage.days(TABLE)]
     assert embed.run(done)["days_done"] == 0
     assert [storage.commit_of(TABLE, day) for day in storage.days(TABLE)] == before
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_embeddings_that_came_with_the_data_are_kept(tmp_path: Path, committed: bool) -> None:
+    settings = _settings(tmp_path)
+    storage = Storage.open(settings.storage.root)
+    anchor = {"author_id": 7, **{field: [] for field in FIELDS}, "text": "a title", "model": "", "prompt_hash": ""}
+    anchor |= {"schema_hash": "", "num_frames": 0, "num_comments": 0}
+    theirs = {"author_id": 7, "embedding": [0.6, 0.8], "model": "title_embeddings"}
+    for name, row in (("anchors", anchor), (TABLE, theirs)):
+        storage.write(name, "2026-01-01", [pa.Table.from_pylist([row], schema=contract.spec(name).schema)])
+    if not committed:  # as a user's own Parquet files are
+        folder = tmp_path / "store" / "tables" / TABLE / "day=2026-01-01"
+        (folder / MARKER).unlink()
+        for part in folder.glob("*.parquet"):
+            part.rename(folder / "mine.parquet")
+    assert embed.run(settings) == {"days_done": 0, "texts": 0}
+    assert storage.read(TABLE, "2026-01-01")["embedding"].to_pylist() == [pytest.approx([0.6, 0.8])]
 
 
 def test_the_engine_is_told_to_pool_and_to_expect_no_images() -> None:
