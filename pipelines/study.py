@@ -1,7 +1,7 @@
 """One table of a paper: variants x seeds on equal data, order and budget, and what they gain over the reference.
 
 Each trial trains one variant with one seed in one process (a Ray task), scores the newest day and leaves a file below
-`study.trials`; a trial whose variant, seed and data are unchanged is not run again. At the end stands
+`study.trials`; a trial whose variant, seed, data and code are unchanged is not run again. At the end stands
 `<run_dir>/table.json`, the same as `table.md`, and with figures as `report.html`.
 Run: python -m pipelines study --config pipelines/configs/studies/table1.yaml
 """
@@ -42,6 +42,8 @@ Key = TypeVar("Key")
 DATA = ("world", "store")
 KINDS = ("base", "tags", *embed.READERS, "sarm")
 """What a variant may be: the base ranker, the base ranker with a fixed content feature, SARM."""
+TRIAL_SOURCES = ("train_loop", "training_data", "content", "evaluate", "study_cost")
+"""Modules of pipelines/ that a trial runs, beside all of models/."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,7 +185,14 @@ def _trial_of(settings: "Settings", variant: Variant) -> tuple["Settings", str, 
     day = evaluate.day_of(trial.evaluate, storage)
     evaluate.refuse_trained_day(day, list(plan.days), variant.kind)
     measured = [day, storage.fingerprint("examples", day), list(trial.evaluate.exposure_bounds)]
-    return trial, variant.kind, digest([made_from, *measured])
+    return trial, variant.kind, digest([_code(), made_from, *measured])
+
+
+def _code() -> str:
+    """Digest of the sources that make a trial's numbers: after a change of them no finished trial is used again."""
+    here = Path(__file__).parent
+    files = [*sorted((here.parent / "models").rglob("*.py")), *(here / f"{name}.py" for name in TRIAL_SOURCES)]
+    return digest([file.read_text(encoding="utf-8") for file in files])
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

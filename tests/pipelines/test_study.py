@@ -171,6 +171,17 @@ def test_another_model_is_another_trial(done: Settings) -> None:
     study.run(done)
 
 
+def test_other_code_is_another_trial(done: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, alone = Path(done.run_dir) / "trials", replace(done.study, variants={"base": VARIANTS["base"]}, seeds=1)
+    before = set(folder.iterdir())
+    monkeypatch.setattr(study, "TRIAL_SOURCES", ("train_loop",))
+    study.run(replace(done, study=replace(alone, paper={})))
+    (made,) = set(folder.iterdir()) - before
+    old = next(Path(file) for file in before if file.name.startswith(made.name.rsplit("-", 1)[0]))
+    assert json.loads(made.read_text())["metrics"] == json.loads(old.read_text())["metrics"]
+    study.run(done)
+
+
 def test_an_interval_is_students() -> None:
     # Differences 1, 2, 3: mean 2, standard error 1/sqrt(3), t(0.975, 2) = 4.302653.
     low, high = study_table.paired_interval([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
