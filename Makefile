@@ -44,7 +44,7 @@ bench: $(STAMP) ## the benchmarks
 distil: $(STAMP) ## train the small Qwen-VL of the demo again
 	$(BIN)/python -m pipelines distil --config pipelines/configs/distil.yaml
 
-readme: $(STAMP) ## put the tables of docs/studies into README.md
+readme: $(STAMP) ## put the tables of docs/studies into the pages that quote them
 	$(BIN)/python docs/studies/quote.py
 
 lock: $(STAMP) ## resolve requirements/cpu.txt and gpu.txt anew from pyproject.toml

@@ -1,31 +1,44 @@
-"""Puts the studies' tables into README.md: `make readme` (after copying a study's table.json into docs/studies/<name>).
+"""Puts the studies' tables into README.md and docs/studies/README.md: `make readme`, after copying a study's table.json
+into docs/studies/<name>.
 
-Between <!-- study NAME --> and <!-- end --> stands what pipelines/study_table.py makes of docs/studies/NAME/table.json.
+Between <!-- study NAME PART --> and <!-- end --> stands what pipelines makes of docs/studies/NAME/table.json; the parts
+are those of PARTS.
 """
 
 import json
 import re
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from pipelines import study_table  # noqa: E402 - the line above makes it importable from anywhere
+from pipelines import convergence, study_anchors, study_cost, study_table  # noqa: E402 - importable by the line above
 
-BLOCK = re.compile(r"(<!-- study (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- study (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES = (ROOT / "README.md", ROOT / "docs" / "studies" / "README.md")
+PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "click": lambda table: study_table.markdown(table, ["click"]),
+    "tasks": study_table.markdown,
+    "exposure": study_table.exposure_markdown,
+    "convergence": convergence.markdown,
+    "cost": study_cost.markdown,
+    "anchors": study_anchors.markdown,
+}
 
 
-def quoted(readme: str) -> str:
-    """The README with every block made anew. Raises FileNotFoundError where a study has no table."""
+def quoted(page: str) -> str:
+    """The page with every block made anew. Raises FileNotFoundError or KeyError for a study or part not there."""
 
-    def table_of(match: re.Match[str]) -> str:
-        file = ROOT / "docs" / "studies" / match[2] / "table.json"
-        return f"{match[1]}{study_table.markdown(json.loads(file.read_text()), ['click'])}\n{match[3]}"
+    def made(match: re.Match[str]) -> str:
+        table = json.loads((ROOT / "docs" / "studies" / match[2] / "table.json").read_text(encoding="utf-8"))
+        return f"{match[1]}{PARTS[match[3]](table)}\n{match[4]}"
 
-    return BLOCK.sub(table_of, readme)
+    return BLOCK.sub(made, page)
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(quoted(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in PAGES:
+        path.write_text(quoted(path.read_text(encoding="utf-8")), encoding="utf-8")
