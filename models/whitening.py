@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,9 @@ class Whitening:
         # Moments about a vector among them, because about zero the common mean would drown the differences.
         origin = first[0]
         count, total, squares = 0, np.zeros_like(origin), np.zeros((len(origin), len(origin)))
-        block: Array | None = first
-        while block is not None:
+        for block in chain([first], filled):
             shifted = block - origin
             count, total, squares = count + len(shifted), total + shifted.sum(axis=0), squares + shifted.T @ shifted
-            block = next(filled, None)
         mean = total / count
         variance, axes = np.linalg.eigh(squares / count - np.outer(mean, mean))
         variance = variance.clip(min=0.0)

@@ -21,9 +21,10 @@ class Neighbours:
     def __init__(self, cls: Floats, anchored: npt.NDArray[np.bool_]) -> None:
         """cls [N+1, D], a view of the bank; anchored [N+1], which rows count. Reads the bank twice."""
         self._cls, self._anchored = cls, anchored
-        self._whitening = Whitening.fit(block[mask] for block, mask in self._blocks()) if anchored.any() else None
-        lengths = [np.linalg.norm(self._whitening(block), axis=1) for block, _ in self._blocks() if self._whitening]
-        self._lengths = np.concatenate(lengths) if lengths else np.zeros(len(cls), np.float32)
+        # Where no author has an anchor there is nothing to compare; one row then stands in for the missing fit.
+        fitted = (block[mask] for block, mask in self._blocks()) if anchored.any() else [cls[:1]]
+        self._whitening = Whitening.fit(fitted)
+        self._lengths = np.concatenate([np.linalg.norm(self._whitening(block), axis=1) for block, _ in self._blocks()])
 
     def _blocks(self) -> Iterator[tuple[Floats, npt.NDArray[np.bool_]]]:
         for start in range(0, len(self._cls), _BLOCK_ROWS):
@@ -41,8 +42,6 @@ class Neighbours:
 
     def _cosines(self, row: int) -> Floats:
         """With every row, [N+1]; 0 where a whitened vector has no length."""
-        if self._whitening is None:
-            return np.zeros(len(self._cls), np.float32)
         query = self._whitening.axes @ self._whitening(self._cls[row])
         dots = np.concatenate([(block - self._whitening.mean) @ query for block, _ in self._blocks()])
         lengths = self._lengths * self._lengths[row]

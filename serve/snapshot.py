@@ -242,7 +242,7 @@ def _mapped(folder: Path, name: str, dtype: type[np.generic], *, ndim: int) -> A
 
 
 def _check_vectors(vectors: Array, version: str) -> None:
-    """Reads every row once."""
+    """Reads every row once. Raises ArtifactError for a wrong shape and for NaN or infinity."""
     if vectors.shape[1] != 2 or not len(vectors):
         raise ArtifactError(f"bank {version}: wanted [N+1, 2, D], got {vectors.shape}; publish it again")
     for start in range(0, len(vectors), _CHECK_ROWS):
