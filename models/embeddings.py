@@ -1,8 +1,6 @@
-"""Tables of learnt vectors for ids and buckets, and the optimizer groups that they need."""
+"""Tables of learnt vectors for ids and buckets."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +10,7 @@ from torch import Tensor, nn
 class IdTable(nn.Module):
     """Learnt rows for ids, tokens or small categorical values. Row 0 is the unknown one and starts at zero.
 
-    Replicated in every worker. Its parameters are the group "ids" of ``param_groups``.
+    Replicated in every worker. Its parameters are the group "ids" of models/optimizer.py.
     """
 
     def __init__(self, num_rows: int, dim: int, init_std: float) -> None:
@@ -40,17 +38,3 @@ def log2_bucket(values: Tensor, num_buckets: int) -> Tensor:
     """
     exponent = torch.frexp(values.clamp(min=0.0) + 1.0).exponent
     return (exponent.long() - 1).clamp(max=num_buckets - 1)
-
-
-def param_groups(model: nn.Module, *, lr_ids: float, lr_dense: float, l2_ids: float = 0.0) -> list[dict[str, Any]]:
-    """Optimizer groups: "ids" (every ``IdTable``) and "dense" (all the rest), in a fixed order.
-
-    ``l2_ids`` is the weight of half the tables' squared norm in the loss; it pulls rows that are seen seldom to zero.
-    """
-    of_tables = {id(p) for module in model.modules() if isinstance(module, IdTable) for p in module.parameters()}
-    ids = [p for p in model.parameters() if id(p) in of_tables]
-    dense = [p for p in model.parameters() if id(p) not in of_tables]
-    return [
-        {"name": "ids", "params": ids, "lr": lr_ids, "weight_decay": l2_ids},
-        {"name": "dense", "params": dense, "lr": lr_dense, "weight_decay": 0.0},
-    ]

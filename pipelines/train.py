@@ -63,6 +63,8 @@ class TrainConfig:
     """Examples a step, of all workers together."""
     lr_ids: float = 0.01
     """Adam's rate for id tables."""
+    lr_encoder: float = 0.0005
+    """Adam's rate for the anchor encoder, but for its tokens: a Transformer wants smaller steps than the ranker."""
     lr_dense: float = 0.002
     """Adam's rate for everything else."""
     l2_ids: float = 0.0
@@ -159,6 +161,7 @@ def make_plan(
         catalog_until=storage.days("examples")[-1],
         batch_size=config.batch_size,
         lr_ids=config.lr_ids,
+        lr_encoder=config.lr_encoder,
         lr_dense=config.lr_dense,
         l2_ids=config.l2_ids,
         warmup_steps=config.warmup_steps,

@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from models import TASKS
 from models.batch import RankingBatch
 from models.catalog import Catalog
-from models.embeddings import param_groups
 from models.losses import multi_task_bce
+from models.optimizer import param_groups
 from models.quantize import ResidualConfig
 from models.ranker import Ranker
 from models.sarm.memory_bank import MemoryBank
@@ -64,6 +64,7 @@ class TrainingPlan:
     batch_size: int
     """Examples a step, of all workers together."""
     lr_ids: float
+    lr_encoder: float
     lr_dense: float
     l2_ids: float
     warmup_steps: int
@@ -158,7 +159,8 @@ class Loop:
         self.progress = Progress()
         self.step = step.to(place.device)
         self._wrapped = DistributedDataParallel(step, broadcast_buffers=False) if place.world > 1 else step
-        groups = param_groups(step, lr_ids=plan.lr_ids, lr_dense=plan.lr_dense, l2_ids=plan.l2_ids)
+        rates = {"lr_ids": plan.lr_ids, "lr_encoder": plan.lr_encoder, "lr_dense": plan.lr_dense}
+        groups = param_groups(step, **rates, l2_ids=plan.l2_ids)
         self.optimizer = torch.optim.Adam(groups, fused=True)
         self._rates = [float(group["lr"]) for group in groups]
         self._say = say

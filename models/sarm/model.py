@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from models.batch import RankingBatch
 from models.catalog import CatalogSizes
 from models.checkpoint import SavedModel
-from models.embeddings import param_groups
 from models.ranker import Ranker, RankerConfig
 from models.sarm.anchor_encoder import AnchorEncoder
 from models.sarm.anchor_tokens import PAD_ROW, AnchorTokens, TokenRows
@@ -198,6 +197,3 @@ class SARM(SavedModel):
             raise ValueError(f"the model has {self.rows}, the tokenizer {rows}; an update only appends live rows")
         self.encoder.live_tokens.grow(rows.num_live_rows)
         self.rows = rows
-
-
-__all__ = ["REPRESENTATIONS", "SARM", "SARMConfig", "SARMOutput", "param_groups"]

@@ -23,7 +23,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.embeddings import param_groups
+from models.optimizer import param_groups
 from models.ranker import Ranker
 from models.sarm.memory_bank import MemoryBank
 from models.sarm.model import SARM
@@ -69,7 +69,7 @@ class Trained:
         if base:
             self.model, self.bank = Ranker(model.ranker, data.catalog.sizes), None
             self.step = RankerStep(self.model)
-        rates = {"lr_ids": settings.train.lr_ids, "lr_dense": settings.train.lr_dense, "l2_ids": settings.train.l2_ids}
+        rates = {name: getattr(settings.train, name) for name in ("lr_ids", "lr_encoder", "lr_dense", "l2_ids")}
         self.optimizer = torch.optim.Adam(param_groups(self.step, **rates), fused=True)
         self.batches, self.steps, self.encoded = data.batches, 0, 0
 

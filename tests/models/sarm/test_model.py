@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from models.batch import RankingBatch
-from models.embeddings import param_groups
 from models.ranker import Ranker
 from models.sarm.anchor_tokens import AnchorTokens, TokenRows
 from models.sarm.memory_bank import MemoryBank
@@ -166,15 +165,6 @@ def test_growing_live_tokens_keeps_rows_and_changes_no_vector() -> None:
     assert np.array_equal(model.encode_bank(tokens()), before)
     with pytest.raises(ValueError, match="only appends"):
         model.grow_live_tokens(ROWS)
-
-
-def test_id_tables_are_the_only_members_of_their_group() -> None:
-    model = sarm()
-    ids, dense = param_groups(model, lr_ids=0.01, lr_dense=0.002)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    tables = {names[id(p)].split(".")[1] for p in ids["params"]}
-    assert tables == {"users", "authors", "profile", "categories", "hours", "ages", "watches", "tokens", "live_tokens"}
-    assert len(ids["params"]) + len(dense["params"]) == len(names)
 
 
 @pytest.mark.parametrize(
