@@ -100,12 +100,11 @@ def _embedded(texts: list[str], config: EmbedConfig) -> Iterator[tuple[str, npt.
     context.actor_init_retry_on_errors = True
     processor = build_processor(
         vLLMEngineProcessorConfig(**embed_kwargs(config)),
-        preprocess=lambda row: {"text": row["text"], "prompt": row["text"]},
+        preprocess=lambda row: {"text": row["text"], "tokenized_prompt": row["tokens"]},
         postprocess=lambda row: {"text": row["text"], "embedding": row["embeddings"]},
     )
-    blocks = ray.data.from_arrow(pa.table({"text": texts})).repartition(
-        target_num_rows_per_block=config.engine.batch_size
-    )
+    rows = pa.table({"text": texts, "tokens": token_ids(texts, config)})
+    blocks = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=config.engine.batch_size)
     started = logged = time.perf_counter()
     for done, row in enumerate(processor(blocks).iter_rows(), 1):
         yield row["text"], np.asarray(row["embedding"], np.float32)
@@ -114,6 +113,18 @@ def _embedded(texts: list[str], config: EmbedConfig) -> Iterator[tuple[str, npt.
             logged = now
             rate = done / (now - started)
             log.info("embed | %d/%d | %.0f texts/s | eta %.0f s", done, len(texts), rate, (len(texts) - done) / rate)
+
+
+def token_ids(texts: list[str], config: EmbedConfig) -> list[list[int]]:
+    """What the engine reads of each text: its first tokens, as many as the context holds. Logs how many are longer."""
+    from transformers import AutoTokenizer
+
+    context = config.engine.max_model_len
+    tokens = AutoTokenizer.from_pretrained(config.model)(texts, truncation=True, max_length=context)
+    if cut := sum(bool(encoding.overflowing) for encoding in tokens.encodings):
+        log.warning("embed | %d of %d texts are longer than max_model_len, %d tokens: cut", cut, len(texts), context)
+    ids: list[list[int]] = tokens["input_ids"]
+    return ids
 
 
 def embed_kwargs(config: EmbedConfig) -> dict[str, Any]:

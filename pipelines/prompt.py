@@ -15,6 +15,9 @@ SECTIONS = ("[Author Profile]", "[Visual KeyFrames]", "[Audio Transcription]", "
 
 MAX_PHRASE_CHARS = 64
 
+NAMES = {field: f"{field.replace('_', ' ')}:" for field in FIELDS}
+"""What stands before a field's phrases in an anchor's text."""
+
 INSTRUCTION = """Above is what is known of one live streamer today: who they are, frames in time order, what was said, \
 and what viewers wrote. You know live streaming well. Read all of it, then produce summary tags that will be used to \
 distribute, recommend and search the stream. Work in three steps.
@@ -96,7 +99,7 @@ def parse(text: str) -> dict[str, list[str]]:
 
 def field_texts(anchor: Mapping[str, Sequence[str]]) -> list[str]:
     """The anchor field by field, as the tokenizer reads it (A_s of SARM eq. 1)."""
-    return [f"{field.replace('_', ' ')}: {', '.join(anchor[field])}" for field in FIELDS]
+    return [f"{name} {', '.join(anchor[field])}" for field, name in NAMES.items()]
 
 
 def canonical_text(anchor: Mapping[str, Sequence[str]]) -> str:

@@ -29,12 +29,23 @@ def _settings(root: Path) -> Settings:
     )
 
 
+LONG = "A ranked match with friends. " * 400
+"""More than the student's context holds."""
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Iterator[Settings]:
     settings = _settings(tmp_path_factory.mktemp("embed"))
     world.run(settings)
-    assert embed.run(settings)["days_done"] == 2
+    _write_anchor(Storage.open(settings.storage.root), "2026-01-03", LONG)
+    assert embed.run(settings)["days_done"] == 3
     yield settings
+
+
+def _write_anchor(storage: Storage, day: str, text: str) -> None:
+    anchor = {"author_id": 7, **{field: [] for field in FIELDS}, "text": text, "model": "", "prompt_hash": ""}
+    anchor |= {"schema_hash": "", "num_frames": 0, "num_comments": 0}
+    storage.write("anchors", day, [pa.Table.from_pylist([anchor], schema=contract.spec("anchors").schema)])
 
 
 def _of(settings: Settings, day: str) -> tuple[list[int], list[str], np.ndarray]:
@@ -46,7 +57,7 @@ def _of(settings: Settings, day: str) -> tuple[list[int], list[str], np.ndarray]
 
 @pytest.mark.ray
 def test_every_anchor_has_a_vector_of_length_one(done: Settings) -> None:
-    for day in Storage.open(done.storage.root).days("anchors"):
+    for day in ("2026-01-01", "2026-01-02"):
         ids, _, vectors = _of(done, day)
         assert len(ids) > 10 and vectors.shape == (len(ids), 128)  # the student's hidden width
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-4)
@@ -54,14 +65,17 @@ def test_every_anchor_has_a_vector_of_length_one(done: Settings) -> None:
 
 @pytest.mark.ray
 def test_a_vector_is_the_mean_of_the_models_last_states(done: Settings) -> None:
-    """Against transformers, text by text, without vLLM."""
-    folder = EmbedConfig().model
+    """Against transformers, text by text, without vLLM; of a text that the context cannot hold, its first tokens."""
+    folder, context = EmbedConfig().model, EmbedConfig().engine.max_model_len
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     _, texts, vectors = _of(done, "2026-01-01")
-    for text, vector in zip(texts[:8], vectors[:8], strict=True):
+    _, long, of_long = _of(done, "2026-01-03")
+    assert len(tokenizer(LONG).input_ids) > context
+    for text, vector in [*zip(texts[:8], vectors[:8], strict=True), *zip(long, of_long, strict=True)]:
+        ids = tokenizer(text, return_tensors="pt").input_ids[:, :context]
         with torch.no_grad():
-            states = model.model(input_ids=tokenizer(text, return_tensors="pt").input_ids).last_hidden_state[0]
+            states = model.model(input_ids=ids).last_hidden_state[0]
         wanted = torch.nn.functional.normalize(states.mean(dim=0), dim=0)
         np.testing.assert_allclose(vector, wanted.numpy(), atol=1e-5)
 
@@ -78,11 +92,9 @@ def test_a_second_run_embeds_nothing(done: Settings) -> None:
 def test_embeddings_that_came_with_the_data_are_kept(tmp_path: Path, committed: bool) -> None:
     settings = _settings(tmp_path)
     storage = Storage.open(settings.storage.root)
-    anchor = {"author_id": 7, **{field: [] for field in FIELDS}, "text": "a title", "model": "", "prompt_hash": ""}
-    anchor |= {"schema_hash": "", "num_frames": 0, "num_comments": 0}
+    _write_anchor(storage, "2026-01-01", "a title")
     theirs = {"author_id": 7, "embedding": [0.6, 0.8], "model": "title_embeddings"}
-    for name, row in (("anchors", anchor), (TABLE, theirs)):
-        storage.write(name, "2026-01-01", [pa.Table.from_pylist([row], schema=contract.spec(name).schema)])
+    storage.write(TABLE, "2026-01-01", [pa.Table.from_pylist([theirs], schema=contract.spec(TABLE).schema)])
     if not committed:  # as a user's own Parquet files are
         folder = tmp_path / "store" / "tables" / TABLE / "day=2026-01-01"
         (folder / MARKER).unlink()
@@ -99,6 +111,13 @@ def test_the_engine_is_told_to_pool_and_to_expect_no_images() -> None:
     assert told["engine_kwargs"]["limit_mm_per_prompt"] == {"image": 0, "video": 0}
     with pytest.raises(ValueError, match="MEAN or LAST"):
         EmbedConfig(pooling="MAX")
+
+
+def test_texts_are_cut_to_the_context_and_the_log_says_how_many(caplog: pytest.LogCaptureFixture) -> None:
+    config = EmbedConfig()
+    long, short = embed.token_ids([LONG, "a title"], config)
+    assert len(long) == config.engine.max_model_len and 0 < len(short) < 10
+    assert "1 of 2 texts are longer than max_model_len, 1024 tokens: cut" in caplog.text
 
 
 def test_without_anchors_there_is_nothing_to_embed(tmp_path: Path) -> None:

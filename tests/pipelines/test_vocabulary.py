@@ -7,7 +7,7 @@ import pytest
 from models.sarm.tokenizer import LiveStreamingTokenizer
 from pipelines import vocabulary
 from pipelines.artifacts import Artifacts
-from pipelines.contract import ContractError
+from pipelines.contract import FIELDS, ContractError
 from pipelines.prompt import canonical_text, field_texts
 from pipelines.settings import Settings
 from pipelines.storage import Storage
@@ -40,11 +40,25 @@ def test_metrics_count_what_the_tokenizer_does(tiny: Settings) -> None:
     assert metrics["live_tokens_mean"] < metrics["base_tokens_mean"]
 
 
-def test_examples_are_merged_terms_and_no_field_names(tiny: Settings) -> None:
+def test_examples_are_merged_terms(tiny: Settings) -> None:
     metrics, tokenizer = vocabulary.run(tiny), _published(tiny)
     terms = {tokenizer.live_text(row).strip() for row in range(1, tokenizer.rows.num_live_rows)}
     assert metrics["examples"] and set(metrics["examples"]) <= terms
-    assert "target audience" in terms and "target audience" not in metrics["examples"]
+
+
+def test_the_name_of_a_field_is_one_token_and_never_part_of_a_merged_one(tiny: Settings) -> None:
+    vocabulary.run(tiny)
+    tokenizer = _published(tiny)
+    anchor = {field: ["home cooking"] for field in FIELDS}
+    ids = [tokenizer.base_ids(text) for text in field_texts(anchor)]
+    names = [field[0] for field in ids]
+    assert len(set(names)) == len(FIELDS) and names == [max(field) for field in ids]
+    assert len({tuple(field[1:]) for field in ids}) == 1
+    assert [tokenizer.live_ids(text)[0] for text in field_texts(anchor)] == names
+    merged = [
+        tokenizer.decode_live([tokenizer.base_vocabulary + row]) for row in range(tokenizer.rows.num_live_rows - 1)
+    ]
+    assert merged and not set(names) & {index for piece in merged for index in piece}
 
 
 def test_a_tokenizer_of_an_older_format_is_trained_anew(tiny: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
