@@ -57,7 +57,7 @@ class SARMConfig:
     """lambda of eq. 15."""
     encode_budget: int | None = None
     """Most authors that a training step encodes with gradient; None = all of the batch."""
-    encode_chunk: int = 48
+    encode_chunk: int = 128
     """Authors encoded together, sorted by length: more work that is shared, and more padding in attention."""
 
     def __post_init__(self) -> None:
