@@ -19,15 +19,16 @@ def param_groups(
     A group without parameters is left out.
     """
     of_tables, of_encoder = _members(model, IdTable), _members(model, AnchorEncoder)
-    groups: dict[str, dict[str, Any]] = {
-        "ids": {"name": "ids", "params": [], "lr": lr_ids, "weight_decay": l2_ids},
-        "encoder": {"name": "encoder", "params": [], "lr": lr_encoder, "weight_decay": 0.0},
-        "dense": {"name": "dense", "params": [], "lr": lr_dense, "weight_decay": 0.0},
-    }
+    members: dict[str, list[nn.Parameter]] = {"ids": [], "encoder": [], "dense": []}
     for parameter in model.parameters():
         name = "ids" if id(parameter) in of_tables else "encoder" if id(parameter) in of_encoder else "dense"
-        groups[name]["params"].append(parameter)
-    return [group for group in groups.values() if group["params"]]
+        members[name].append(parameter)
+    rates = {"ids": lr_ids, "encoder": lr_encoder, "dense": lr_dense}
+    return [
+        {"name": name, "params": params, "lr": rates[name], "weight_decay": l2_ids if name == "ids" else 0.0}
+        for name, params in members.items()
+        if params
+    ]
 
 
 def _members(model: nn.Module, kind: type[nn.Module]) -> set[int]:
