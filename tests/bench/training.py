@@ -177,7 +177,8 @@ def _blocks(run: Trained) -> Iterator[tuple[nn.Module, str, str]]:
         for fusion in sarm.encoder.fusions.values():
             yield from ((fusion, "project", "fusion"), (fusion, "mix", "fusion"))
         yield sarm.identity, "forward", "[TAR]"
-        yield sarm.interest, "packed", "[UIN]"
+        if "uin" in sarm.config.representations:
+            yield sarm.interest, "packed", "[UIN]"
 
 
 @contextmanager
