@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import convergence, page, study_plots, study_table
-from pipelines.contract import TASKS_COLUMNS
+from pipelines.contract import FIELDS, TASKS_COLUMNS
 
 _TEMPLATE = "study.html.jinja"
 _MEASURES = ("auc", "gauc")
@@ -38,6 +38,7 @@ def render(table: Mapping[str, Any], records: Sequence[Mapping[str, Any]], confi
             measure: _by_variant([row for row in table["exposure"] if row["metric"] == measure])
             for measure in _MEASURES
         },
+        "fields": FIELDS,
         "config": page.as_yaml(config),
     }
     return page.render(_TEMPLATE, content, _figures(table, records, labels))

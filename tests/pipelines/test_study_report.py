@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines import convergence, study_report, study_table
-from pipelines.contract import TASKS_COLUMNS
+from pipelines.contract import FIELDS, TASKS_COLUMNS
 from pipelines.study import StudyConfig, Variant
 from tests.pipelines.pages import Page
 
@@ -96,6 +96,20 @@ def test_better_is_green_for_quality_up_and_for_losses_down(text: str) -> None:
         worse = [row for row in rows if '<th scope="row">no aux' in row]
         assert better and all('class="ok"' in row and 'class="bad"' not in row for row in better)
         assert worse and all('class="bad"' in row and 'class="ok"' not in row for row in worse)
+
+
+def test_the_anchor_benchmark_is_shown_where_a_study_has_one(text: str) -> None:
+    assert 'id="anchors"' not in text
+    table, records = study()
+    right = {field: 0.1 * place for place, field in enumerate(FIELDS)}
+    table["anchors"] = [
+        {"label": "weaker", "agreement": right, "agreement_mean": 0.25, "valid_rate": 1.0},
+        {"label": "unknown", "agreement": None, "agreement_mean": None, "valid_rate": 0.5},
+    ]
+    page = study_report.render(table, records, None)
+    cells = re.findall(r'<td class="n">(.*?)</td>', section(page, "anchors"))
+    assert cells[:8] == ["25.0%", *(f"{share:.1%}" for share in right.values()), "100.0%"]
+    assert cells[8:] == ["n/a"] * 7 + ["50.0%"] and Page(page).open == []
 
 
 def test_one_seed_has_no_intervals() -> None:
