@@ -45,7 +45,7 @@ distil: $(STAMP) ## train the small Qwen-VL of the demo again
 	$(BIN)/python -m pipelines distil --config pipelines/configs/distil.yaml
 
 readme: $(STAMP) ## put the tables of docs/studies into the pages that quote them
-	$(BIN)/python docs/studies/quote.py
+	$(BIN)/python -m docs.studies.quote
 
 lock: $(STAMP) ## resolve requirements/cpu.txt and gpu.txt anew from pyproject.toml
 	$(BIN)/python requirements/lock.py

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from models import TASKS
+from models.artifacts.checkpoint import SavedModel
 from models.batch import RankingBatch
 from models.catalog import CatalogSizes
-from models.checkpoint import SavedModel
 from models.embeddings import IdTable, log2_bucket
 from models.home import HoME, HoMEConfig
 from models.layers import masked_softmax

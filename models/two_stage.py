@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.artifacts.checkpoint import SavedModel
 from models.batch import RankingBatch
 from models.catalog import CatalogSizes
-from models.checkpoint import SavedModel
 from models.embeddings import IdTable
 from models.layers import RMSNorm, masked_mean, masked_softmax
 from models.ranker import Ranker, RankerConfig

@@ -9,29 +9,29 @@ import sys
 import time
 from pathlib import Path
 
-from models.manifest import ArtifactError
-from pipelines import config
-from pipelines.contract import ContractError
+from models.artifacts.manifest import ArtifactError
+from pipelines.runtime import config
+from pipelines.tables.contract import ContractError
 
-JOBS = {
-    "world": "make the simulated platform's tables, day by day",
-    "ingest": "turn videos, chat and transcripts into segments",
-    "validate": "check tables against the contract",
-    "distil": "fine-tune the multimodal model that writes anchors",
-    "anchors": "write the daily semantic anchors with vLLM",
-    "vocabulary": "train or extend the Live-Streaming Tokenizer",
-    "examples": "join impressions with point-in-time history",
-    "train": "train SARM and the Base ranker",
-    "evaluate": "AUC and GAUC of the last day",
-    "analyse": "similar authors, gates, and what SARM reads in anchors",
-    "publish": "write the bank snapshot and move CURRENT",
-    "serve": "answer ranking requests over HTTP",
-    "daily": "anchors to publish for the newest day",
-    "movielens": "MovieLens ratings as tables, for studies on real interactions",
-    "kuailive": "a downloaded KuaiLive or KuaiLive-M3 as tables",
-    "embed": "frozen embeddings of the anchors, for two-stage variants",
-    "study": "variants x seeds: a table of a paper, with intervals",
-    "demo": "everything, over the simulated platform",
+JOBS = {  # word: module below pipelines/, help
+    "world": ("world.world", "make the simulated platform's tables, day by day"),
+    "ingest": ("sources.ingest", "turn videos, chat and transcripts into segments"),
+    "validate": ("sources.validate", "check tables against the contract"),
+    "distil": ("students.distil", "fine-tune the multimodal model that writes anchors"),
+    "anchors": ("semantics.anchors", "write the daily semantic anchors with vLLM"),
+    "vocabulary": ("semantics.vocabulary", "train or extend the Live-Streaming Tokenizer"),
+    "examples": ("samples.examples", "join impressions with point-in-time history"),
+    "train": ("ranking.train", "train SARM and the Base ranker"),
+    "evaluate": ("ranking.evaluate", "AUC and GAUC of the last day"),
+    "analyse": ("analysis.analyse", "similar authors, gates, and what SARM reads in anchors"),
+    "publish": ("ranking.publish", "write the bank snapshot and move CURRENT"),
+    "serve": ("serving.serve", "answer ranking requests over HTTP"),
+    "daily": ("daily", "anchors to publish for the newest day"),
+    "movielens": ("sources.movielens", "MovieLens ratings as tables, for studies on real interactions"),
+    "kuailive": ("sources.kuailive", "a downloaded KuaiLive or KuaiLive-M3 as tables"),
+    "embed": ("semantics.embed", "frozen embeddings of the anchors, for two-stage variants"),
+    "study": ("studies.study", "variants x seeds: a table of a paper, with intervals"),
+    "demo": ("demo.demo", "everything, over the simulated platform"),
 }
 EPILOG = """examples:
   python -m pipelines demo     --config pipelines/configs/demo.yaml
@@ -45,7 +45,7 @@ exit codes: 0 done, 1 the job failed, 2 the configuration or the input cannot be
 
 
 def _parser() -> argparse.ArgumentParser:
-    jobs = "\n".join(f"  {name:<11}{what}" for name, what in JOBS.items())
+    jobs = "\n".join(f"  {name:<11}{what}" for name, (_, what) in JOBS.items())
     parser = argparse.ArgumentParser(
         prog="python -m pipelines",
         description=f"Jobs of the live-streaming ranking pipeline:\n{jobs}",
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         run_dir = Path(settings.run_dir)
         config.dump(settings, run_dir / "config" / f"{args.job}.yaml")
         started = time.perf_counter()
-        metrics = importlib.import_module(f"pipelines.{args.job}").run(settings)
+        metrics = importlib.import_module(f"pipelines.{JOBS[args.job][0]}").run(settings)
     except (config.ConfigError, ContractError, ArtifactError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

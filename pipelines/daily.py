@@ -8,8 +8,10 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from pipelines import anchors, evaluate, examples, publish, train, vocabulary
-from pipelines.cluster import connected
+from pipelines.ranking import evaluate, publish, train
+from pipelines.runtime.cluster import connected
+from pipelines.samples import examples
+from pipelines.semantics import anchors, vocabulary
 
 if TYPE_CHECKING:
     from pipelines.settings import Settings

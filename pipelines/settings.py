@@ -2,24 +2,24 @@
 
 from dataclasses import dataclass, field
 
-from pipelines.analyse import AnalyseConfig
-from pipelines.anchors import AnchorsConfig
-from pipelines.cluster import ClusterConfig
-from pipelines.demo import DemoConfig
-from pipelines.distil import DistilConfig
-from pipelines.embed import EmbedConfig
-from pipelines.evaluate import EvaluateConfig
-from pipelines.examples import ExamplesConfig
-from pipelines.ingest import IngestConfig
-from pipelines.kuailive import KuaiLiveConfig
-from pipelines.movielens import MovieLensConfig
-from pipelines.publish import PublishConfig
-from pipelines.serve import ServeConfig
-from pipelines.storage import StorageConfig
-from pipelines.study import StudyConfig
-from pipelines.train import TrainConfig
-from pipelines.validate import ValidateConfig
-from pipelines.vocabulary import VocabularyConfig
+from pipelines.analysis.analyse import AnalyseConfig
+from pipelines.demo.config import DemoConfig
+from pipelines.ranking.evaluate import EvaluateConfig
+from pipelines.ranking.publish import PublishConfig
+from pipelines.ranking.train import TrainConfig
+from pipelines.runtime.cluster import ClusterConfig
+from pipelines.samples.examples import ExamplesConfig
+from pipelines.semantics.anchors import AnchorsConfig
+from pipelines.semantics.embed import EmbedConfig
+from pipelines.semantics.vocabulary import VocabularyConfig
+from pipelines.serving.serve import ServeConfig
+from pipelines.sources.ingest import IngestConfig
+from pipelines.sources.kuailive import KuaiLiveConfig
+from pipelines.sources.movielens import MovieLensConfig
+from pipelines.sources.validate import ValidateConfig
+from pipelines.students.distil import DistilConfig
+from pipelines.studies.config import StudyConfig
+from pipelines.tables.storage import StorageConfig
 from pipelines.world.config import WorldConfig
 
 

@@ -26,12 +26,12 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Gauge
 
+from models.artifacts.store import ArtifactStore
 from serve.api import ApiConfig, create_api
 from serve.auth import token_from
 from serve.author_cache import AuthorCache
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Bank, Snapshot, load_bank
-from serve.store import ArtifactStore
 from serve.user_sequence import FusionWeights, RankConfig, UserSequence
 from serve.watcher import LoadedT, NotReadyError, SnapshotWatcher, WatchConfig
 

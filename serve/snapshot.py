@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.artifacts.manifest import ArtifactError
+from models.artifacts.store import ArtifactStore
 from models.batch import HISTORY_PAD
 from models.catalog import Catalog
-from models.manifest import ArtifactError
 from models.sarm.model import SARM
 from serve.neighbours import Neighbours
 from serve.schema import MAX_HISTORY
-from serve.store import ArtifactStore
 
 log = logging.getLogger(__name__)
 

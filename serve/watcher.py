@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from serve.store import ArtifactStore
+from models.artifacts.store import ArtifactStore
 
 log = logging.getLogger(__name__)
 

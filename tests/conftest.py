@@ -13,7 +13,7 @@ settings.load_profile("project")
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray for the whole session: jobs under test join it and leave it running."""
-    from pipelines.cluster import ClusterConfig, connected
+    from pipelines.runtime.cluster import ClusterConfig, connected
 
     with connected(ClusterConfig(object_store_gb=0.5)):
         yield

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.storage import Storage
+from pipelines.tables.storage import Storage
 
 ROOT = Path(__file__).parent.parent
 RAY = str(Path(sys.executable).with_name("ray"))

@@ -7,16 +7,16 @@ are those of PARTS.
 
 import json
 import re
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.studies import anchor_sources as study_anchors
+from pipelines.studies import convergence
+from pipelines.studies import cost as study_cost
+from pipelines.studies import table as study_table
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from pipelines import convergence, study_anchors, study_cost, study_table  # noqa: E402 - importable by the line above
-
 BLOCK = re.compile(r"(<!-- study (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PAGES = (ROOT / "README.md", ROOT / "docs" / "studies" / "README.md")
 PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {

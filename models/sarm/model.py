@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from models.artifacts.checkpoint import SavedModel
 from models.batch import RankingBatch
 from models.catalog import CatalogSizes
-from models.checkpoint import SavedModel
 from models.ranker import Ranker, RankerConfig
 from models.sarm.anchor_encoder import AnchorEncoder
 from models.sarm.anchor_tokens import PAD_ROW, AnchorTokens, TokenRows

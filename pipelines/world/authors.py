@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.world.config import WorldConfig
-from pipelines.world.content import LivePlan
 from pipelines.world.lexicon import AUDIENCES, CATEGORIES, FORMATS, SCENES, Lexicon
+from pipelines.world.lives import LivePlan
 
 _NAMES = ("Mila", "Ousmane", "Lin", "Petra", "Kofi", "Ana", "Bruno", "Yara", "Sven", "Ines", "Tariq", "Noor")
 _CITIES = ("Lopar", "Sunwick", "Haldene", "Morava", "Quill Bay", "Tarsus", "Edgewater", "Pinnock")

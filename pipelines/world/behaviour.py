@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.storage import Storage
+from pipelines.tables.storage import Storage
 from pipelines.world import tastes
 from pipelines.world.authors import DAY_MS, Author, day_start_ms
 from pipelines.world.config import WorldConfig
-from pipelines.world.content import LivePlan
 from pipelines.world.lexicon import Lexicon
+from pipelines.world.lives import LivePlan
 from pipelines.world.tastes import Stage, Users
 
 Ints = NDArray[np.int64]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pipelines.world.authors import Author
 from pipelines.world.config import WorldConfig
-from pipelines.world.content import LivePlan
 from pipelines.world.lexicon import CATEGORIES, Lexicon
+from pipelines.world.lives import LivePlan
 
 Floats = NDArray[np.float32]
 

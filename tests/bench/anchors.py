@@ -9,9 +9,11 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines import anchors, config, world
+from pipelines.runtime import config
+from pipelines.semantics import anchors
 from pipelines.settings import Settings
-from pipelines.storage import StorageConfig
+from pipelines.tables.storage import StorageConfig
+from pipelines.world import world
 
 
 def main(argv: list[str]) -> int:

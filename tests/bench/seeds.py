@@ -21,12 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import config, evaluate, examples, train, vocabulary, world
-from pipelines.cluster import connected
-from pipelines.contract import TASKS_COLUMNS
+from pipelines.ranking import evaluate, train
+from pipelines.runtime import config
+from pipelines.runtime.cluster import connected
+from pipelines.samples import examples
+from pipelines.samples.batches import read_examples
+from pipelines.semantics import vocabulary
 from pipelines.settings import Settings
-from pipelines.storage import Storage
-from pipelines.training_data import read_examples
+from pipelines.tables.contract import TASKS_COLUMNS
+from pipelines.tables.storage import Storage
+from pipelines.world import world
 
 CONFIG = "pipelines/configs/demo.yaml"
 MODELS = ("base", "sarm", "oracle")

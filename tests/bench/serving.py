@@ -25,10 +25,10 @@ import numpy as np
 import torch
 
 from models.sarm.model import SARMConfig
-from pipelines.cluster import ClusterConfig
-from pipelines.serve import ServeConfig, serving
+from pipelines.runtime.cluster import ClusterConfig
+from pipelines.serving.serve import ServeConfig, serving
 from pipelines.settings import Settings
-from pipelines.storage import StorageConfig
+from pipelines.tables.storage import StorageConfig
 from serve.schema import RankRequest
 from serve.user_sequence import FusionWeights, UserSequence, ranked, request_batch, request_columns, score
 from tests.serve.conftest import NOW_MS, Published, watcher_of

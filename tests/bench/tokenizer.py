@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models.sarm.tokenizer import LiveStreamingTokenizer, TokenizerConfig
-from pipelines.contract import FIELDS
+from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer, TokenizerConfig
+from pipelines.tables.contract import FIELDS
 from tests.models.qwen import RANKS, qwen_tokenizer
 
 _WORDS, _SYLLABLES = 30_000, ("ka", "lo", "PU", "BG", "zi", "men", "tor", "xy", "qua", "直", "播", "ne", "rim", "Va")

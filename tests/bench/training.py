@@ -25,18 +25,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.optimizer import param_groups
 from models.ranker import Ranker
+from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
 from models.sarm.memory_bank import MemoryBank
 from models.sarm.model import SARM
-from models.sarm.tokenizer import LiveStreamingTokenizer
 from models.sarm.training import TrainingSARM
-from pipelines import config, examples, vocabulary, world
-from pipelines.artifacts import Artifacts
-from pipelines.cluster import connected
+from pipelines.ranking.anchor_table import AnchorTable
+from pipelines.ranking.loop import RankerStep
+from pipelines.ranking.train import sarm_config, train_days
+from pipelines.runtime import config
+from pipelines.runtime.cluster import connected
+from pipelines.samples import examples
+from pipelines.samples.batches import DayBatches, build_catalog, read_examples
+from pipelines.semantics import vocabulary
 from pipelines.settings import Settings
-from pipelines.storage import Storage
-from pipelines.train import sarm_config, train_days
-from pipelines.train_loop import RankerStep
-from pipelines.training_data import AnchorTable, DayBatches, build_catalog, read_examples
+from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.storage import Storage
+from pipelines.world import world
 
 CONFIG = "pipelines/configs/studies/table5.yaml"
 BUDGETS = (None, 64, 32, 16, 8, 4)

@@ -6,18 +6,22 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from models.sarm.tokenizer import LiveStreamingTokenizer
-from pipelines import examples, train_loop, vocabulary, world
-from pipelines.artifacts import Artifacts
-from pipelines.cluster import ClusterConfig
-from pipelines.evaluate import EvaluateConfig
-from pipelines.examples import ExamplesConfig
+from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
+from pipelines.ranking import loop as train_loop
+from pipelines.ranking.evaluate import EvaluateConfig
+from pipelines.ranking.loop import Place, Progress
+from pipelines.ranking.train import TrainConfig, make_plan, publish_checkpoint
+from pipelines.runtime.cluster import ClusterConfig
+from pipelines.runtime.scaling import TrainScaling
+from pipelines.samples import examples
+from pipelines.samples.examples import ExamplesConfig
+from pipelines.semantics import vocabulary
+from pipelines.semantics.vocabulary import VocabularyConfig, corpus
 from pipelines.settings import Settings
-from pipelines.storage import Storage, StorageConfig
-from pipelines.train import TrainConfig, TrainScaling, make_plan, publish_checkpoint
-from pipelines.train_loop import Place, Progress
-from pipelines.vocabulary import VocabularyConfig, corpus
-from pipelines.world import WorldConfig
+from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.storage import Storage, StorageConfig
+from pipelines.world import world
+from pipelines.world.config import WorldConfig
 
 TINY_MODEL = {
     "width": 8,

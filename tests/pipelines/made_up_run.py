@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.contract import FIELDS, TASKS_COLUMNS
+from pipelines.tables.contract import FIELDS, TASKS_COLUMNS
 
 
 def jpeg(seed: int) -> bytes:

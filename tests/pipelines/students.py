@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from pipelines import distil_data, student
-from pipelines.author_day import PromptConfig
-from pipelines.distil_data import Pair
-from pipelines.storage import Storage
-from pipelines.student import StudentConfig
+from pipelines.semantics.author_day import PromptConfig
+from pipelines.students import pairs as distil_data
+from pipelines.students import student
+from pipelines.students.pairs import Pair
+from pipelines.students.student import StudentConfig
+from pipelines.tables.storage import Storage
 
 CONFIG = StudentConfig(vocab_size=900, hidden_size=64, num_layers=1, vision_hidden_size=32, vision_depth=1)
 PROMPT = PromptConfig(num_frames=1, num_comments=2)

@@ -7,13 +7,13 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from models.sarm.tokenizer import LiveStreamingTokenizer
-from pipelines import train_loop
-from pipelines.artifacts import Artifacts
+from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
+from pipelines.ranking import loop as train_loop
+from pipelines.ranking.loop import Loop, Place
+from pipelines.ranking.train import make_plan
 from pipelines.settings import Settings
-from pipelines.storage import Storage
-from pipelines.train import make_plan
-from pipelines.train_loop import Loop, Place
+from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.storage import Storage
 
 Tensors = dict[str, torch.Tensor]
 

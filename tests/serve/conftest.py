@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from models.artifacts.manifest import CURRENT, Manifest
+from models.artifacts.store import ArtifactStore
 from models.catalog import Catalog
 from models.home import HoMEConfig
-from models.manifest import CURRENT, Manifest
 from models.ranker import RankerConfig
 from models.sarm.anchor_tokens import CLS_ROW, AnchorTokens, TokenRows
 from models.sarm.model import SARM, SARMConfig
 from serve.snapshot import Snapshot
-from serve.store import ArtifactStore
 from serve.user_sequence import UserSequence
 from serve.watcher import SnapshotWatcher, WatchConfig
 

@@ -14,11 +14,11 @@ from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.artifacts.store import ArtifactStore
 from serve.api import ApiConfig, create_api
 from serve.author_cache import AuthorCache
 from serve.schema import MAX_CANDIDATES, MAX_HISTORY, AuthorResponse, BankResponse, RankRequest, SimilarResponse
 from serve.snapshot import load_bank
-from serve.store import ArtifactStore
 from serve.user_sequence import UserSequence
 from serve.watcher import SnapshotWatcher, WatchConfig
 from tests.serve.conftest import AUTHOR_IDS, NOW_MS, UNANCHORED, USER_IDS, Published, watcher_of

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from models import TASKS
-from pipelines.serve import ServeConfig, sample_curl, serving
+from pipelines.serving.serve import ServeConfig, sample_curl, serving
 from pipelines.settings import Settings
-from pipelines.storage import StorageConfig
+from pipelines.tables.storage import StorageConfig
 from tests.serve.conftest import AUTHOR_IDS, NOW_MS, USER_IDS, Published, watcher_of
 from tests.serve.test_user_sequence import offline, rows_of
 

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from pipelines.serve import serving
+from pipelines.serving.serve import serving
 from tests.serve.conftest import Published
 from tests.serve.test_app import ASKED, eventually, scores_of, settings_for, wanted_scores
 

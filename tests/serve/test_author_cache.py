@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 import pytest
 
+from models.artifacts.store import ArtifactStore
 from models.whitening import Whitening
 from serve.author_cache import AuthorCache, NoAnchorError
 from serve.snapshot import Bank, load_bank
-from serve.store import ArtifactStore
 from serve.watcher import SnapshotWatcher, WatchConfig
 from tests.serve.conftest import AUTHOR_IDS, NUM_AUTHORS, UNANCHORED, USER_IDS, Published
 

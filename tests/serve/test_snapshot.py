@@ -13,10 +13,10 @@ import pytest
 import torch
 from pyarrow import fs as pafs
 
-from models.manifest import Manifest
+from models.artifacts.manifest import Manifest
+from models.artifacts.store import ArtifactStore
 from models.sarm.model import SARM
 from serve.snapshot import Snapshot, load_bank
-from serve.store import ArtifactStore
 from tests.serve.conftest import AUTHOR_IDS, LENGTH, NUM_AUTHORS, UNANCHORED, USER_IDS, Published
 
 Arrays = dict[str, Any]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from models.manifest import ArtifactError
-from serve.store import ArtifactStore
+from models.artifacts.manifest import ArtifactError
+from models.artifacts.store import ArtifactStore
 from serve.watcher import NotReadyError, SnapshotWatcher, WatchConfig
 from tests.serve.conftest import Published, watcher_of
 

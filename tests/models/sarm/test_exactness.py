@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from models.sarm.anchor_tokens import CLS_ROW, NO_LIVE_ROW
-from models.sarm.tokenizer import LiveStreamingTokenizer, TokenizerConfig
+from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer, TokenizerConfig
 from tests.models.sarm import bases
 
 BASES: dict[str, tuple[Callable[[], Tokenizer], bool]] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from models.sarm.tokenizer import LiveStreamingTokenizer, TokenizerConfig
+from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer, TokenizerConfig
 from tests.models.qwen import RANKS, qwen_tokenizer
 
 pytestmark = pytest.mark.skipif(

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.contract import FIELD_LIMITS
-from pipelines.world import WorldConfig
+from pipelines.tables.contract import FIELD_LIMITS
 from pipelines.world.authors import DAY_MS, Author, day_name, day_start_ms, make_authors, plan_day, true_anchor
+from pipelines.world.config import WorldConfig
 from pipelines.world.lexicon import CATEGORIES, lexicon
 
 WORDS = lexicon(48)

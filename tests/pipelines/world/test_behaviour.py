@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines import contract
-from pipelines.contract import TASKS_COLUMNS
-from pipelines.storage import Storage
-from pipelines.world import WorldConfig, behaviour
+from pipelines.tables import contract
+from pipelines.tables.contract import TASKS_COLUMNS
+from pipelines.tables.storage import Storage
+from pipelines.world import behaviour
 from pipelines.world.authors import DAY_MS, day_start_ms, make_authors, plan_day
-from pipelines.world.content import LivePlan
+from pipelines.world.config import WorldConfig
 from pipelines.world.lexicon import lexicon
+from pipelines.world.lives import LivePlan
 
 WORDS = lexicon(48)
 CONFIG = WorldConfig(num_authors=200, num_users=300, num_days=2, impressions_per_day=20_000, num_points=48)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.world import WorldConfig
+from pipelines.world.config import WorldConfig
 from pipelines.world.lexicon import CATEGORIES, FORMATS, SCENES, lexicon
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines import contract
-from pipelines.world import WorldConfig
+from pipelines.tables import contract
 from pipelines.world.authors import make_authors, plan_day
+from pipelines.world.config import WorldConfig
 from pipelines.world.lexicon import lexicon
 from pipelines.world.tastes import PROFILE_SIZES, Stage, Users, author_liking, content_liking, make_stage, make_users
 

@@ -1,0 +1,1 @@
+"""Published artifacts: folders that describe themselves, and the store that holds them."""

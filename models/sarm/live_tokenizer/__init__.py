@@ -1,0 +1,1 @@
+"""The Live-Streaming Tokenizer (SARM, section 3.2)."""

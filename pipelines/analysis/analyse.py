@@ -1,0 +1,207 @@
+"""What the published SARM has learnt (SARM 4.3): similar authors against the truth, gates, and what [TAR] reads.
+
+Reads the artifact "model", the anchors in force before the day of evaluation and, where the platform is simulated, the
+truth of those anchors; writes no table.
+Run: python -m pipelines analyse --config pipelines/configs/demo.yaml
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.analysis import neighbours as retrieval
+from pipelines.ranking import evaluate
+from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.contract import ContractError
+from pipelines.tables.storage import Storage
+
+if TYPE_CHECKING:
+    from models.catalog import Catalog
+    from models.sarm.anchor_tokens import AnchorTokens
+    from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
+    from models.sarm.model import SARM
+    from pipelines.settings import Settings
+
+log = logging.getLogger(__name__)
+NEIGHBOURS = 10
+"""k of precision@k."""
+_NAMED = 5
+"""Neighbours that are named of an author whose anchor is drawn."""
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnalyseConfig:
+    """How much is looked at."""
+
+    authors: int = 2000
+    """Most authors whose neighbours are looked up and whose tokens are weighed; drawn by the seed."""
+    drawn: int = 4
+    """Authors whose anchor is given word by word."""
+    gate_terms: int = 10
+    """Terms with the largest gates, and as many with the smallest."""
+    min_gate_tokens: int = 50
+    """Tokens that a term must cover to be among them: a mean over few is noise."""
+
+    def __post_init__(self) -> None:
+        if self.authors < 1 or min(self.drawn, self.gate_terms, self.min_gate_tokens) < 0:
+            raise ValueError(f"wanted at least one author, and no negative number, got {self}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Subject:
+    """The model that is analysed, and what it has read."""
+
+    model: "SARM"
+    catalog: "Catalog"
+    tokenizer: "LiveStreamingTokenizer"
+    tokens: "AnchorTokens"
+    """Of all N + 1 author rows."""
+    anchor_day: npt.NDArray[np.int32]
+    """[N+1] day of each row's anchor, days since 1970, -1 where there is none."""
+    written: Mapping[int, Mapping[str, Any]]
+    """The anchors in force, rows of `anchors` by author row."""
+    bank: npt.NDArray[np.float32]
+    """[N+1, 2, D] the vectors of those anchors, as evaluation uses them."""
+
+    @classmethod
+    def open(cls, storage: Storage, day: str) -> "Subject":
+        """The published SARM with the anchors in force before `day`. Raises ContractError where there are none."""
+        from models.sarm.model import SARM
+        from pipelines.ranking import published
+
+        before = [d for d in storage.days("anchors") if d < day]
+        if not before:
+            raise ContractError(f"table anchors: wanted a day before {day}, got none; run the job anchors")
+        artifacts = Artifacts(storage)
+        trained = published.load(artifacts, "sarm")
+        assert isinstance(trained.model, SARM)
+        rows = storage.latest("anchors", before[-1]).to_pylist()
+        at = trained.catalog.author_rows(np.array([row["author_id"] for row in rows], dtype=np.int64))
+        anchors = published.anchor_table(storage, artifacts, trained, before=day)
+        return cls(
+            model=trained.model,
+            catalog=trained.catalog,
+            tokenizer=published.tokenizer_of(artifacts, trained),
+            tokens=anchors.tokens,
+            anchor_day=anchors.anchor_day,
+            written={index: row for index, row in zip(at.tolist(), rows, strict=True) if index},
+            bank=trained.model.encode_bank(anchors.tokens),
+        )
+
+
+def run(settings: "Settings") -> dict[str, Any]:
+    """Analyses the published model with the anchors that evaluation used."""
+    from pipelines.analysis.gates import MeanGates
+
+    config = settings.analyse
+    storage = Storage.open(settings.storage.root)
+    day = evaluate.day_of(settings.evaluate, storage)
+    subject = Subject.open(storage, day)
+    chosen = np.random.default_rng([settings.seed, 13]).permutation(sorted(subject.written))[: config.authors]
+    gates = MeanGates.of(subject.model.encoder, subject.tokens, subject.tokenizer.rows.num_live_rows)
+    a2a = similar_authors(subject, true_themes(settings.storage.root, subject), chosen)
+    if a2a is not None:
+        found = ", ".join(
+            f"[{name.upper()}] {of['whitened']:.4f} (plain {of['plain']:.4f})"
+            for name, of in a2a["precision_at_10"].items()
+        )
+        log.info("author to author, precision@10 | %s | chance %.4f", found, a2a["chance"])
+    return {
+        "day": day,
+        "a2a": a2a,
+        "gates": gates.extremes(subject.tokenizer, config.gate_terms, config.min_gate_tokens),
+        "importance": token_importance(subject, chosen, config.drawn),
+    }
+
+
+def true_themes(root: str, subject: Subject) -> dict[int, frozenset[str]]:
+    """The true themes of each anchor in force, by author row: those of the day that the anchor was written on.
+
+    Empty where the platform is not simulated. No training job may read them.
+    """
+    from pipelines.tables.days import day_number
+
+    oracle = Storage.open(root, oracle=True)
+    themes: dict[int, frozenset[str]] = {}
+    for day in oracle.days("oracle_anchors"):
+        table = oracle.read("oracle_anchors", day, ["author_id", "theme"])
+        rows = subject.catalog.author_rows(table["author_id"].to_numpy())
+        for row, of_author in zip(rows.tolist(), table["theme"].to_pylist(), strict=True):
+            if row and subject.anchor_day[row] == day_number(day):
+                themes[row] = frozenset(of_author)
+    return themes
+
+
+def similar_authors(subject: Subject, themes: Mapping[int, frozenset[str]], chosen: Rows) -> dict[str, Any] | None:
+    """{authors, queries, precision_at_10, chance, ceiling} of author-to-author retrieval; None where no truth is known.
+
+    Each query's 10 nearest by cosine, among all authors with an anchor; a hit shares at least one true theme with it.
+    By [CLS] and by [TAR], each as it is (as the paper's Fig. 7) and whitened (as it is served).
+    """
+    from models.sarm.model import BANKED
+    from models.whitening import Whitening
+
+    if not themes:
+        return None
+    rows = np.array(sorted(themes), dtype=np.int64)
+    of_row = [themes[row] for row in rows.tolist()]
+    queries = np.flatnonzero(np.isin(rows, chosen))
+    precision = {}
+    for part, name in enumerate(BANKED):
+        plain = subject.bank[rows, part]
+        of_vectors = {"plain": plain, "whitened": Whitening.fit([plain])(plain)}
+        precision[name] = {
+            how: retrieval.precision(retrieval.nearest(vectors, queries, NEIGHBOURS)[0], queries, of_row)
+            for how, vectors in of_vectors.items()
+        }
+    chance, ceiling = retrieval.limits(queries, of_row, NEIGHBOURS)
+    return {
+        "authors": len(rows),
+        "queries": len(queries),
+        "precision_at_10": precision,
+        "chance": chance,
+        "ceiling": ceiling,
+    }
+
+
+def token_importance(subject: Subject, chosen: Rows, drawn: int) -> dict[str, Any] | None:
+    """{authors, parts, drawn}: what [TAR] reads, by part of the anchor, and word by word for the first few of `chosen`.
+
+    None for a model of live tokens alone, whose tokens are not those of the text.
+    """
+    from pipelines.analysis import importance
+
+    if subject.model.config.tokens != "base":
+        return None
+    weights = importance.of_authors(subject.model, subject.tokens, chosen)
+    anchors = [subject.written[row] for row in chosen.tolist()]
+    similar = _similar(subject, chosen[:drawn])
+    return {
+        "authors": len(chosen),
+        "parts": importance.by_part(anchors, weights, subject.tokenizer),
+        "drawn": [
+            {"author_id": anchor["author_id"], **importance.by_word(anchor, mine, subject.tokenizer), "similar": near}
+            for anchor, mine, near in zip(anchors, weights, similar, strict=False)
+        ],
+    }
+
+
+def _similar(subject: Subject, rows: Rows) -> list[list[dict[str, Any]]]:
+    """The nearest authors of each row by whitened [CLS], with the theme that was written of them."""
+    from models.whitening import Whitening
+
+    known = np.array(sorted(subject.written), dtype=np.int64)
+    k, cls = min(_NAMED, len(known) - 1), subject.bank[known, 0]
+    found, cosines = retrieval.nearest(Whitening.fit([cls])(cls), np.searchsorted(known, rows), k)
+    return [
+        [
+            {"author_id": anchor["author_id"], "cosine": float(cosine), "theme": ", ".join(anchor["theme"])}
+            for anchor, cosine in zip([subject.written[row] for row in known[near].tolist()], of_near, strict=True)
+        ]
+        for near, of_near in zip(found, cosines, strict=True)
+    ]

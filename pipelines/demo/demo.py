@@ -1,0 +1,166 @@
+"""Demo: the whole system over the simulated platform, stage by stage, with the real engines. `daily` and more.
+
+Leaves report.json and report.html in the run's folder. With `demo.keep` the endpoint stays up until Ctrl-C.
+Run: make demo
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.analysis import analyse
+from pipelines.pages import report_json
+from pipelines.ranking import evaluate, publish, train
+from pipelines.runtime.cluster import connected
+from pipelines.runtime.config import to_dict
+from pipelines.runtime.machine import MemoryWatch, describe, versions
+from pipelines.samples import examples
+from pipelines.semantics import anchors, vocabulary
+from pipelines.semantics.checkpoint import STUDENT
+from pipelines.serving import serve
+from pipelines.students import distil
+from pipelines.tables.storage import Storage, StorageConfig
+from pipelines.world import world
+
+if TYPE_CHECKING:
+    from pipelines.demo.report import ReportPictures
+    from pipelines.settings import Settings
+
+log = logging.getLogger(__name__)
+HEADLINES = ("metrics", "buckets", "gates")
+"""What evaluation reports at the top of report.json."""
+
+
+def run(settings: "Settings") -> dict[str, Any]:
+    """Runs every stage, prints what happened, and returns the headline figures."""
+    run_dir = Path(settings.run_dir)
+    if settings.demo.fresh:
+        _empty(run_dir)
+    stages = Stages(run_dir)
+    report_json.merge(run_dir, "seed", settings.seed)
+    with MemoryWatch() as memory, connected(settings.cluster):
+        with stages("world"):
+            stages.keep(world.run(settings))
+        with stages("distil"):
+            stages.keep(distil.run(_distil_settings(settings)))
+        with stages("anchors"):
+            stages.keep(anchors.run(settings) | _anchor_quality(settings))
+        for name, job in (("vocabulary", vocabulary), ("examples", examples)):
+            with stages(name):
+                stages.keep(job.run(settings))
+        with stages("train"):
+            stages.keep(train.run(settings)["variants"])
+        with stages("evaluate"):
+            for key, value in evaluate.run(settings).items():
+                report_json.merge(run_dir, key if key in HEADLINES else f"evaluated_{key}", value)
+        with stages("analyse"):
+            report_json.merge(run_dir, "analysis", analyse.run(settings))
+        with stages("publish"):
+            stages.keep(publish.run(_as_evaluated(settings)))
+        pictures = _serve(settings, stages)
+        report_json.merge(run_dir, "peak_memory_gb", round(memory.peak_gb, 2))
+        _finish(settings, pictures)
+        if settings.demo.keep:
+            log.info("demo.keep: the endpoint comes up again on the published bank")
+            serve.run(settings)
+    return {"report": str(run_dir / "report.html"), "total_s": round(stages.total, 1)}
+
+
+class Stages:
+    """Times the stages, and keeps what each reports in report.json under its own name."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir, self._name = run_dir, ""
+        self._seconds: dict[str, float] = {}
+        self._started = time.perf_counter()
+
+    @property
+    def total(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._started
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """One stage."""
+        log.info("=== %s", name)
+        self._name, started = name, time.perf_counter()
+        yield
+        self._seconds[name] = round(time.perf_counter() - started, 2)
+        log.info("=== %s took %.1f s (%.0f s in all)", name, self._seconds[name], self.total)
+        report_json.merge(self._run_dir, "seconds", {"total": round(self.total, 2), **self._seconds})
+
+    def keep(self, figures: dict[str, Any]) -> None:
+        """Figures of the stage that runs."""
+        report_json.merge(self._run_dir, self._name, figures)
+
+
+def _empty(run_dir: Path) -> None:
+    """Removes what an earlier demo left, and nothing that a demo does not write."""
+    for name in ("store", "distil", "ray", "report.json", "report.html"):
+        target = run_dir / name
+        shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+
+
+def _distil_settings(settings: "Settings") -> "Settings":
+    """Continued training of the shipped student on a small world of its own."""
+    run_dir = Path(settings.run_dir) / "distil"
+    return replace(
+        settings,
+        seed=settings.seed + 1000,
+        run_dir=str(run_dir),
+        storage=StorageConfig(root=str(run_dir / "store")),
+        world=settings.demo.distil_world,
+        distil=replace(settings.distil, base=str(STUDENT), output=str(run_dir / "student")),
+    )
+
+
+def _as_evaluated(settings: "Settings") -> "Settings":
+    """Publishes the bank that evaluation used, so that served and offline scores can be compared exactly."""
+    days = Storage.open(settings.storage.root).days("examples")
+    return replace(settings, publish=replace(settings.publish, anchors_until=days[-2]))
+
+
+def _anchor_quality(settings: "Settings") -> dict[str, Any]:
+    from pipelines.demo import figures as demo_figures
+
+    return demo_figures.anchor_quality(settings)
+
+
+def _serve(settings: "Settings", stages: Stages) -> "ReportPictures":
+    """Starts Serve, compares scores, swaps to tomorrow's bank while it runs, ranks for a few users, measures."""
+    from pipelines.demo import figures as demo_figures
+
+    with stages("serve"), serve.serving(settings) as url:
+        figures = demo_figures.compare(settings, url)
+        newest = publish.run(settings)
+        demo_figures.wait_for_bank(url, newest["run_id"])
+        figures |= demo_figures.load(settings, url)
+        stages.keep(figures)
+        report_json.merge(settings.run_dir, "ranked", demo_figures.ranked(settings, url))
+        report_json.merge(settings.run_dir, "publish", newest)
+        return demo_figures.pictures(settings, url)
+
+
+def _finish(settings: "Settings", pictures: "ReportPictures") -> None:
+    """Writes report.html and prints the results table."""
+    from pipelines.demo import report
+    from pipelines.demo.figures import results_table
+
+    run_dir = Path(settings.run_dir)
+    about = {
+        "versions": versions(),
+        "machine": describe(),
+        "date": time.strftime("%Y-%m-%d"),
+        "config": to_dict(settings),
+    }
+    for key, value in about.items():
+        report_json.merge(run_dir, key, value)
+    content = report_json.read(run_dir)
+    report.write(content, run_dir / "report.html", pictures)
+    print(results_table(content), flush=True)
+    log.info("report: %s", run_dir / "report.html")

@@ -1,0 +1,211 @@
+"""The report of a demo run: what the jobs left in `report.json`, as one HTML file that needs nothing else.
+
+Figures are inline SVG, frames are data URLs. A job that left nothing makes its section say that it was not run.
+"""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.pages import page
+from pipelines.tables.contract import FIELDS, TASKS_COLUMNS
+
+_TEMPLATE = Path(__file__).parent / "report.html.jinja"
+_PARTS = (
+    "machine", "world", "distil", "anchors", "vocabulary", "train", "metrics", "gates", "analysis", "publish", "serve",
+    "ranked",
+)  # fmt: skip
+_TERMS = 15
+"""Merged terms whose gates are shown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnchorCard:
+    """One author-day: what the model saw and what it wrote."""
+
+    author_id: int
+    frames: list[bytes]
+    """JPEGs, in the order in which the model saw them."""
+    written: Mapping[str, Sequence[str]]
+    """Phrases of each of the six fields."""
+    truth: Mapping[str, Sequence[str]] | None = None
+    """The oracle's phrases; None where nobody knows them, then nothing is marked right or wrong."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NeighbourRow:
+    """An author and those whose vectors are nearest."""
+
+    author_id: int
+    theme: str
+    similar: list[tuple[int, float, str]]
+    """Author, cosine and theme, nearest first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportPictures:
+    """What the report shows beside numbers."""
+
+    anchors: list[AnchorCard] = field(default_factory=list)
+    """Anchors beside the frames they were written from."""
+    neighbours: list[NeighbourRow] = field(default_factory=list)
+    """Similar authors by the published bank."""
+
+
+def write(report: Mapping[str, Any], path: Path, pictures: ReportPictures) -> None:
+    """Writes the page to `path` in one step; equal arguments give equal bytes.
+
+    `report` is the content of `report.json`; any key may be missing. Raises ValueError where `train` or `metrics` is
+    not by variant.
+    """
+    page.write(render(report, pictures), path)
+
+
+def render(report: Mapping[str, Any], pictures: ReportPictures) -> str:
+    """The page as text."""
+    _check(report)
+    content = {part: report.get(part) for part in _PARTS} | {
+        "report": report,
+        "fields": FIELDS,
+        "tasks": TASKS_COLUMNS,
+        "summary": _summary(report),
+        "variants": _variants(report.get("metrics") or {}),
+        "buckets": [(page.bucket(row["from"], row["to"]), row) for row in report.get("buckets") or []],
+        "terms": _terms(report.get("gates") or {}),
+        "drawn": _drawn((report.get("analysis") or {}).get("importance") or {}),
+        "stages": _stages(report),
+        "cards": [_card(card) for card in pictures.anchors],
+        "neighbours": pictures.neighbours,
+        "same_theme": _same_theme(pictures.neighbours),
+        "config": page.as_yaml(report.get("config")),
+    }
+    return page.render(_TEMPLATE, content, _figures(report))
+
+
+def _check(report: Mapping[str, Any]) -> None:
+    from pipelines.demo.plots import LABELS
+
+    for part in ("train", "metrics"):
+        found = report.get(part) or {}
+        if found and not set(found) & set(LABELS):
+            raise ValueError(
+                f"report.json, {part}: wanted results by variant ({', '.join(LABELS)}), got {', '.join(found)}; "
+                "run the job again, and write the report after it"
+            )
+
+
+def _summary(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The headline: click quality of each variant, and one number or two of every other part, None where not run."""
+    click = {name: tasks["click"] for name, tasks in (report.get("metrics") or {}).items()}
+    anchors, serve = report.get("anchors") or {}, report.get("serve") or {}
+    agreement = anchors.get("agreement")
+    gain = share = None
+    if "sarm" in click and "base" in click:
+        gain = {m: _minus(click["sarm"][m], click["base"][m]) for m in ("auc", "gauc")}
+        room = _minus(click["oracle"]["gauc"], click["base"]["gauc"]) if "oracle" in click else None
+        share = gain["gauc"] / room if gain["gauc"] is not None and room is not None and room > 0 else None
+    return {
+        "click": click,
+        "gain": gain,
+        "share": share,
+        "valid_rate": anchors.get("valid_rate"),
+        "agreement": sum(agreement.values()) / len(agreement) if agreement else None,
+        "serve": serve,
+        "total": (report.get("seconds") or {}).get("total"),
+    }
+
+
+def _figures(report: Mapping[str, Any]) -> dict[str, str]:
+    """SVG of every figure whose numbers are there."""
+    from pipelines.demo import plots
+
+    figures = {}
+    curves = {name: run["curve"] for name, run in (report.get("train") or {}).items() if run.get("curve")}
+    if curves:
+        figures["training"] = plots.training_curves(curves)
+    if metrics := report.get("metrics"):
+        series = {v: {m: [metrics[v][t][m] for t in TASKS_COLUMNS] for m in plots.MEASURES} for v in metrics}
+        figures["quality"] = plots.quality_dots(
+            "quality", "Ranking quality", [page.words(t) for t in TASKS_COLUMNS], series
+        )
+    if buckets := report.get("buckets"):
+        known = [v for v in plots.LABELS if all(v in row for row in buckets)]
+        series = {v: {m: [row[v][m] for row in buckets] for m in plots.MEASURES} for v in known}
+        names = [page.bucket(row["from"], row["to"]) for row in buckets]
+        figures["buckets"] = plots.quality_dots("buckets", "Clicks by exposure of the author", names, series)
+    if layers := (report.get("gates") or {}).get("layers"):
+        figures["gates"] = plots.gate_bars(layers)
+    anchors = report.get("anchors") or {}
+    if right := anchors.get("agreement"):
+        figures["agreement"] = plots.agreement_bars(
+            right, anchors.get("agreement_frames_swapped"), anchors.get("chance")
+        )
+    if stages := _stages(report):
+        figures["stages"] = plots.stage_bars(stages)
+    return figures
+
+
+def _variants(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(key, label) of the variants that were measured, Base first."""
+    from pipelines.demo.plots import LABELS
+
+    return [(key, label) for key, label in LABELS.items() if key in metrics]
+
+
+def _stages(report: Mapping[str, Any]) -> dict[str, float]:
+    return {stage: value for stage, value in (report.get("seconds") or {}).items() if stage != "total"}
+
+
+def _terms(gates: Mapping[str, Any]) -> list[tuple[str, int, float]]:
+    """(term, times met, mean gate over layers) of the most frequent terms; the fields' own names are left out."""
+    found = [
+        (term["term"], term["tokens"], sum(term["layers"].values()) / len(term["layers"]))
+        for term in gates.get("terms") or []
+        if ":" not in term["term"]
+    ]
+    return found[:_TERMS]
+
+
+def _drawn(importance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The anchors that are drawn, each word with the depth of its colour."""
+    return [
+        author | {"fields": [[_word(word, author["tokens"]) for word in field] for field in author["fields"]]}
+        for author in importance.get("drawn") or []
+    ]
+
+
+def _word(word: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+    """A word of an anchor of so many tokens: depth 0 where its tokens have half of an even share, 1 where twice."""
+    times = word["importance"] * tokens / word["tokens"] if word["tokens"] else 0.0
+    depth = min(max((math.log2(times) + 1) / 2, 0.0), 1.0) if times > 0 else 0.0
+    return {"text": word["word"], "importance": word["importance"], "times": times, "depth": depth}
+
+
+def _card(card: AnchorCard) -> dict[str, Any]:
+    """The card with each phrase marked: right True, False or, with no truth, None; and true phrases not written."""
+    rows = []
+    for name in FIELDS:
+        truth = None if card.truth is None else set(card.truth[name])
+        phrases = [(phrase, None if truth is None else phrase in truth) for phrase in card.written[name]]
+        missed = sorted(truth - set(card.written[name])) if truth is not None else []
+        rows.append((name, phrases, missed))
+    return {
+        "author_id": card.author_id,
+        "frames": ["data:image/jpeg;base64," + base64.b64encode(frame).decode() for frame in card.frames],
+        "rows": rows,
+        "known": card.truth is not None,
+        "right": sum(not missed and all(ok for _, ok in phrases) for _, phrases, missed in rows),
+    }
+
+
+def _same_theme(rows: Sequence[NeighbourRow]) -> tuple[int, int]:
+    """How many of the neighbours shown share the author's theme, and how many are shown."""
+    same = [theme == row.theme for row in rows for _, _, theme in row.similar]
+    return sum(same), len(same)
+
+
+def _minus(left: float | None, right: float | None) -> float | None:
+    return None if page.nothing(left) or page.nothing(right) else left - right  # type: ignore[operator]

@@ -1,0 +1,1 @@
+"""Reports: one layout, one way to write numbers and to draw."""

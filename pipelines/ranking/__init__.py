@@ -1,0 +1,1 @@
+"""Rankers: training, evaluation, publication."""

@@ -1,0 +1,84 @@
+"""The newest anchor of every author as tokens, moved forward in time."""
+
+import numpy as np
+import numpy.typing as npt
+
+from models.catalog import Catalog
+from models.sarm.anchor_tokens import AnchorTokens, TokenRows
+from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
+from pipelines.samples.batches import Ints
+from pipelines.tables.anchor_text import field_texts
+from pipelines.tables.columns import Columns
+from pipelines.tables.contract import FIELDS, ContractError
+from pipelines.tables.days import NO_ANCHOR, day_name, day_number
+from pipelines.tables.storage import Storage, batches
+
+
+class AnchorTable:
+    """The newest anchor of every author row as tokens, moved forward day by day."""
+
+    def __init__(
+        self, storage: Storage, catalog: Catalog, tokenizer: LiveStreamingTokenizer, *, tokens: str = "base"
+    ) -> None:
+        """`tokens` is SARMConfig's: live for A'_s alone."""
+        self._storage, self._catalog, self._tokenizer = storage, catalog, tokenizer
+        self._live_only = tokens == "live"
+        self._days_read: list[str] = []
+        num_rows = catalog.num_authors + 1
+        self.tokens = AnchorTokens.empty(num_rows)
+        """Tokens of N + 1 author rows; [CLS] alone where there is no anchor yet."""
+        self.anchor_day = np.full(num_rows, NO_ANCHOR, dtype=np.int32)
+        """[N+1] day of the anchor in force, days since 1970, NO_ANCHOR where there is none."""
+        self.num_truncated = 0
+        """Anchors read so far that were longer than the tokenizer's max_tokens."""
+
+    @property
+    def rows(self) -> TokenRows:
+        """Sizes of the token tables that an encoder of these anchors needs."""
+        return self._tokenizer.live_rows if self._live_only else self._tokenizer.rows
+
+    def advance(self, before: str | None = None, until: str | None = None) -> "AnchorTable":
+        """Takes in the anchors of all days before `before` (or up to and including `until`) that were not read yet."""
+        for day in self._storage.days("anchors"):
+            due = (before is None or day < before) and (until is None or day <= until)
+            if due and day not in self._days_read:
+                self._take(day)
+        return self
+
+    def check_examples(self, day: str, columns: Columns) -> None:
+        """Raises ContractError where the examples of `day` were joined with other anchors than those in force here."""
+        known = self._catalog.author_rows(columns["author_id"])
+        here = np.where(known > 0, self.anchor_day[known], NO_ANCHOR)
+        differs = np.flatnonzero((known > 0) & (here != columns["anchor_day"]))
+        if len(differs):
+            row = differs[0]
+            raise ContractError(
+                f"table examples, day {day}, column anchor_day: wanted {day_name(here[row])} for author "
+                f"{columns['author_id'][row]}, got {day_name(columns['anchor_day'][row])}; "
+                "the anchors changed since: run the job examples again"
+            )
+
+    def _take(self, day: str) -> None:
+        for chunk in batches(self._storage.dataset("anchors", day), 4096, ["author_id", *FIELDS]):
+            rows = self._catalog.author_rows(chunk["author_id"].to_numpy())
+            fields = [field_texts(row) for row in chunk.select(list(FIELDS)).to_pylist()]
+            known = np.flatnonzero(rows)
+            if len(known):
+                encode = self._tokenizer.encode_live if self._live_only else self._tokenizer.encode
+                self._place(rows[known], encode([fields[index] for index in known]))
+                self.anchor_day[rows[known]] = day_number(day)
+        self._days_read.append(day)
+
+    def _place(self, rows: Ints, new: AnchorTokens) -> None:
+        """Puts anchors over the rows, the table growing in T where they are longer."""
+        self.num_truncated += new.num_truncated
+        width = max(self.tokens.base.shape[1], new.base.shape[1])
+        base, live = _widen(self.tokens.base, width), _widen(self.tokens.live, width)
+        base[rows], live[rows] = _widen(new.base, width), _widen(new.live, width)
+        self.tokens = AnchorTokens(base=base, live=live)
+
+
+def _widen(tokens: npt.NDArray[np.int32], width: int) -> npt.NDArray[np.int32]:
+    wide = np.zeros((len(tokens), width), dtype=np.int32)
+    wide[:, : tokens.shape[1]] = tokens
+    return wide

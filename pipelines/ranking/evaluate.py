@@ -1,0 +1,177 @@
+"""AUC and GAUC of the published models on a day that they were not trained on, beside the oracle's where there is one.
+
+Reads examples, anchors and the artifacts "model" and "base"; writes `scores-<variant>.npz` into the run's folder.
+Run: python -m pipelines evaluate --config pipelines/configs/demo.yaml
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.contract import TASKS_COLUMNS, ContractError
+from pipelines.tables.storage import Storage
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
+    from pipelines.tables.columns import Columns
+
+log = logging.getLogger(__name__)
+Scores = npt.NDArray[np.float32]
+
+ORACLE = "oracle"
+REDRAWS = 50
+"""Days of labels that `redrawn_gauc` draws."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """What is measured."""
+
+    day: str | None = None
+    """Day of examples to score, YYYY-MM-DD; null = the newest."""
+    exposure_bounds: tuple[int, ...] = (1, 60, 100, 1_000, 10_000)
+    """Where buckets of authors, by their training impressions, begin and end: new authors, and the groups of Fig. 6."""
+    gate_terms: int = 30
+    """Merged terms, the most frequent ones, whose gates are reported."""
+
+
+def run(settings: "Settings") -> dict[str, Any]:
+    """Scores the day with every published variant and measures."""
+    from models.sarm.model import SARM
+    from pipelines.analysis.gates import MeanGates
+    from pipelines.ranking import published
+    from pipelines.samples.batches import read_examples
+
+    storage = Storage.open(settings.storage.root)
+    artifacts = Artifacts(storage)
+    day = day_of(settings.evaluate, storage)
+    variants = {v: published.load(artifacts, v) for v in settings.train.variants}
+    for trained in variants.values():
+        refuse_trained_day(day, trained.days, trained.variant)
+    columns = read_examples(storage, day)
+    scores: dict[str, Scores] = {}
+    result: dict[str, Any] = {"day": day, "examples": len(columns["user_id"])}
+    for variant, trained in variants.items():
+        started = time.perf_counter()
+        bank = None
+        if isinstance(trained.model, SARM):
+            anchors = published.anchor_table(storage, artifacts, trained, before=day)
+            anchors.check_examples(day, columns)
+            bank = trained.model.encode_bank(anchors.tokens)
+            tokenizer = published.tokenizer_of(artifacts, trained)
+            gates = MeanGates.of(trained.model.encoder, anchors.tokens, tokenizer.rows.num_live_rows)
+            result["gates"] = gates.most_frequent(tokenizer, settings.evaluate.gate_terms)
+        scores[variant] = published.score(trained.model, trained.catalog, columns, bank=bank)
+        _write_scores(settings, variant, columns, scores[variant])
+        took = time.perf_counter() - started
+        log.info("%s scored %d examples of %s | %.1f s", variant, len(columns["user_id"]), day, took)
+    if day in storage.days("oracle_impressions"):
+        scores[ORACLE] = oracle_scores(settings.storage.root, day, columns)
+    result["metrics"] = {name: measure(columns, values) for name, values in scores.items()}
+    bounds = settings.evaluate.exposure_bounds
+    result["buckets"] = by_exposure(storage, list(variants.values())[0].days, columns, scores, bounds)
+    for name, tasks in result["metrics"].items():
+        shown = " | ".join(f"{task} AUC {m['auc']:.4f} GAUC {m['gauc']:.4f}" for task, m in tasks.items())
+        log.info("%-6s | %s", name, shown)
+    return result
+
+
+def measure(columns: "Columns", scores: Scores) -> dict[str, dict[str, float]]:
+    """AUC and GAUC (by user) of each task; nan where a task has one class only."""
+    from models.metrics import auc, gauc
+
+    return {
+        task: {
+            "auc": auc(columns[task], scores[:, index]),
+            "gauc": gauc(columns[task], scores[:, index], columns["user_id"]),
+        }
+        for index, task in enumerate(TASKS_COLUMNS)
+    }
+
+
+def redrawn_gauc(columns: "Columns", chance: Scores, scores: Scores) -> dict[str, float]:
+    """GAUC of each task as the mean over labels drawn again from their true probabilities `chance` [n, K].
+
+    It estimates what `measure` estimates, without the luck of the one draw that became the day's labels. The draws are
+    the same at every call, so that models are compared on the same ones.
+    """
+    from models.metrics import gauc
+
+    rng = np.random.default_rng(0)
+    sums = dict.fromkeys(TASKS_COLUMNS, 0.0)
+    for _ in range(REDRAWS):
+        labels = rng.random(chance.shape) < chance
+        for index, task in enumerate(TASKS_COLUMNS):
+            sums[task] += gauc(labels[:, index], scores[:, index], columns["user_id"])
+    return {task: total / REDRAWS for task, total in sums.items()}
+
+
+def day_of(config: EvaluateConfig, storage: Storage) -> str:
+    """The day to score. Raises ContractError where it has no examples."""
+    days = storage.days("examples")
+    if not days or (config.day is not None and config.day not in days):
+        raise ContractError(
+            f"table examples: wanted day {config.day or '(the newest)'}, got {', '.join(days) or 'none'}; "
+            "run the job examples first"
+        )
+    return config.day or days[-1]
+
+
+def refuse_trained_day(day: str, trained_on: list[str], variant: str) -> None:
+    """Raises ContractError where the variant was trained on the day that it is to be scored on."""
+    if day in trained_on:
+        raise ContractError(
+            f"evaluate.day: {day} is one of the days that {variant} was trained on "
+            f"({trained_on[0]} to {trained_on[-1]}); choose a later one"
+        )
+
+
+def oracle_scores(root: str, day: str, columns: "Columns") -> Scores:
+    """The true probabilities of the same impressions, in the same order. Raises ContractError where one is missing."""
+    truth = Storage.open(root, oracle=True).read("oracle_impressions", day).sort_by("impression_id")
+    ids = truth["impression_id"].to_numpy()
+    at = np.minimum(np.searchsorted(ids, columns["impression_id"]), len(ids) - 1)
+    if not (ids[at] == columns["impression_id"]).all():
+        raise ContractError(f"table oracle_impressions, day {day}: impressions are missing; run the job world again")
+    return np.stack([truth[task].to_numpy()[at] for task in TASKS_COLUMNS], axis=1)
+
+
+def _write_scores(settings: "Settings", variant: str, columns: "Columns", scores: Scores) -> None:
+    folder = Path(settings.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / f"scores-{variant}.npz", impression_id=columns["impression_id"], scores=scores)
+
+
+def by_exposure(
+    storage: Storage, days: list[str], columns: "Columns", scores: Mapping[str, Scores], bounds: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """Click AUC and GAUC by how often the author was shown on the training days: from (included) to (excluded)."""
+    from models.metrics import auc, gauc
+
+    shown = np.concatenate([storage.read("examples", d, ["author_id"])["author_id"].to_numpy() for d in days])
+    authors, counts = np.unique(shown, return_counts=True)
+    at = np.minimum(np.searchsorted(authors, columns["author_id"]), len(authors) - 1)
+    count = np.where(authors[at] == columns["author_id"], counts[at], 0)
+    table = []
+    for low, high in zip((0, *bounds), (*bounds, None), strict=True):
+        here = (count >= low) & (count < (high or np.inf))
+        if not here.any():
+            continue
+        click, user = columns["click"][here], columns["user_id"][here]
+        row: dict[str, Any] = {
+            "from": low,
+            "to": high,
+            "impressions": int(here.sum()),
+            "authors": len(np.unique(columns["author_id"][here])),
+        }
+        for name, values in scores.items():
+            row[name] = {"auc": auc(click, values[here, 0]), "gauc": gauc(click, values[here, 0], user)}
+        table.append(row)
+    return table

@@ -1,0 +1,1 @@
+"""Sources of a ranker: one file per source."""

@@ -1,0 +1,1 @@
+"""What every job runs in: configuration, cluster, progress, machine."""

@@ -1,0 +1,85 @@
+"""What training, evaluation and publishing read: the catalog, the anchors in force, a day's batches.
+
+Every worker makes these from storage by itself; the same tables give the same rows and the same order everywhere.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from models.batch import RankingBatch, collate
+from models.catalog import Catalog
+from pipelines.tables.columns import Columns, to_numpy
+from pipelines.tables.contract import TASKS_COLUMNS
+from pipelines.tables.days import NO_ANCHOR
+from pipelines.tables.storage import Storage
+
+Ints = npt.NDArray[np.int64]
+
+PROFILE = ("age_band", "gender", "region", "device")
+"""Columns of `users` that become P columns of the catalog, in this order."""
+_HISTORY = ("history_author_ids", "history_age_s", "history_watch_s")
+_EXAMPLE = ("impression_id", "user_id", "author_id", "ts_ms", *TASKS_COLUMNS, *_HISTORY, "anchor_day")
+
+
+def build_catalog(storage: Storage, until: str) -> tuple[Catalog, list[str]]:
+    """Everyone known up to and including `until`, and the names of the author categories (value c is names[c - 1])."""
+    users, authors = storage.latest("users", until), storage.latest("authors", until)
+    shown = authors["category"].to_pylist()
+    names = sorted({name for name in shown if name is not None})
+    code = {name: index for index, name in enumerate(names)}
+    catalog = Catalog.build(
+        user_ids=users["user_id"].to_numpy(),
+        user_profile=np.stack([users[column].to_numpy() for column in PROFILE], axis=1),
+        author_ids=authors["author_id"].to_numpy(),
+        author_category=np.array([-1 if name is None else code[name] for name in shown], dtype=np.int64),
+    )
+    return catalog, names
+
+
+def read_examples(storage: Storage, day: str) -> Columns:
+    """A day's examples in time order; `anchor_day` in days since 1970, NO_ANCHOR where null."""
+    table = storage.read("examples", day, list(_EXAMPLE))
+    table = table.sort_by([("ts_ms", "ascending"), ("impression_id", "ascending")])
+    columns = to_numpy(table.drop_columns(["anchor_day"]))
+    columns["anchor_day"] = table["anchor_day"].combine_chunks().cast("int32").fill_null(NO_ANCHOR).to_numpy()
+    return columns
+
+
+def take(columns: Columns, rows: Ints | slice) -> Columns:
+    """The chosen rows of every column."""
+    return {name: values[rows] for name, values in columns.items()}
+
+
+class DayBatches:
+    """One worker's share of a day: global batches of consecutive impressions, each worker every `world`-th row."""
+
+    def __init__(self, columns: Columns, catalog: Catalog, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        """`batch_size` is that of all workers together. A day's batches differ by at most one row in size, so that no
+        small rest remains. Raises ValueError where a worker would get no row."""
+        size = len(columns["user_id"])
+        self._catalog = catalog
+        count = max(1, -(-size // batch_size))
+        bounds = np.arange(count + 1) * size // count
+        if size // count < world:
+            raise ValueError(f"{size} examples in {count} batches are too few for {world} workers; use fewer workers")
+        mine = [np.arange(start + rank, end, world) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+        self._columns = take(columns, np.concatenate(mine))
+        self._bounds = np.cumsum([0, *map(len, mine)])
+        self.global_sizes: list[int] = np.diff(bounds).tolist()
+        """Rows of each batch over all workers."""
+
+    def __len__(self) -> int:
+        """Batches of the day."""
+        return len(self._bounds) - 1
+
+    def __iter__(self) -> Iterator[RankingBatch]:
+        """Batches in time order."""
+        for start, end in zip(self._bounds[:-1], self._bounds[1:], strict=True):
+            yield collate(take(self._columns, slice(start, end)), self._catalog)
+
+
+def num_batches(examples: int, batch_size: int) -> int:
+    """How many batches a day of so many examples has."""
+    return max(1, -(-examples // batch_size))

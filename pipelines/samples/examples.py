@@ -1,0 +1,231 @@
+"""Training examples: each impression with the user's history as it was known at that moment.
+
+Reads impressions and anchors, writes examples, one day after another.
+Run: python -m pipelines examples --config pipelines/configs/demo.yaml
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.tables import contract
+from pipelines.tables.columns import Columns, to_numpy
+from pipelines.tables.fingerprint import digest
+from pipelines.tables.storage import Storage
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
+
+log = logging.getLogger(__name__)
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+PAD = -1
+_CLICK_COLUMNS = ["impression_id", "user_id", "author_id", "ts_ms", "watch_time_s"]
+_EXAMPLE_COLUMNS = ["impression_id", "user_id", "author_id", "live_id", "ts_ms", *contract.TASKS_COLUMNS]
+_NO_DAY = np.int32(np.iinfo(np.int32).min)
+_EPOCH = date(1970, 1, 1).toordinal()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExamplesConfig:
+    """What history an example carries."""
+
+    history_length: int = 20
+    """L: the newest clicks before the impression, at most."""
+    history_days: int = 14
+    """Clicks of this many days before the impression's day count, and those of the day itself."""
+    delay_s: float = 0.0
+    """Seconds from an exposure until its click reaches the histories, as the platform's own pipeline needs them."""
+    shards: int = 1
+    """A day is made in this many parts, by user, to bound memory; a power of two."""
+    chunk_rows: int = 65_536
+    """Examples held in memory and written at a time."""
+
+    def __post_init__(self) -> None:
+        if min(self.history_length, self.chunk_rows) < 1 or self.history_days < 0 or self.delay_s < 0:
+            raise ValueError(
+                f"wanted history_length and chunk_rows >= 1, history_days and delay_s >= 0, got {self}; correct them"
+            )
+        if self.shards < 1 or self.shards & (self.shards - 1):
+            raise ValueError(f"shards: wanted a power of two, got {self.shards}; take 1, 2, 4, ...")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Clicks:
+    """Clicked exposures sorted by (user, time, impression); arrays are [n]."""
+
+    user_ids: Ints
+    """Distinct users, sorted, [u]."""
+    user: Ints
+    """Position of the click's user in `user_ids`."""
+    author_id: Ints
+    ts_ms: Ints
+    watch_time_s: Floats
+
+    @classmethod
+    def of(cls, columns: Mapping[str, NDArray[Any]]) -> "Clicks":
+        """From columns of clicked impressions in any order."""
+        order = np.lexsort((columns["impression_id"], columns["ts_ms"], columns["user_id"]))
+        user_ids, user = np.unique(columns["user_id"][order], return_inverse=True)
+        return cls(
+            user_ids=user_ids.astype(np.int64),
+            user=user.astype(np.int64),
+            author_id=columns["author_id"][order],
+            ts_ms=columns["ts_ms"][order],
+            watch_time_s=columns["watch_time_s"][order],
+        )
+
+
+def run(settings: "Settings") -> dict[str, Any]:
+    """Writes the `examples` of every day of `impressions` that is not current yet."""
+    config = settings.examples
+    storage = Storage.open(settings.storage.root)
+    days = storage.days("impressions")
+    if not days:
+        raise contract.ContractError(
+            "table impressions: wanted at least one day, got none; run the job that writes impressions first"
+        )
+    written: dict[str, int] = {}
+    for day in days:
+        made_from = _made_from(storage, config, day, days)
+        if storage.is_current("examples", day, made_from):
+            continue
+        started = time.perf_counter()
+        written[day] = storage.write("examples", day, _chunks(storage, config, day, days), made_from).rows
+        log.info("examples of %s | %d rows | %.1f s", day, written[day], time.perf_counter() - started)
+    return {"days": days, "days_written": sorted(written), "examples": sum(written.values())}
+
+
+def history_of(
+    clicks: Clicks, user_id: Ints, ts_ms: Ints, length: int, delay_ms: int = 0
+) -> tuple[Ints, Floats, Floats]:
+    """Each row's newest `length` clicks whose exposure is more than `delay_ms` before `ts_ms`.
+
+    Returns author ids [n, L] (newest last, padded on the left with -1), ages in seconds and seconds watched [n, L].
+    What a user watched is known when they leave: at an impression before that it is the time that has passed since the
+    click, so that nothing later than the impression has a say.
+    """
+    history = np.full((len(ts_ms), length), PAD, dtype=np.int64)
+    age = np.zeros((len(ts_ms), length), dtype=np.float32)
+    watch = np.zeros_like(age)
+    if not len(clicks.ts_ms) or not len(ts_ms):
+        return history, age, watch
+    code = np.searchsorted(clicks.user_ids, user_id)
+    known = clicks.user_ids[np.minimum(code, len(clicks.user_ids) - 1)] == user_id
+    # One sortable number per (user, time): clicks of a user stand together, in time order.
+    first = min(int(clicks.ts_ms.min()), int(ts_ms.min()) - delay_ms)
+    span = max(int(clicks.ts_ms.max()), int(ts_ms.max())) - first + 1
+    key = clicks.user * span + (clicks.ts_ms - first)
+    end = np.searchsorted(key, code * span + (ts_ms - delay_ms - first), side="left")
+    start = np.searchsorted(key, code * span, side="left")
+    index = end[:, None] + np.arange(-length, 0)
+    real = (index >= start[:, None]) & known[:, None]
+    source = index[real]
+    history[real] = clicks.author_id[source]
+    elapsed_s = ((np.broadcast_to(ts_ms[:, None], index.shape)[real] - clicks.ts_ms[source]) / 1000).astype(np.float32)
+    age[real] = elapsed_s
+    watch[real] = np.minimum(clicks.watch_time_s[source], elapsed_s)
+    return history, age, watch
+
+
+def anchor_days(storage: Storage, before: str) -> tuple[Ints, NDArray[np.int32]]:
+    """Authors with an anchor on a day before `before` (sorted), and the newest such day, in days since 1970."""
+    authors: list[Ints] = []
+    days: list[NDArray[np.int32]] = []
+    for day in storage.days("anchors"):
+        if day < before:
+            ids = storage.read("anchors", day, ["author_id"])["author_id"].to_numpy()
+            authors.append(ids)
+            days.append(np.full(len(ids), date.fromisoformat(day).toordinal() - _EPOCH, dtype=np.int32))
+    if not authors:
+        return np.zeros(0, np.int64), np.zeros(0, np.int32)
+    # Days come in order, so of an author's entries the last one is the newest; unique keeps the first of the reverse.
+    ids, newest = np.concatenate(authors)[::-1], np.concatenate(days)[::-1]
+    unique, at = np.unique(ids, return_index=True)
+    return unique.astype(np.int64), newest[at]
+
+
+def window(day: str, days: list[str], history_days: int) -> list[str]:
+    """The days whose clicks may be in the histories of `day`: itself and the `history_days` before it."""
+    first = (date.fromisoformat(day) - timedelta(days=history_days)).isoformat()
+    return [d for d in days if first <= d <= day]
+
+
+def read_clicks(storage: Storage, days: list[str], shard: pc.Expression | None = None) -> Clicks:
+    """The clicked impressions of `days`."""
+    clicked = pc.field("click") == 1
+    where = clicked if shard is None else clicked & shard
+    tables = [storage.read("impressions", d, _CLICK_COLUMNS, where) for d in days]
+    return Clicks.of(to_numpy(pa.concat_tables(tables)))
+
+
+def _made_from(storage: Storage, config: ExamplesConfig, day: str, days: list[str]) -> dict[str, str]:
+    anchors = [[d, storage.fingerprint("anchors", d)] for d in storage.days("anchors") if d < day]
+    clicks = [[d, storage.fingerprint("impressions", d)] for d in window(day, days, config.history_days)]
+    return {"config": digest(asdict(config)), "impressions": digest(clicks), "anchors": digest(anchors)}
+
+
+def _chunks(storage: Storage, config: ExamplesConfig, day: str, days: list[str]) -> Iterator[pa.Table]:
+    """A day's examples in time order (within a shard), `chunk_rows` at a time."""
+    anchors = anchor_days(storage, day)
+    for shard in range(config.shards):
+        mine = None
+        if config.shards > 1:
+            mine = pc.bit_wise_and(pc.field("user_id"), pa.scalar(config.shards - 1, pa.int64())) == shard
+        clicks = read_clicks(storage, window(day, days, config.history_days), mine)
+        impressions = storage.read("impressions", day, _EXAMPLE_COLUMNS, mine)
+        impressions = impressions.sort_by([("ts_ms", "ascending"), ("impression_id", "ascending")])
+        for start in range(0, impressions.num_rows, config.chunk_rows):
+            yield _examples(impressions.slice(start, config.chunk_rows), clicks, anchors, config)
+
+
+def _examples(
+    impressions: pa.Table, clicks: Clicks, anchors: tuple[Ints, NDArray[np.int32]], config: ExamplesConfig
+) -> pa.Table:
+    user_id, ts_ms = impressions["user_id"].to_numpy(), impressions["ts_ms"].to_numpy()
+    history = history_of(clicks, user_id, ts_ms, config.history_length, round(config.delay_s * 1000))
+    offsets = np.arange(len(user_id) + 1, dtype=np.int32) * config.history_length
+    names = ("history_author_ids", "history_age_s", "history_watch_s")
+    columns: list[NDArray[Any]] = list(history)
+    table = impressions
+    for name, values in zip(names, columns, strict=True):
+        table = table.append_column(name, pa.ListArray.from_arrays(offsets, values.ravel()))
+    day = lookup(*anchors, impressions["author_id"].to_numpy())
+    return table.append_column("anchor_day", pa.array(day, mask=day == _NO_DAY).cast(pa.date32()))
+
+
+def lookup(author_ids: Ints, days: NDArray[np.int32], wanted: Ints) -> NDArray[np.int32]:
+    """The day of each wanted author, the smallest int32 where there is none."""
+    if not len(author_ids):
+        return np.full(len(wanted), _NO_DAY, dtype=np.int32)
+    at = np.minimum(np.searchsorted(author_ids, wanted), len(author_ids) - 1)
+    return np.where(author_ids[at] == wanted, days[at], _NO_DAY).astype(np.int32)
+
+
+def histories(storage: Storage, days: Sequence[str], length: int) -> Columns:
+    """Every user's newest `length` clicks of `days`: user_id [U], author_ids, ts_ms, watch_s [U, length]."""
+    clicks = read_clicks(storage, list(days))
+    end = np.searchsorted(clicks.user, np.arange(len(clicks.user_ids)), side="right")
+    start = np.searchsorted(clicks.user, np.arange(len(clicks.user_ids)), side="left")
+    index = end[:, None] + np.arange(-length, 0)
+    real = index >= start[:, None]
+    source = index[real]
+    result: Columns = {"user_ids": clicks.user_ids}
+    for name, values, empty in (
+        ("author_ids", clicks.author_id, PAD),
+        ("ts_ms", clicks.ts_ms, 0),
+        ("watch_s", clicks.watch_time_s, 0),
+    ):
+        column = np.full(index.shape, empty, dtype=values.dtype)
+        column[real] = values[source]
+        result[name] = column
+    return result

@@ -1,0 +1,1 @@
+"""Semantic anchors, and what is made of their text."""

@@ -1,0 +1,157 @@
+"""Frozen embeddings of the anchors' text, by the model that wrote them: what two-stage variants read.
+
+Reads anchors, writes `anchor_embeddings`, through Ray Data and vLLM's pooling task. A text that occurs twice is
+embedded once; a day whose embeddings came with the data is left as it is. Memory: the vectors of the days that are due.
+Run: python -m pipelines embed --config pipelines/configs/studies/table1.yaml
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines.runtime.cluster import connected
+from pipelines.semantics.author_day import PromptConfig
+from pipelines.semantics.checkpoint import model_fingerprint
+from pipelines.semantics.engine import EngineConfig, processor_kwargs
+from pipelines.tables import contract
+from pipelines.tables.contract import ContractError
+from pipelines.tables.fingerprint import digest
+from pipelines.tables.storage import Storage
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
+
+log = logging.getLogger(__name__)
+TABLE = "anchor_embeddings"
+READERS = ("sids", "mllm_target", "mllm_history")
+"""Kinds of two-stage variants that read them."""
+_LOG_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbedConfig:
+    """How the anchors' text is embedded."""
+
+    model: str = "pipelines/world/student"
+    """Folder of the Qwen-VL checkpoint."""
+    pooling: str = "MEAN"
+    """vLLM's pooling type: MEAN over the tokens, or LAST."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """vLLM."""
+
+    def __post_init__(self) -> None:
+        if self.pooling not in ("MEAN", "LAST"):
+            raise ValueError(f"pooling: wanted MEAN or LAST, got {self.pooling!r}")
+
+
+def run(settings: "Settings") -> dict[str, Any]:
+    """Embeds the anchors of every day that is not current."""
+    return embed_stores(settings, [Storage.open(settings.storage.root)])
+
+
+def embed_stores(settings: "Settings", stores: Sequence[Storage]) -> dict[str, Any]:
+    """`run` over the tables of several stores, with one start of the engine."""
+    config = settings.embed
+    model = digest([model_fingerprint(config.model), config.pooling, config.engine.max_model_len])
+    due: list[tuple[Storage, str, dict[str, str], pa.Table]] = []
+    for storage in stores:
+        if not storage.days("anchors"):
+            raise ContractError(f"table anchors of {storage.url}: wanted a day, got none; run the job anchors first")
+        for day in storage.days("anchors"):
+            made_from = {"anchors": storage.fingerprint("anchors", day), "model": model}
+            if _came_with_the_data(storage, day):
+                log.info("embed | %s | kept: these embeddings came with the data; remove them to make ours", day)
+            elif not storage.is_current(TABLE, day, made_from):
+                due.append((storage, day, made_from, storage.read("anchors", day, ["author_id", "text"])))
+    texts = sorted({text for *_, rows in due for text in rows["text"].to_pylist()})
+    started = time.perf_counter()
+    vectors: dict[str, npt.NDArray[np.float32]] = {}
+    if texts:
+        with connected(settings.cluster):
+            vectors = dict(_embedded(texts, config))
+    for storage, day, made_from, rows in due:
+        storage.write(TABLE, day, [_table(rows, vectors, config.model)], made_from)
+    took = time.perf_counter() - started
+    log.info("embed | %d days | %d texts | %.1f s", len(due), len(texts), took)
+    return {"days_done": len(due), "texts": len(texts)}
+
+
+def _came_with_the_data(storage: Storage, day: str) -> bool:
+    """True where another job or a user wrote the day's embeddings: KuaiLive's titles have no other source."""
+    if day not in storage.days(TABLE):
+        return False
+    commit = storage.commit_of(TABLE, day)
+    return commit is None or "model" not in commit.made_from
+
+
+def _embedded(texts: list[str], config: EmbedConfig) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Every text with its vector, of length 1, as the engine finishes them. Raises RuntimeError where one has none."""
+    import ray
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.actor_init_retry_on_errors = True
+    processor = build_processor(
+        vLLMEngineProcessorConfig(**embed_kwargs(config)),
+        preprocess=lambda row: {"text": row["text"], "tokenized_prompt": row["tokens"]},
+        postprocess=lambda row: {"text": row["text"], "embedding": row["embeddings"]},
+    )
+    rows = pa.table({"text": texts, "tokens": token_ids(texts, config)})
+    blocks = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=config.engine.batch_size)
+    started = logged = time.perf_counter()
+    for done, row in enumerate(processor(blocks).iter_rows(), 1):
+        yield row["text"], np.asarray(row["embedding"], np.float32)
+        now = time.perf_counter()
+        if now - logged > _LOG_EVERY_S or done == len(texts):
+            logged = now
+            rate = done / (now - started)
+            log.info("embed | %d/%d | %.0f texts/s | eta %.0f s", done, len(texts), rate, (len(texts) - done) / rate)
+
+
+def token_ids(texts: list[str], config: EmbedConfig) -> list[list[int]]:
+    """What the engine reads of each text: its first tokens, as many as the context holds. Logs how many are longer."""
+    from transformers import AutoTokenizer
+
+    context = config.engine.max_model_len
+    tokens = AutoTokenizer.from_pretrained(config.model)(texts, truncation=True, max_length=context)
+    if cut := sum(bool(encoding.overflowing) for encoding in tokens.encodings):
+        log.warning("embed | %d of %d texts are longer than max_model_len, %d tokens: cut", cut, len(texts), context)
+    ids: list[list[int]] = tokens["input_ids"]
+    return ids
+
+
+def embed_kwargs(config: EmbedConfig) -> dict[str, Any]:
+    """What ray.data.llm is told: the anchors' engine, as an embedding model of plain text."""
+    kwargs = processor_kwargs(config.model, PromptConfig(), config.engine)
+    engine_kwargs = kwargs["engine_kwargs"] | {
+        "limit_mm_per_prompt": {"image": 0, "video": 0},
+        "pooler_config": {"pooling_type": config.pooling, "use_activation": True},
+    }
+    return kwargs | {
+        "task_type": "embed",
+        "engine_kwargs": engine_kwargs | config.engine.engine_kwargs,
+        "should_continue_on_error": False,
+        "chat_template_stage": {"enabled": False},
+        "prepare_multimodal_stage": {"enabled": False},
+    }
+
+
+def _table(rows: pa.Table, vectors: dict[str, npt.NDArray[np.float32]], model: str) -> pa.Table:
+    missing = [text for text in rows["text"].to_pylist() if text not in vectors]
+    if missing:
+        raise RuntimeError(
+            f"the engine gave no vector for {len(missing)} texts, first {missing[0][:80]!r}; run it again"
+        )
+    made = {
+        "author_id": rows["author_id"],
+        "embedding": pa.array([vectors[text] for text in rows["text"].to_pylist()], pa.list_(pa.float32())),
+        "model": pa.array([model] * rows.num_rows, pa.string()),
+    }
+    return pa.table(made, schema=contract.spec(TABLE).schema)

@@ -1,0 +1,1 @@
+"""The endpoint, started and asked."""

@@ -1,0 +1,176 @@
+"""Job `serve`: runs the deployments over what is published and answers over HTTP until it is stopped.
+
+Reads artifacts below `storage.root`, writes nothing. On a cluster that lasts, `serve deploy serve/config.yaml` does it.
+"""
+
+import importlib
+import json
+import logging
+import os
+import shlex
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from pipelines.runtime.cluster import connected
+from pipelines.runtime.config import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BUILDER = "serve.app:build"
+"""Import path of the application, as `serve run` and serve/config.yaml name it."""
+_APPLICATION = "ranking"
+_HIGH_THROUGHPUT = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED")
+_ROUTES_TIMEOUT_S = 60
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeConfig:
+    """Where and how the deployments are reached."""
+
+    host: str = "127.0.0.1"
+    """Address that the proxy binds. Other machines reach it only if this is changed; name `app.token_env` then."""
+    port: int = 8000
+    """Port of HTTP."""
+    request_timeout_s: float = 10.0
+    """Requests that take longer are given up with 408."""
+    high_throughput: bool = False
+    """HAProxy and throughput mode, several times more requests a second. HAProxy binds all interfaces whatever `host`
+    says. Read when Ray starts: on a cluster, set the two variables on every node before `ray start` instead."""
+    app: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of serve.app:build but for root, for example {replicas: 2, token_env: SERVE_TOKEN}; see ServeArgs."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.port < 65_536:
+            raise ValueError(f"port must be within 1..65535, got {self.port}")
+        if self.request_timeout_s <= 0:
+            raise ValueError(f"request_timeout_s must be > 0, got {self.request_timeout_s}")
+        if "root" in self.app:
+            raise ValueError("app.root is storage.root; set that one, so that all jobs share it")
+
+
+def run(settings: "Settings") -> dict[str, Any]:
+    """Serves until Ctrl-C or SIGTERM, then stops the application."""
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    with serving(settings) as url:
+        log.info("serving at %s (page /, API /docs, health /healthz); stop with Ctrl-C", url)
+        log.info("try: %s", sample_curl(url, settings))
+        started = time.perf_counter()
+        # Ray's own handlers would end the process in the middle of it; Serve is stopped first.
+        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while not stop.wait(1.0):
+                pass
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        log.info("stopping")
+    return {"serve/up_s": round(time.perf_counter() - started, 1)}
+
+
+@contextmanager
+def serving(settings: "Settings") -> Iterator[str]:
+    """The running application for the duration of a block, as its URL. Raises ConfigError for arguments it refuses."""
+    config = settings.serve
+    if config.high_throughput:
+        os.environ.update(dict.fromkeys(_HIGH_THROUGHPUT, "1"))
+        log.warning("high_throughput: HAProxy listens on all interfaces, not only on %s", config.host)
+    if "token_env" not in config.app and (config.high_throughput or config.host not in _LOOPBACK):
+        log.warning("other machines can reach port %d and no token is asked for; set serve.app.token_env", config.port)
+    _check_token(settings)
+    with connected(settings.cluster):
+        from ray import serve as ray_serve
+
+        application = _application(settings)
+        ray_serve.start(
+            http_options={
+                "host": config.host,
+                "port": config.port,
+                "request_timeout_s": config.request_timeout_s,
+            }
+        )
+        try:
+            ray_serve.run(application, name=_APPLICATION, route_prefix="/")
+            url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
+            _wait_for_routes(url)
+            yield url
+        finally:
+            ray_serve.delete(_APPLICATION)
+            if not ray_serve.status().applications:
+                ray_serve.shutdown()
+
+
+def _wait_for_routes(url: str) -> None:
+    """Serve calls an application ready a moment before its proxy knows the way to it. Raises TimeoutError."""
+    deadline = time.monotonic() + _ROUTES_TIMEOUT_S
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/healthz", timeout=10) as answer:
+                body = answer.read()
+        except urllib.error.HTTPError as error:
+            body = error.read()  # the application's own 503 while nothing is published is an answer, too
+        except OSError as error:
+            body = str(error).encode()
+        if body.startswith(b'{"ready"'):
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"{url}/healthz: no answer of the application within {_ROUTES_TIMEOUT_S} s, got {body!r}; "
+                "if Serve ran on this cluster already, it kept its own host and port"
+            )
+        time.sleep(0.1)
+
+
+def _check_token(settings: "Settings") -> None:
+    """Replicas of a local cluster inherit this environment: say at once what they would fail on."""
+    variable = settings.serve.app.get("token_env")
+    remote = settings.cluster.address or os.environ.get("RAY_ADDRESS")
+    if variable and not remote and not os.environ.get(variable):
+        raise ConfigError(
+            f"config.serve.app.token_env: the environment variable {variable} is not set; "
+            f'export {variable}="$(openssl rand -hex 32)", or take token_env out to serve without a token'
+        )
+
+
+def _application(settings: "Settings") -> Any:
+    """What serve.app:build makes of `storage.root` and `serve.app`."""
+    # By its import path, as Ray does it: jobs and deployments share models and artifacts, not code.
+    module, _, builder = BUILDER.partition(":")
+    app = importlib.import_module(module)
+    try:
+        args = app.ServeArgs.model_validate({"root": settings.storage.root, **settings.serve.app})
+    except ValueError as error:
+        raise ConfigError(f"config.serve.app: {error}") from error
+    return getattr(app, builder)(args)
+
+
+def sample_curl(url: str, settings: "Settings") -> str:
+    """A command that ranks a few published authors for a user, to paste into a shell."""
+    variable, authorization = settings.serve.app.get("token_env"), ""
+    request = urllib.request.Request(f"{url}/bank")
+    if variable:
+        authorization = f'-H "Authorization: Bearer ${variable}" '
+        request.add_header("Authorization", f"Bearer {os.environ.get(variable, '')}")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            bank = json.load(answer)
+        body = json.dumps({"user_id": bank["sample_user_ids"][0], "candidates": bank["sample_author_ids"]})
+    except (OSError, LookupError) as error:
+        log.warning("no bank to rank from yet (%s); publish one, it is picked up by itself", error)
+        body = '{"user_id": 1, "candidates": [1, 2, 3]}'
+    return f"curl -s {url}/rank -H 'content-type: application/json' {authorization}-d {shlex.quote(body)}"

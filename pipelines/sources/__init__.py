@@ -1,0 +1,1 @@
+"""Input from outside, as tables of the contract."""

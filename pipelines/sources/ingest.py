@@ -1,0 +1,222 @@
+"""`ingest`: a folder of videos, with chat and transcripts where there are some, becomes one day of segments.
+
+    source/<author>/<live>.mp4                  one folder an author, one video a live; any container PyAV decodes
+    source/<author>/<live>.chat.json            optional, see pipelines/chat.py
+    source/<author>/<live>.transcript.jsonl     optional, see pipelines/transcript.py
+
+Run: python -m pipelines ingest --config pipelines/configs/videos.yaml --set ingest.source=DIR
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.pages import report_json
+from pipelines.runtime.cluster import connected
+from pipelines.runtime.config import ConfigError, to_dict
+from pipelines.sources.sampling import Sampling
+from pipelines.tables import contract, rejections
+from pipelines.tables.storage import Storage
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
+    from pipelines.sources.clips import Clip
+
+log = logging.getLogger(__name__)
+STAGE = "ingest"
+BYTES_A_FILE = 64 * 2**20
+MAX_BLOCKS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig(Sampling):
+    """What to ingest, as which day."""
+
+    source: str = "videos"
+    """Folder of author folders; every node of the cluster must see it under this path."""
+    day: date = date(2026, 1, 1)
+    """The day that the videos belong to. Lives start at its midnight, UTC: a video file tells no time."""
+    concurrency: int = 4
+    """Videos decoded at a time, each on one CPU."""
+
+    def __post_init__(self) -> None:
+        Sampling.__post_init__(self)
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency: wanted at least 1, got {self.concurrency}")
+
+
+def run(settings: "Settings") -> dict[str, Any]:
+    """Reads videos, chat and transcripts; writes `segments`, `authors` and its rows of `rejections` of one day.
+
+    Does nothing where the day was made from the same files with the same settings. Raises ConfigError for a source
+    folder that is missing or holds no video.
+    """
+    from pipelines.sources import clips
+
+    config, day = settings.ingest, settings.ingest.day.isoformat()
+    found, refused = clips.find(_folder(config.source))
+    if not found and not refused:
+        raise ConfigError(
+            f"ingest.source {config.source}: wanted author folders that hold videos, got none; put each author's "
+            f"videos into a sub-folder named after the author (endings: {', '.join(sorted(clips.EXTENSIONS))})"
+        )
+    storage = Storage.open(settings.storage.root)
+    made_from = {"config": _settings_hash(config), "source": _source_hash(found, refused)}
+    if all(storage.is_current(table, day, made_from) for table in ("segments", "authors")):
+        log.info("ingest | day %s is up to date | nothing to do", day)
+        return {**_counts(storage, day), "skipped": True}
+    started = time.perf_counter()
+    progress = _Progress(total=len(found), refused=refused)
+    with connected(settings.cluster):
+        tables = progress.segments(_decoded(found, config))
+        storage.write("segments", day, _files(tables, BYTES_A_FILE), made_from)
+    rejections.replace(storage, day, STAGE, progress.refused)
+    storage.write("authors", day, _authors(storage, day, progress.authors), made_from)  # last: the day is done
+    counts = {**_counts(storage, day), "seconds": round(time.perf_counter() - started, 3)}
+    report_json.merge(settings.run_dir, STAGE, counts)
+    return {**counts, "skipped": False}
+
+
+def _folder(source: str) -> Path:
+    folder = Path(source).expanduser().resolve()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"ingest.source {source}: wanted a folder, got none there; name it with --set ingest.source=DIR"
+        )
+    return folder
+
+
+def _settings_hash(config: IngestConfig) -> str:
+    """Hash of the settings that change the rows: not where the files lie, nor how many are read at a time."""
+    kept = {name: value for name, value in to_dict(config).items() if name not in ("source", "concurrency")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _source_hash(found: "Sequence[Clip]", refused: Sequence[Any]) -> str:
+    """Hash of the files' names, sizes and times."""
+    digest = hashlib.sha256(repr(refused).encode(errors="replace"))
+    for clip in found:
+        for path in (clip.path, clip.chat, clip.transcript):
+            state = Path(path).stat() if path else None
+            digest.update(repr((clip.key, state and (state.st_size, state.st_mtime_ns))).encode())
+    return digest.hexdigest()
+
+
+def _decoded(found: "Sequence[Clip]", config: IngestConfig) -> Iterator[pa.Table]:
+    """Tables of schema clips.DECODED in the order of `found`, decoded by Ray Data."""
+    import ray.data
+
+    from pipelines.sources import clips
+
+    if not found:
+        return
+    items = ray.data.from_items([asdict(clip) for clip in found], override_num_blocks=min(len(found), MAX_BLOCKS))
+    items.context.execution_options.preserve_order = True
+    items.context.enable_progress_bars = False
+    sampling = Sampling(**{name: getattr(config, name) for name in Sampling.__dataclass_fields__})
+    decoded = items.map_batches(
+        clips.decode,
+        fn_kwargs={"sampling": sampling, "day": config.day},
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.TaskPoolStrategy(size=min(config.concurrency, len(found))),
+    )
+    yield from decoded.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+class _Progress:
+    """Splits what the workers send into segments and rejections, and logs a line per video."""
+
+    def __init__(self, total: int, refused: Sequence[dict[str, str]]) -> None:
+        self.refused = list(refused)
+        self.authors: set[str] = set()
+        self._total = total
+        self._done = 0
+        self._segments = 0
+        self._started = 0.0
+
+    def segments(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Rows of `segments`, as they come."""
+        names = contract.spec("segments").schema.names
+        self._started = time.perf_counter()
+        for table in tables:
+            for row in table.select(["done", "rejected", "live_id"]).to_pylist():
+                if row["done"] is None:
+                    self._segments += 1
+                else:
+                    self._finish(row["done"], row["rejected"])
+            rows = table.filter(pc.is_null(table["done"])).select(names)
+            if rows.num_rows:
+                yield rows
+
+    def _finish(self, key: str, refused: Sequence[dict[str, str]]) -> None:
+        self._done += 1
+        if self._segments:
+            self.authors.add(key.partition("/")[0])
+        self.refused.extend(refused)
+        rate = self._done / max(time.perf_counter() - self._started, 1e-9)
+        log.info(
+            "ingest %d/%d (%.0f %%) | %s | %d segment(s) | %.2f videos/s | eta %.0f s%s",
+            self._done,
+            self._total,
+            100 * self._done / self._total,
+            key,
+            self._segments,
+            rate,
+            (self._total - self._done) / rate,
+            "".join(f" | rejected: {row['reason']}: {row['detail']}" for row in refused),
+        )
+        self._segments = 0
+
+
+def _files(tables: Iterable[pa.Table], limit_bytes: int) -> Iterator[pa.Table]:
+    """Joins small tables until they fill a file, so that memory and the number of files are both bounded."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        if waiting and sum(t.nbytes for t in waiting) + table.nbytes > limit_bytes:
+            yield pa.concat_tables(waiting)
+            waiting = []
+        waiting.append(table)
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _authors(storage: Storage, day: str, names: Iterable[str]) -> list[pa.Table]:
+    """Rows of `authors`: what earlier days knew of an author, else the folder's name as the profile."""
+    from pipelines.sources.clips import stable_id
+
+    earlier = [other for other in storage.days("authors") if other < day]
+    known = {row["author_id"]: row for row in storage.latest("authors", earlier[-1]).to_pylist()} if earlier else {}
+    rows = []
+    for name in names:
+        new = {
+            "author_id": stable_id(name),
+            "profile": " ".join(name.replace("-", " ").replace("_", " ").split()),
+            "category": None,
+            "tags": [],
+            "first_live_day": date.fromisoformat(day),
+        }
+        rows.append(known.get(new["author_id"], new))
+    if not rows:
+        return []
+    return [pa.Table.from_pylist(rows, schema=contract.spec("authors").schema).sort_by("author_id")]
+
+
+def _counts(storage: Storage, day: str) -> dict[str, int]:
+    """What the day holds, read from its tables."""
+    lives = storage.read("segments", day, ["author_id", "live_id"])
+    return {
+        "clips": len(pc.unique(lives["live_id"])),
+        "segments": lives.num_rows,
+        "rejections": rejections.of_stage(storage, day, STAGE).num_rows,
+        "authors": len(pc.unique(lives["author_id"])),
+    }

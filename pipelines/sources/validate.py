@@ -1,0 +1,155 @@
+"""`validate`: checks tables against the contract and reports everything that is wrong, not only the first thing.
+
+Run: python -m pipelines validate --config FILE.yaml
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.tables import contract
+from pipelines.tables.contract import ContractError
+from pipelines.tables.storage import Storage
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
+
+ROWS_A_BATCH = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidateConfig:
+    """What to check."""
+
+    tables: tuple[str, ...] = ()
+    """Tables to check; empty = every table that has a day below storage.root."""
+    sample_frames: int = 200
+    """Frames of a day of segments that are decoded to find damaged JPEGs, evenly spread; 0 = none."""
+
+    def __post_init__(self) -> None:
+        for name in self.tables:
+            contract.spec(name)
+        if self.sample_frames < 0:
+            raise ValueError(f"sample_frames: wanted 0 or more, got {self.sample_frames}")
+
+
+def run(settings: "Settings") -> dict[str, Any]:
+    """Reads every table and day, writes nothing. Raises ContractError with all that was found wrong."""
+    storage = Storage.open(settings.storage.root, oracle=True)
+    config = settings.validate
+    rows, days, errors = 0, 0, []
+    for name in config.tables or contract.TABLES:
+        try:
+            present = storage.days(name)
+        except ContractError as error:  # a damaged commit marker
+            errors.append(str(error))
+            continue
+        if name in config.tables and not present:
+            errors.append(f"table {name}: wanted a day below {storage.root}, got none; run the job that writes it")
+        for day in present:
+            check = _Check(storage, name, day, config.sample_frames if name == "segments" else 0)
+            found = check.errors()
+            print(f"{name:<20}{day}  {check.rows:>10,} rows  {f'{len(found)} error(s)' if found else 'ok'}")
+            errors.extend(found)
+            rows, days = rows + check.rows, days + 1
+    if not days and not errors:
+        raise ContractError(f"storage.root {storage.root}: wanted tables, got none; run `ingest` or `world` first")
+    if errors:
+        raise ContractError(f"{len(errors)} error(s)\n" + "\n".join(f"  {error}" for error in errors))
+    return {"validate/days": days, "validate/rows": rows}
+
+
+class _Check:
+    """One table's day, read file by file in batches. Memory is a batch plus the key columns."""
+
+    def __init__(self, storage: Storage, name: str, day: str, sample_frames: int) -> None:
+        self.rows = 0
+        self._storage, self._name, self._day = storage, name, day
+        self._sample = sample_frames
+        self._found: dict[str, None] = {}
+        self._keys: list[pa.Table] = []
+        self._where = f"table {name}, day {day}"
+
+    def errors(self) -> list[str]:
+        """What is wrong with the day, [] where nothing is. The same error of several batches counts once."""
+        readable = [file for file in map(self._open, self._storage.files(self._name, self._day)) if file is not None]
+        total = sum(file.metadata.num_rows for file in readable)
+        for file in readable:
+            self._read(file, total)
+        self._check_day()
+        return list(self._found)
+
+    def _note(self, error: object) -> None:
+        self._found.setdefault(str(error))
+
+    def _open(self, path: str) -> pq.ParquetFile | None:
+        try:
+            return pq.ParquetFile(self._storage.filesystem.open_input_file(path))
+        except (OSError, pa.ArrowException) as error:
+            self._note(f"{self._where}: wanted a Parquet file, got {path}: {error}; replace the damaged file")
+            return None
+
+    def _read(self, file: pq.ParquetFile, total: int) -> None:
+        wanted = [name for name in contract.spec(self._name).schema.names if name in file.schema_arrow.names]
+        try:
+            for batch in file.iter_batches(ROWS_A_BATCH if not self._sample else 64, columns=wanted):
+                self._check_batch(pa.Table.from_batches([batch]), total)
+                self.rows += batch.num_rows
+        except (OSError, pa.ArrowException) as error:
+            self._note(f"{self._where}: wanted readable pages, got {error}; replace the damaged file")
+
+    def _check_batch(self, table: pa.Table, total: int) -> None:
+        found = contract.problems(table, self._name, self._day)
+        for error in found:
+            self._note(error)
+        key = contract.spec(self._name).key
+        try:
+            self._keys.append(contract.conform(table, self._name, self._day, key))
+        except ContractError as error:
+            self._note(error)
+        if self._sample and not found:
+            for problem in self._bad_frames(table, total):
+                self._note(problem)
+
+    def _check_day(self) -> None:
+        if not self.rows and not self._found:
+            self._note(contract.empty_day(self._name, self._day))
+        commit = self._storage.commit_of(self._name, self._day)
+        if commit is not None and commit.rows != self.rows and not self._found:
+            self._note(f"{self._where}: wanted the {commit.rows} rows committed, got {self.rows}; write the day again")
+        if self._keys:
+            try:
+                contract.check_keys(pa.concat_tables(self._keys), self._name, self._day)
+            except ContractError as error:
+                self._note(error)
+
+    def _bad_frames(self, table: pa.Table, total: int) -> Iterator[str]:
+        """Decodes the frames that are in the sample: some of every row, or one of every few rows."""
+        step, per_row = max(1, total // self._sample), max(1, -(-self._sample // total))
+        for row_number in range(-self.rows % step, table.num_rows, step):
+            row = table.slice(row_number, 1).to_pylist()[0]
+            first = (self.rows + row_number) % max(1, len(row["frames"])) if per_row == 1 else 0
+            for frame in row["frames"][first : first + per_row]:
+                problem = _damage(frame["jpeg"])
+                if problem:
+                    yield (
+                        f"{self._where}, column frames: wanted a JPEG, got {problem} (author_id {row['author_id']}, "
+                        f"live_id {row['live_id']}, segment {row['segment']}, offset_ms {frame['offset_ms']}); "
+                        "write that segment again"
+                    )
+
+
+def _damage(jpeg: bytes | None) -> str:
+    """Why an image cannot be decoded to its last row, "" where it can."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(jpeg or b""), formats=["JPEG"]) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""

@@ -1,0 +1,1 @@
+"""Distillation of the model that writes anchors."""

@@ -1,0 +1,257 @@
+"""Distil: fine-tune a Qwen-VL model on (segments -> anchor) pairs under Ray Train, and save a Hugging Face checkpoint.
+
+Without `distil.base` a small student is made from the architecture's config; with the folder of a downloaded Qwen-VL
+that one is fine-tuned (LoRA through peft). Beside the checkpoint, DISTIL.json says command, seed, time and accuracies.
+
+Run: python -m pipelines distil --config pipelines/configs/distil.yaml
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.artifacts.manifest import Manifest
+from pipelines.runtime.cluster import connected
+from pipelines.runtime.config import ConfigError, to_dict
+from pipelines.runtime.progress import progress_lines
+from pipelines.runtime.scaling import TrainScaling
+from pipelines.semantics import prompt
+from pipelines.semantics.author_day import PromptConfig
+from pipelines.students import pairs as distil_data
+from pipelines.students.loop import LoopConfig
+from pipelines.students.student import StudentConfig
+from pipelines.tables import contract
+from pipelines.tables.fingerprint import digest
+from pipelines.tables.storage import Storage
+from pipelines.world import world
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
+
+log = logging.getLogger(__name__)
+CARD = "DISTIL.json"
+VISION_TOWER = r"(.+\.)?visual(\..+)?"
+"""Names of the vision tower and of all in it, in every Qwen-VL."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraSettings:
+    """Low-rank adapters for fine-tuning a downloaded checkpoint, merged before saving (peft)."""
+
+    rank: int = 16
+    """Rank of the adapters."""
+    alpha: int = 32
+    """Scale of the adapters, divided by the rank."""
+    dropout: float = 0.0
+    """Dropout on the adapters' input."""
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Linear layers that get an adapter, by the last parts of their names."""
+    vision: bool = False
+    """Also those of the vision tower that have such a name; False leaves the tower as it is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistilConfig:
+    """What is fine-tuned, on what, for how long."""
+
+    output: str = "runs/distil/student"
+    """Folder of the checkpoint; replaced only once the new one is whole."""
+    base: str | None = None
+    """Folder of a checkpoint to start from; None makes a small student."""
+    student: StudentConfig = field(default_factory=StudentConfig)
+    """Shape of the small student, where `base` is None."""
+    lora: LoraSettings | None = None
+    """Adapters for a downloaded checkpoint; None trains every weight."""
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    """How much of an author's day the model reads; must equal the anchor job's."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """How long and how fast."""
+    scaling: TrainScaling = field(default_factory=TrainScaling)
+    """Workers of Ray Train; a step takes `loop.batch_size` pairs of each."""
+    held_out: int = 256
+    """Author-days kept out of training, on which accuracies are measured."""
+
+    def __post_init__(self) -> None:
+        if self.lora is not None and self.base is None:
+            raise ValueError(
+                "distil.lora: wanted distil.base too, got none; give the folder of a downloaded checkpoint"
+            )
+
+
+def run(settings: "Settings") -> dict[str, Any]:
+    """Reads segments, authors and a teacher's `anchors`; writes a checkpoint folder with its card and manifest."""
+    config, started = settings.distil, time.perf_counter()
+    if config.base is not None and not (Path(config.base) / "config.json").is_file():
+        raise ConfigError(
+            f"distil.base {config.base}: wanted a folder with config.json, got none; download a Qwen-VL first"
+        )
+    storage = Storage.open(settings.storage.root)
+    if not storage.days("anchors") and settings.world.teacher:
+        world.run(settings)
+    pairs = _pairs(storage, config)
+    held_out, rest = pairs[: config.held_out], pairs[config.held_out :]
+    work = Path(settings.run_dir).resolve() / "distil" / "work"  # emptied: a base or an output may lie beside it
+    shutil.rmtree(work, ignore_errors=True)
+    start = Path(config.base).resolve() if config.base else work / "untrained"
+    if config.base is None:
+        from pipelines.students import student
+
+        student.create(config.student, distil_data.vocabulary_texts(rest), settings.seed, start)
+    del pairs, rest  # the workers read their own, and the machine may be theirs too
+    with connected(settings.cluster):
+        trained = _fit(settings, str(start), storage.url, work)
+    scores = measure(work / "trained", held_out, config.loop.batch_size)
+    card = {
+        "command": "python -m pipelines distil --config <the config below>",
+        "config": to_dict(config),
+        "world": to_dict(settings.world),
+        "seed": settings.seed,
+        "seconds": round(time.perf_counter() - started, 1),
+        **trained,
+        "held_out": scores,
+    }
+    publish(work / "trained", Path(config.output), card)
+    log.info("distil | held out %s", scores["agreement"])
+    return {key: card[key] for key in ("seconds", "steps", "loss", "held_out")} | {"output": config.output}
+
+
+def _pairs(storage: Storage, config: DistilConfig) -> list[distil_data.Pair]:
+    pairs = distil_data.load(storage, config.prompt)
+    if len(pairs) <= config.held_out:
+        raise contract.ContractError(
+            f"tables segments and anchors: wanted more than distil.held_out = {config.held_out} author-days with an "
+            f"anchor, got {len(pairs)}; write a teacher's anchors first, or lower distil.held_out"
+        )
+    return pairs
+
+
+def _fit(settings: "Settings", start: str, root: str, work: Path) -> dict[str, Any]:
+    """One run of Ray Train; rank 0 leaves the checkpoint and its figures in `work`/trained."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    config = settings.distil
+    gpu = {"GPU": 1} if config.scaling.use_gpu else {}
+    raw = {"config": config, "seed": settings.seed, "start": start, "root": root, "work": str(work)}
+    with progress_lines(log) as lines:
+        TorchTrainer(
+            _worker,
+            train_loop_config=raw | {"lines": lines},
+            scaling_config=ScalingConfig(
+                num_workers=config.scaling.num_workers,
+                use_gpu=config.scaling.use_gpu,
+                resources_per_worker={"CPU": config.scaling.cpus_per_worker} | gpu,
+            ),
+            run_config=RunConfig(name="distil", storage_path=str(work / "ray")),
+        ).fit()
+    figures = work / "trained" / "figures.json"
+    if not figures.is_file():
+        raise RuntimeError(f"distil: wanted {figures} from worker 0, got none; see the worker logs below {work}/ray")
+    loaded: dict[str, Any] = json.loads(figures.read_text())
+    figures.unlink()
+    return loaded
+
+
+def _worker(raw: dict[str, Any]) -> None:
+    """What each worker of Ray Train runs."""
+    import ray.train
+    import torch
+    from ray.train.torch import get_device
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from pipelines.students.loop import AnswerLoss, train
+
+    config: DistilConfig = raw["config"]
+    context = ray.train.get_context()
+    rank, world_size, device = context.get_world_rank(), context.get_world_size(), get_device()
+    torch.set_num_threads(config.scaling.cpus_per_worker)
+    processor = AutoProcessor.from_pretrained(raw["start"])
+    model = AutoModelForImageTextToText.from_pretrained(raw["start"])
+    if config.lora is not None:
+        model = with_lora(model, config.lora)
+    module: torch.nn.Module = AnswerLoss(model.to(device))
+    if world_size > 1:
+        module = torch.nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
+    pairs = _pairs(Storage.open(raw["root"]), config)[config.held_out :]
+    figures = train(
+        module, distil_data.Collator(processor), pairs, config.loop,
+        seed=raw["seed"], rank=rank, world_size=world_size, device=str(device),
+        report=lambda row: raw["lines"].put_nowait(_line(row, config.loop)) if rank == 0 else None,
+    )  # fmt: skip
+    if rank == 0:
+        folder = Path(raw["work"]) / "trained"
+        merged = model.merge_and_unload() if config.lora is not None else model
+        merged.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        (folder / "figures.json").write_text(json.dumps(figures))
+
+
+def with_lora(model: Any, lora: LoraSettings) -> Any:
+    """`model` as a PeftModel: adapters in the language model, in the vision tower only where asked, all else frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        # Qwen2.5-VL's vision tower has layers of these names too.
+        exclude_modules=None if lora.vision else VISION_TOWER,
+    )
+    return get_peft_model(model, settings)
+
+
+def _line(row: dict[str, float], loop: LoopConfig) -> str:
+    progress = max(row["progress"], row["step"] / loop.max_steps)  # the loop's was taken before the step
+    eta = row["seconds"] * (1 - progress) / progress
+    return (
+        f"distil | step {row['step']:.0f}/{loop.max_steps} ({100 * progress:.0f} %) | loss {row['loss']:.4f} | "
+        f"{row['step'] / row['seconds']:.2f} steps/s | eta {eta:.0f} s"
+    )
+
+
+def measure(checkpoint: Path, pairs: Sequence[distil_data.Pair], batch_size: int) -> dict[str, Any]:
+    """Valid-JSON rate and exact agreement of each field on held-out pairs, generated greedily by transformers."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from pipelines.semantics.agreement import agreement
+
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint).eval()
+    collate = distil_data.Collator(processor)
+    written: dict[int, dict[str, list[str]]] = {}
+    truth = {number: json.loads(pair.answer) for number, pair in enumerate(pairs)}
+    with torch.inference_mode():
+        for first in range(0, len(pairs), batch_size):
+            batch = collate(pairs[first : first + batch_size], with_answer=False)
+            output = model.generate(**batch, max_new_tokens=160, do_sample=False)
+            for row, ids in enumerate(output[:, batch["input_ids"].shape[1] :]):
+                try:
+                    written[first + row] = prompt.parse(processor.tokenizer.decode(ids, skip_special_tokens=True))
+                except ValueError as error:
+                    log.info("distil | held-out answer %d is not an anchor: %s", first + row, error)
+    return {
+        "author_days": len(pairs),
+        "valid_rate": round(len(written) / len(pairs), 4),
+        "agreement": {field: round(share, 4) for field, share in agreement(written, truth).items()},
+    }
+
+
+def publish(trained: Path, output: Path, card: dict[str, Any]) -> None:
+    """Puts the checkpoint in place: written beside, then renamed, so that what a reader finds there is always whole."""
+    (trained / CARD).write_text(json.dumps(card, indent=1, default=str))
+    Manifest.create(trained, kind="student", run_id=digest(card["seed"]), made_from={"seed": str(card["seed"])})
+    new, old = (output.with_name(output.name + suffix) for suffix in (".new", ".old"))
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(trained, new)
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    new.rename(output)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,196 @@
+"""A study's anchors by source: the ranking stays, and the model that wrote its anchors changes (SARM, Table 4).
+
+A source is a checkpoint. For each seed and source there is a derived store: the tables of the seed's world, linked, and
+the anchors that the source's model wrote, with the examples and the tokenizer that follow from them. The benchmark says
+how often those anchors are right.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.runtime.config import ConfigError, build
+from pipelines.samples import examples
+from pipelines.semantics import anchors, vocabulary
+from pipelines.semantics.agreement import agreement
+from pipelines.studies.config import OWN, AnchorSource
+from pipelines.tables import contract, rejections
+from pipelines.tables.contract import FIELDS, ContractError
+from pipelines.tables.storage import Storage, rows_of
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
+    from pipelines.studies.config import Variant
+
+log = logging.getLogger(__name__)
+DERIVED = ("anchors", "rejections", "anchor_embeddings", "examples")
+"""Tables that a derived store makes for itself."""
+WITHOUT = ("base", "tags")
+"""Kinds of variants that read no anchors."""
+Seeds = Mapping[int, "Settings"]
+
+
+def sources(raw: Mapping[str, Any], variants: Mapping[str, "Variant"]) -> dict[str, AnchorSource]:
+    """The sources that variants name. Raises ConfigError for unknown keys and for what does not fit together."""
+    path = "config.study.anchor_sources"
+    known = {name: build(AnchorSource, source, f"{path}.{name}") for name, source in raw.items()}
+    used = {variant.anchors for variant in variants.values()} - {OWN}
+    for name, variant in variants.items():
+        if variant.anchors not in (OWN, *known):
+            raise ConfigError(
+                f"config.study.variants.{name}.anchors: wanted one of {', '.join(known) or 'no source'} "
+                f"(config.study.anchor_sources), got {variant.anchors!r}"
+            )
+        if variant.anchors != OWN and variant.kind in WITHOUT:
+            raise ConfigError(
+                f"config.study.variants.{name}.anchors: wanted none, as kind {variant.kind} reads no anchors, "
+                f"got {variant.anchors!r}"
+            )
+    if unused := sorted(set(known) - used):
+        raise ConfigError(f"{path}: wanted a variant that reads {', '.join(unused)}, got none; add one, or drop it")
+    return known
+
+
+def require_models(known: Mapping[str, AnchorSource]) -> None:
+    """Raises ConfigError where a source's checkpoint is missing, before anything else takes time."""
+    for name, source in known.items():
+        if not (Path(source.model) / "config.json").is_file():
+            remedy = f"make it first: {source.made_by}" if source.made_by else "give the folder of a checkpoint"
+            raise ConfigError(
+                f"config.study.anchor_sources.{name}.model: wanted a folder with a Hugging Face checkpoint "
+                f"(config.json), got {source.model}; {remedy}"
+            )
+
+
+def prepare(
+    settings: "Settings", of_seed: Seeds, known: Mapping[str, AnchorSource]
+) -> dict[str, dict[int, "Settings"]]:
+    """The data of every source and seed, {source: {seed: settings}}; those of OWN are `of_seed`.
+
+    Anchors of all seeds are written with one start of the engine; finished days are left alone.
+    """
+    made = {OWN: dict(of_seed)}
+    for name, source in known.items():
+        writer = replace(settings.anchors, model=source.model, swap_frames=0)
+        made[name] = {seed: _derived(data, name, writer) for seed, data in of_seed.items()}
+        # Seeds share a store where the data are no simulated worlds.
+        stores = {data.storage.root: made[name][seed] for seed, data in of_seed.items()}
+        for root, data in stores.items():
+            derive(Storage.open(root, oracle=True), Storage.open(data.storage.root))
+        written = [Storage.open(data.storage.root) for data in stores.values()]
+        figures = anchors.write_stores(replace(settings, anchors=writer), written)
+        log.info("study | anchors of %s | %s", name, figures)
+        for data in stores.values():
+            examples.run(data)
+            vocabulary.run(data)
+    return made
+
+
+def _derived(data: "Settings", name: str, writer: anchors.AnchorsConfig) -> "Settings":
+    return replace(data, anchors=writer, storage=replace(data.storage, root=f"{data.storage.root}-{name}"))
+
+
+def derive(data: Storage, derived: Storage) -> None:
+    """Gives `derived` every day of `data`'s tables except those of DERIVED, without a second copy of the files.
+
+    Raises ContractError where `derived` has days that `data` no longer has.
+    """
+    for name in contract.TABLES:
+        if name in DERIVED:
+            continue
+        days = data.days(name)
+        if gone := sorted(set(derived.days(name)) - set(days)):
+            raise ContractError(
+                f"table {name} of {derived.url}: wanted the days of {data.url}, got {', '.join(gone)} too; "
+                f"remove {derived.url}, it is made again"
+            )
+        for day in days:
+            derived.adopt(name, day, data)
+
+
+def benchmark(
+    variants: Mapping[str, "Variant"], known: Mapping[str, AnchorSource], made: Mapping[str, Seeds]
+) -> list[dict[str, Any]]:
+    """How right the anchors are that each variant reads, a row a variant: shares over seeds, and of each seed."""
+    scores: dict[str, dict[str, Any]] = {}
+    rows = []
+    for name, variant in variants.items():
+        if variant.kind in WITHOUT:
+            continue
+        of_seed = {seed: data.storage.root for seed, data in made[variant.anchors].items()}
+        for root in of_seed.values():
+            if root not in scores:
+                scores[root] = score(Storage.open(root, oracle=True))
+        source = known.get(variant.anchors)
+        rows.append(
+            {"variant": name, "label": variant.label or name, "model": source.model if source else None}
+            | _over_seeds([scores[root] for root in of_seed.values()])
+            | {"seeds": [{"seed": seed} | scores[root] for seed, root in of_seed.items()]}
+        )
+    return rows
+
+
+def score(storage: Storage) -> dict[str, Any]:
+    """The anchor benchmark of a store: {author_days, valid_rate, agreement: {field: share}, agreement_mean}.
+
+    `valid_rate` is anchors over anchors and rejections. Agreement with the oracle is exact-set agreement over all
+    author-days with a known truth, where a missing anchor counts as wrong; None where the platform is not simulated.
+    """
+    days = storage.days("anchors")
+    rejected = sum(rejections.of_stage(storage, day, anchors.STAGE).num_rows for day in days)
+    valid = sum(rows_of(storage, "anchors", day) for day in days)
+    truth = _by_author_day(storage, "oracle_anchors")
+    found = agreement(_by_author_day(storage, "anchors"), truth) if truth else None
+    return {
+        "author_days": valid + rejected,
+        "valid_rate": valid / (valid + rejected),
+        "agreement": found,
+        "agreement_mean": None if found is None else float(np.mean(list(found.values()))),
+    }
+
+
+def _by_author_day(storage: Storage, table: str) -> dict[tuple[str, int], dict[str, Any]]:
+    return {
+        (day, row["author_id"]): row
+        for day in storage.days(table)
+        for row in storage.read(table, day, ["author_id", *FIELDS]).to_pylist()
+    }
+
+
+def _over_seeds(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over seeds of what `score` says."""
+    known = all(score["agreement"] is not None for score in scores)
+    return {
+        "author_days": sum(score["author_days"] for score in scores),
+        "valid_rate": float(np.mean([score["valid_rate"] for score in scores])),
+        "agreement": {f: float(np.mean([score["agreement"][f] for score in scores])) for f in FIELDS}
+        if known
+        else None,
+        "agreement_mean": float(np.mean([score["agreement_mean"] for score in scores])) if known else None,
+    }
+
+
+def cells(table: Mapping[str, Any]) -> dict[str, str]:
+    """The benchmark's score beside a variant's row, as text; no variants where the study has none."""
+    return {row["variant"]: _percent(row["agreement_mean"]) for row in table.get("anchors", [])}
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """The benchmark as a table of its own: a row a variant, a column a field; "" where the study has none."""
+    if not table.get("anchors"):
+        return ""
+    titles = ["mean of the six", *(field.replace("_", " ") for field in FIELDS), "valid"]
+    lines = ["| anchors exactly right | " + " | ".join(titles) + " |", "|" + "---|" * (1 + len(titles))]
+    for row in table["anchors"]:
+        of_field = row["agreement"] or dict.fromkeys(FIELDS)
+        shares = [row["agreement_mean"], *(of_field[field] for field in FIELDS), row["valid_rate"]]
+        lines.append(f"| {row['label']} | " + " | ".join(map(_percent, shares)) + " |")
+    return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    return "n/a" if share is None else f"{100 * share:.1f} %"

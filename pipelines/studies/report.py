@@ -1,0 +1,109 @@
+"""The report of a study as one HTML file: its tables, how variants learn, what authors of each exposure gain."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.pages import page
+from pipelines.studies import convergence
+from pipelines.studies import plots as study_plots
+from pipelines.studies import table as study_table
+from pipelines.tables.contract import FIELDS, TASKS_COLUMNS
+
+_TEMPLATE = Path(__file__).parent / "study.html.jinja"
+_MEASURES = ("auc", "gauc")
+
+
+def write(path: Path, table: Mapping[str, Any], records: Sequence[Mapping[str, Any]], config: Any) -> None:
+    """Writes the page of a table that `study_table.build` and `convergence.build` made of `records`, in one step.
+
+    Equal arguments give equal bytes. `config` is shown as the study's configuration.
+    """
+    page.write(render(table, records, config), path)
+
+
+def render(table: Mapping[str, Any], records: Sequence[Mapping[str, Any]], config: Any) -> str:
+    """The page as text."""
+    labels = {row["variant"]: row["label"] for row in table["rows"]}
+    content = {
+        "table": table,
+        "simulated": study_table.ORACLE in labels,
+        "labels": labels,
+        "tasks": [_task(table, task) for task in TASKS_COLUMNS],
+        "parts": [convergence.part_name(*part) for part in convergence.PARTS],
+        "losses": [
+            (title, _by_variant([row for row in table["convergence"] if row["loss"] == loss]))
+            for loss, title in convergence.LOSSES.items()
+            if any(row["loss"] == loss for row in table["convergence"])
+        ],
+        "buckets": [page.bucket(*bucket) for bucket in _buckets(table)],
+        "exposure": {
+            measure: _by_variant([row for row in table["exposure"] if row["metric"] == measure])
+            for measure in _MEASURES
+        },
+        "fields": FIELDS,
+        "config": page.as_yaml(config),
+    }
+    return page.render(_TEMPLATE, content, _figures(table, records, labels))
+
+
+def _task(table: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """The rows of a task: measures in order, and for each variant a cell a measure."""
+    rows = [row for row in table["rows"] if row["task"] == task]
+    measures = [metric for metric in study_table.METRICS if any(row["metric"] == metric for row in rows)]
+    return {
+        "name": task,
+        "measures": [(metric, study_table.TITLES[metric]) for metric in measures],
+        "rows": _by_variant(rows),
+    }
+
+
+def _by_variant(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["variant"], []).append(row)
+    return found
+
+
+def _buckets(table: Mapping[str, Any]) -> list[tuple[int, int | None]]:
+    return list(dict.fromkeys((row["from"], row["to"]) for row in table["exposure"]))
+
+
+def _figures(
+    table: Mapping[str, Any], records: Sequence[Mapping[str, Any]], labels: Mapping[str, str]
+) -> dict[str, str]:
+    """SVG of every figure whose numbers are there."""
+    reference = table["reference"]
+    variants = [name for name in labels if name != study_table.ORACLE]
+    figures = {}
+    for loss, title in convergence.LOSSES.items():
+        if drawn := convergence.running(variants, table["seeds"], records, loss):
+            figures[loss] = study_plots.loss_curves(loss, title, *drawn, labels, reference)
+    others = [name for name in variants if name != reference]
+    if not others:
+        return figures
+    tasks = [page.words(task) for task in TASKS_COLUMNS]
+    series = _intervals(table["rows"], others)
+    figures["tasks"] = study_plots.delta_bars("tasks", "Ranking quality", tasks, series, labels, reference)
+    if buckets := [page.bucket(*bucket) for bucket in _buckets(table)]:
+        series = _intervals(table["exposure"], others)
+        subject = "Click prediction by exposure of the author"
+        figures["exposure"] = study_plots.delta_bars("exposure", subject, buckets, series, labels, reference)
+    return figures
+
+
+def _intervals(
+    rows: Sequence[Mapping[str, Any]], variants: Sequence[str]
+) -> dict[str, dict[str, list[study_plots.Interval]]]:
+    """Difference and interval of each variant and measure, in the order of the rows."""
+    return {
+        name: {
+            measure: [
+                (row["delta"], row["ci_low"], row["ci_high"])
+                for row in rows
+                if (row["variant"], row["metric"]) == (name, measure)
+            ]
+            for measure in _MEASURES
+        }
+        for name in variants
+    }

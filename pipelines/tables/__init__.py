@@ -1,0 +1,1 @@
+"""The contract, and the storage that holds it."""

@@ -1,0 +1,275 @@
+"""Tables on storage: any pyarrow filesystem (a folder, s3://, gs://), one commit marker per table and day.
+
+A day is written as new Parquet files and then made visible by one small `_COMMIT.json` that lists them, so a reader
+never sees half a day, whatever dies when. Days that a user brings without a marker are read as all their *.parquet.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from pyarrow import fs as pafs
+
+from pipelines.tables import contract
+from pipelines.tables.contract import ContractError
+
+log = logging.getLogger(__name__)
+MARKER = "_COMMIT.json"
+UNCOMMITTED = "part-run-"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StorageConfig:
+    """Where tables and artifacts live."""
+
+    root: str = "runs/store"
+    """A folder, or a URL that pyarrow understands (s3://bucket/path, gs://bucket/path)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """What `_COMMIT.json` says: the files that make up a day, and what they were made from."""
+
+    files: tuple[str, ...]
+    rows: int
+    fingerprint: str
+    made_from: Mapping[str, str] = field(default_factory=dict)
+
+
+class Storage:
+    """Reads and writes the contract's tables below one root."""
+
+    def __init__(self, filesystem: pafs.FileSystem, root: str, *, url: str, oracle: bool = False) -> None:
+        """Args: `url` opens the same storage in another process; `oracle` allows reading the simulator's truth."""
+        self.url = url
+        self.filesystem = filesystem
+        self.root = root.rstrip("/")
+        self._oracle = oracle
+
+    @classmethod
+    def open(cls, root: str, *, oracle: bool = False) -> "Storage":
+        """Storage at a folder or URL. The folder is made when first written to."""
+        if "://" in root:
+            filesystem, path = pafs.FileSystem.from_uri(root)
+            return cls(filesystem, path, url=root, oracle=oracle)
+        path = os.path.abspath(root)
+        return cls(pafs.LocalFileSystem(), path, url=path, oracle=oracle)
+
+    def folder(self, name: str, day: str) -> str:
+        """Path of one table's day, inside `filesystem`."""
+        return f"{self.root}/tables/{contract.spec(name).name}/day={day}"
+
+    def days(self, name: str) -> list[str]:
+        """Days that hold data, oldest first."""
+        base = f"{self.root}/tables/{contract.spec(name).name}"
+        infos = self.filesystem.get_file_info(pafs.FileSelector(base, allow_not_found=True))
+        found = [PurePosixPath(i.path).name for i in infos if i.type == pafs.FileType.Directory]
+        return sorted(d[4:] for d in found if d.startswith("day=") and self._parquet(name, d[4:]))
+
+    def commit_of(self, name: str, day: str) -> Commit | None:
+        """The day's commit, or None where nothing was committed."""
+        path = f"{self.folder(name, day)}/{MARKER}"
+        if self.filesystem.get_file_info(path).type != pafs.FileType.File:
+            return None
+        with self.filesystem.open_input_stream(path) as stream:
+            content = stream.read()
+        try:
+            raw = json.loads(content)
+            return Commit(files=tuple(raw.pop("files")), **raw)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ContractError(
+                f"table {name}, day {day}: wanted a commit marker, got a damaged {path} ({error!r}); "
+                "remove that day's folder and run the job that writes it again"
+            ) from error
+
+    def is_current(self, name: str, day: str, made_from: Mapping[str, str]) -> bool:
+        """True if the day is committed and was made from exactly these inputs."""
+        commit = self.commit_of(name, day)
+        return commit is not None and dict(commit.made_from) == dict(made_from)
+
+    def fingerprint(self, name: str, day: str) -> str:
+        """Hash of a day's content: from the marker, else of the files' names, sizes and times."""
+        commit = self.commit_of(name, day)
+        if commit is not None:
+            return commit.fingerprint
+        infos = self.filesystem.get_file_info(self._parquet(name, day))
+        return hashlib.sha256(repr([(i.base_name, i.size, i.mtime_ns) for i in infos]).encode()).hexdigest()
+
+    def _parquet(self, name: str, day: str) -> list[str]:
+        folder = self.folder(name, day)
+        commit = self.commit_of(name, day)
+        if commit is not None:
+            return [f"{folder}/{file}" for file in commit.files]
+        infos = self.filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+        # Without a marker, our own parts are an unfinished write; what a user brought beside them stays visible.
+        return sorted(i.path for i in infos if i.path.endswith(".parquet") and not i.base_name.startswith(UNCOMMITTED))
+
+    def files(self, name: str, day: str) -> list[str]:
+        """Parquet files of a day. Raises ContractError where there are none, naming the days that exist."""
+        if contract.spec(name).oracle and not self._oracle:
+            raise ContractError(f"table {name} is the simulator's truth; this job may not read it")
+        found = self._parquet(name, day)
+        commit = self.commit_of(name, day)
+        if not found and commit is None:
+            raise ContractError(
+                f"table {name}, day {day}: wanted Parquet files in {self.folder(name, day)}, got none; "
+                f"days present: {', '.join(self.days(name)) or 'none'}; run the job that writes {name} first"
+            )
+        return found
+
+    def read(
+        self, name: str, day: str, columns: list[str] | None = None, where: pc.Expression | None = None
+    ) -> pa.Table:
+        """A day's rows, conformed to the contract (all of it, or the columns asked for)."""
+        files = self.files(name, day)
+        schema = contract.spec(name).schema
+        if not files:
+            empty = schema.empty_table()
+            return empty.select(columns) if columns else empty
+        dataset = self.dataset(name, day)
+        wanted = columns or schema.names
+        missing = [column for column in wanted if column not in dataset.schema.names]
+        if missing:
+            raise contract.missing_columns(name, day, missing, dataset.schema.names)
+        try:
+            data = dataset.to_table(columns=wanted, filter=where)
+        except (OSError, pa.ArrowException) as error:
+            raise ContractError(f"table {name}, day {day}: {error}; replace the damaged file") from error
+        return contract.conform(data, name, day, wanted).select(wanted)
+
+    def dataset(self, name: str, day: str) -> pads.Dataset:
+        """A day as a pyarrow dataset, for reading in batches."""
+        try:
+            return pads.dataset(self.files(name, day), filesystem=self.filesystem, format="parquet")
+        except (OSError, pa.ArrowException) as error:
+            raise ContractError(f"table {name}, day {day}: {error}; replace the damaged file") from error
+
+    def read_days(self, name: str, days: Iterable[str], columns: list[str] | None = None) -> pa.Table:
+        """Several days, concatenated in the order given; no rows where no day is given."""
+        schema = contract.spec(name).schema
+        empty = schema.empty_table().select(columns or schema.names)
+        return pa.concat_tables([empty, *(self.read(name, day, columns) for day in days)])
+
+    def latest(self, name: str, until: str) -> pa.Table:
+        """One row per key from all days up to and including `until`; the newest row wins. Sorted by key."""
+        table = self.read_days(name, [d for d in self.days(name) if d <= until])
+        key = contract.spec(name).key[0]
+        table = table.append_column("_order", pa.array(range(table.num_rows), pa.int64()))
+        newest = table.group_by(key).aggregate([("_order", "max")])["_order_max"]
+        return table.take(newest).drop_columns(["_order"]).sort_by(key)
+
+    def write(
+        self, name: str, day: str, chunks: Iterable[pa.Table], made_from: Mapping[str, str] | None = None
+    ) -> Commit:
+        """Streams `chunks` into a day, checks keys, and commits it. A failure leaves the previous version visible.
+
+        Memory is one chunk plus the key columns. Rows of an empty day are allowed: the job ran and found nothing.
+        """
+        folder = self.folder(name, day)
+        self.filesystem.create_dir(folder, recursive=True)
+        run = uuid.uuid4().hex[:12]
+        files, rows, digest, keys = [], 0, hashlib.sha256(), []
+        for number, chunk in enumerate(chunks):
+            chunk = contract.conform(chunk, name, day)
+            file = f"{UNCOMMITTED}{run}-{number:05d}.parquet"
+            digest.update(self._write_file(f"{folder}/{file}", chunk))
+            keys.append(chunk.select(list(contract.spec(name).key)))
+            files.append(file)
+            rows += chunk.num_rows
+        if keys:
+            contract.check_keys(pa.concat_tables(keys), name, day)
+        commit = Commit(files=tuple(files), rows=rows, fingerprint=digest.hexdigest(), made_from=dict(made_from or {}))
+        self.write_json(f"{folder}/{MARKER}", asdict(commit))
+        self._sweep(folder, set(files) | {MARKER})
+        return commit
+
+    def adopt(self, name: str, day: str, other: "Storage") -> None:
+        """Makes a day of `other`, on the same filesystem, a day of this storage too; nothing where it is one already.
+
+        Its files are linked on a local disk that can, and copied elsewhere: neither storage ever changes a file in
+        place, so each may replace or sweep its own.
+        """
+        if day in self.days(name) and self.fingerprint(name, day) == other.fingerprint(name, day):
+            return
+        folder, files = self.folder(name, day), {PurePosixPath(path).name: path for path in other.files(name, day)}
+        commit = other.commit_of(name, day) or Commit(
+            files=tuple(files),
+            rows=other.dataset(name, day).count_rows(),
+            fingerprint=other.fingerprint(name, day),
+        )
+        self.filesystem.create_dir(folder, recursive=True)
+        for file, path in files.items():
+            self._link(path, f"{folder}/{file}")
+        self.write_json(f"{folder}/{MARKER}", asdict(commit))
+        self._sweep(folder, set(files) | {MARKER})
+
+    def _link(self, path: str, target: str) -> None:
+        if self.filesystem.get_file_info(target).type == pafs.FileType.File:
+            self.filesystem.delete_file(target)
+        if isinstance(self.filesystem, pafs.LocalFileSystem):
+            try:
+                os.link(path, target)
+                return
+            except OSError as error:
+                log.debug("%s cannot be linked (%s) and is copied", path, error)
+        self.filesystem.copy_file(path, target)
+
+    def _write_file(self, path: str, chunk: pa.Table) -> bytes:
+        """Writes one Parquet file and returns the hash of its bytes."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(chunk, sink, compression="zstd", row_group_size=1024)
+        buffer = sink.getvalue()
+        with self.filesystem.open_output_stream(path) as stream:
+            stream.write(buffer)
+        return hashlib.sha256(buffer).digest()
+
+    def write_json(self, path: str, content: Mapping[str, Any]) -> None:
+        """`write_text` of JSON."""
+        self.write_text(path, json.dumps(content, indent=1, sort_keys=True))
+
+    def write_text(self, path: str, text: str) -> None:
+        """`put` of a text."""
+        self.put(path, text.encode())
+
+    def put(self, path: str, content: bytes | pa.Buffer) -> None:
+        """Puts a small file in one step: by rename on a local disk, by a single put on an object store."""
+        local = isinstance(self.filesystem, pafs.LocalFileSystem)
+        target = f"{path}.{uuid.uuid4().hex[:8]}.tmp" if local else path
+        with self.filesystem.open_output_stream(target) as stream:
+            stream.write(content)
+        if local:
+            os.replace(target, path)
+
+    def _sweep(self, folder: str, keep: set[str]) -> None:
+        """Deletes files of earlier versions of a day."""
+        for info in self.filesystem.get_file_info(pafs.FileSelector(folder)):
+            if info.type == pafs.FileType.File and info.base_name not in keep:
+                self.filesystem.delete_file(info.path)
+
+
+def batches(dataset: pads.Dataset, batch_size: int, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """A dataset's rows in bounded pieces, in file order."""
+    for batch in dataset.to_batches(batch_size=batch_size, columns=columns, batch_readahead=1, fragment_readahead=1):
+        if batch.num_rows:
+            yield pa.Table.from_batches([batch])
+
+
+def shared_root(root: str) -> str:
+    """The storage root as workers must name it: their working directory is another."""
+    return root if "://" in root else os.path.abspath(root)
+
+
+def rows_of(storage: Storage, name: str, day: str) -> int:
+    """Rows of a committed day."""
+    commit = storage.commit_of(name, day)
+    return commit.rows if commit else 0

@@ -1,0 +1,132 @@
+"""The simulated platform: seeded, generated day by day, streamed to storage in bounded memory.
+
+Run: python -m pipelines world --config pipelines/configs/demo.yaml
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.semantics import prompt
+from pipelines.tables import contract
+from pipelines.tables.anchor_text import canonical_text
+from pipelines.tables.fingerprint import digest
+from pipelines.tables.storage import Storage
+from pipelines.world import authors as population
+from pipelines.world.config import WorldConfig
+from pipelines.world.lexicon import CATEGORIES, FORMATS, SCENES, Lexicon, lexicon
+from pipelines.world.lives import LivePlan, segment_rows
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
+
+log = logging.getLogger(__name__)
+LIVES_PER_CHUNK = 256
+
+
+def run(settings: "Settings") -> dict[str, Any]:
+    """Writes authors, users, segments, events, impressions and the oracle's tables, one day after another."""
+    config, seed = settings.world, settings.seed
+    storage = Storage.open(settings.storage.root)
+    words = lexicon(config.num_points, config.lexicon_seed)
+    everyone = population.make_authors(config, words, seed)
+    made_from = {"config": digest([asdict(config) | {"first_day": str(config.first_day)}, seed])}
+    counts = {"authors": len(everyone), "lives": 0, "segments": 0, "impressions": 0}
+    started = time.perf_counter()
+    for day in range(config.num_days):
+        name = population.day_name(config.first_day, day)
+        plans = population.plan_day(everyone, day, config, seed)
+        watched = config.impressions and day >= config.warmup_days
+        # Authors are written last: they tell that the day is whole.
+        if not storage.is_current("authors", name, made_from):
+            _write_content(storage, name, day, plans, words, config, seed, made_from)
+            if watched:
+                from pipelines.world import behaviour
+
+                behaviour.write_day(storage, name, day, everyone, plans, words, config, seed, made_from)
+            _write_authors(storage, name, day, everyone, config, made_from)
+        counts["lives"] += len(plans)
+        counts["segments"] += sum(len(p.recorded(config.recorded_segments)) for p in plans)
+        if watched and (impressions := storage.commit_of("impressions", name)) is not None:
+            counts["impressions"] += impressions.rows
+        took = time.perf_counter() - started
+        log.info(
+            "world day %d/%d | %d lives | %d impressions | %.1f s | eta %.0f s",
+            day + 1, config.num_days, counts["lives"], counts["impressions"], took,
+            took / (day + 1) * (config.num_days - day - 1),
+        )  # fmt: skip
+    return counts
+
+
+def _write_content(
+    storage: Storage,
+    name: str,
+    day: int,
+    plans: list[LivePlan],
+    words: Lexicon,
+    config: WorldConfig,
+    seed: int,
+    made_from: dict[str, str],
+) -> None:
+    if not storage.is_current("segments", name, made_from):
+        storage.write("segments", name, _segments(plans, day, words, config, seed), made_from)
+    truth = [{"author_id": p.author_id} | population.true_anchor(p, words) for p in plans]
+    storage.write("oracle_anchors", name, [_table("oracle_anchors", truth)], made_from)
+    if config.teacher:
+        storage.write("anchors", name, [_table("anchors", [_taught(row) for row in truth])], made_from)
+
+
+def _segments(plans: list[LivePlan], day: int, words: Lexicon, config: WorldConfig, seed: int) -> Iterator[pa.Table]:
+    """Chunks of whole lives, authors ascending, so that an author's rows stand together."""
+    for first in range(0, len(plans), LIVES_PER_CHUNK):
+        rows: list[dict[str, Any]] = []
+        for plan in plans[first : first + LIVES_PER_CHUNK]:
+            rng = np.random.default_rng([seed, 3, day, plan.author_id])
+            rows += segment_rows(
+                plan, words, rng,
+                recorded=config.recorded_segments, frames=config.frames_per_segment, frame_size=config.frame_size,
+            )  # fmt: skip
+        yield _table("segments", rows)
+
+
+def _taught(truth: dict[str, Any]) -> dict[str, Any]:
+    return truth | {
+        "text": canonical_text(truth),
+        "model": "oracle",
+        "prompt_hash": prompt.PROMPT_HASH,
+        "schema_hash": prompt.SCHEMA_HASH,
+        "num_frames": 0,
+        "num_comments": 0,
+    }
+
+
+def _write_authors(
+    storage: Storage,
+    name: str,
+    day: int,
+    everyone: list[population.Author],
+    config: WorldConfig,
+    made_from: dict[str, str],
+) -> None:
+    rows = [
+        {
+            "author_id": a.author_id,
+            "profile": a.profile,
+            "category": None if a.shown_category is None else CATEGORIES[a.shown_category],
+            "tags": [FORMATS[a.format], SCENES[a.scene]][: a.author_id % 3],
+            "first_live_day": config.first_day + timedelta(days=a.first_day),
+        }
+        for a in everyone
+        if a.first_day == day
+    ]
+    storage.write("authors", name, [_table("authors", rows)], made_from)
+
+
+def _table(name: str, rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=contract.spec(name).schema)

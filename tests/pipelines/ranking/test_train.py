@@ -1,0 +1,213 @@
+"""Training over the tiny platform: the same numbers again, resuming, workers, and what may be read."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
+from models.sarm.model import SARM
+from pipelines.ranking import loop as train_loop
+from pipelines.ranking import train
+from pipelines.ranking.anchor_table import AnchorTable
+from pipelines.ranking.loop import Place, Progress
+from pipelines.ranking.train import TrainConfig, make_plan, sarm_config
+from pipelines.runtime.config import ConfigError
+from pipelines.samples import examples
+from pipelines.samples.batches import DayBatches, build_catalog, read_examples
+from pipelines.semantics import vocabulary
+from pipelines.settings import Settings
+from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.contract import TABLES, ContractError
+from pipelines.tables.days import NO_ANCHOR
+from pipelines.tables.storage import Storage
+from tests.pipelines.conftest import train_here
+from tests.pipelines.two_workers import train_on_two
+
+
+class Killed(Exception):
+    """Stands for a worker that dies."""
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return SARM.load(folder).state_dict()
+
+
+def _same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def _train(settings: Settings, work: Path, report: object = None, resume: Path | None = None) -> Progress:
+    storage = Storage.open(settings.storage.root)
+    artifacts = Artifacts(storage)
+    plan, _ = make_plan(settings, storage, artifacts, "sarm")
+    return train_loop.train(
+        plan,
+        storage,
+        LiveStreamingTokenizer.load(artifacts.fetch("tokenizer")),
+        work=work,
+        place=Place(),
+        report=report or (lambda metrics, folder: None),
+        say=lambda line: None,
+        resume=resume,
+    )
+
+
+def test_the_same_plan_gives_the_same_weights_and_another_seed_others(tiny: Settings, tmp_path: Path) -> None:
+    for name, settings in (("a", tiny), ("b", tiny), ("c", replace(tiny, seed=tiny.seed + 1))):
+        _train(settings, tmp_path / name)
+    last = "after-2026-01-02"
+    assert _same(_weights(tmp_path / "a" / last), _weights(tmp_path / "b" / last))
+    assert not _same(_weights(tmp_path / "a" / last), _weights(tmp_path / "c" / last))
+
+
+def test_a_run_that_was_killed_goes_on_after_its_last_day(tiny: Settings, tmp_path: Path) -> None:
+    def die(metrics: object, folder: Path) -> None:
+        raise Killed
+
+    whole = _train(tiny, tmp_path / "whole")
+    with pytest.raises(Killed):
+        _train(tiny, tmp_path / "killed", report=die)
+    resumed = _train(tiny, tmp_path / "resumed", resume=tmp_path / "killed" / "after-2026-01-01")
+    last = "after-2026-01-02"
+    assert not (tmp_path / "resumed" / "after-2026-01-01").exists()
+    assert _same(_weights(tmp_path / "whole" / last), _weights(tmp_path / "resumed" / last))
+    assert [p["main_loss"] for p in resumed.curve] == [p["main_loss"] for p in whole.curve]
+
+
+def test_training_learns(tiny: Settings, tmp_path: Path) -> None:
+    curve = _train(replace(tiny, train=replace(tiny.train, batch_size=32)), tmp_path).curve
+    assert curve[-1]["main_loss"] < curve[0]["main_loss"] - 0.3
+
+
+def test_every_day_is_reported_with_a_checkpoint(tiny: Settings, tmp_path: Path) -> None:
+    reported = []
+    progress = _train(tiny, tmp_path, report=lambda metrics, folder: reported.append((metrics["day"], folder.name)))
+    assert reported == [(day, f"after-{day}") for day in progress.days]
+    assert progress.days == ["2026-01-01", "2026-01-02"]
+
+
+def test_jobs_from_vocabulary_to_train_never_read_the_oracle(tiny: Settings, tmp_path: Path) -> None:
+    before = train_here(replace(tiny, run_dir=str(tmp_path / "with")))
+    for table in (name for name, spec in TABLES.items() if spec.oracle):
+        folder = Path(tiny.storage.root) / "tables" / table
+        for file in folder.rglob("*.parquet"):
+            file.write_bytes(b"poison")
+    shutil.rmtree(Path(tiny.storage.root) / "artifacts")
+    shutil.rmtree(Path(tiny.storage.root) / "tables" / "examples")
+    vocabulary.run(tiny)
+    examples.run(tiny)
+    train_here(replace(tiny, run_dir=str(tmp_path / "without")))
+    last = Path("sarm") / f"after-{before['sarm'].days[-1]}"
+    assert _same(_weights(tmp_path / "with" / last), _weights(tmp_path / "without" / last))
+
+
+def test_a_store_opened_without_the_oracle_refuses_its_tables(tiny: Settings) -> None:
+    storage = Storage.open(tiny.storage.root)
+    for table in (name for name, spec in TABLES.items() if spec.oracle):
+        with pytest.raises(ContractError, match="truth"):
+            storage.read(table, storage.days(table)[0])
+
+
+def test_the_last_days_anchors_and_impressions_do_not_reach_training(tiny: Settings, tmp_path: Path) -> None:
+    _train(tiny, tmp_path / "with")
+    for table in ("anchors", "impressions"):
+        shutil.rmtree(Path(tiny.storage.root) / "tables" / table / "day=2026-01-03")
+    _train(tiny, tmp_path / "without")
+    last = "after-2026-01-02"
+    assert _same(_weights(tmp_path / "with" / last), _weights(tmp_path / "without" / last))
+
+
+def test_anchors_in_force_are_the_newest_strictly_before(tiny: Settings) -> None:
+    storage = Storage.open(tiny.storage.root)
+    catalog, _ = build_catalog(storage, "2026-01-03")
+    tokenizer = LiveStreamingTokenizer.load(Artifacts(storage).fetch("tokenizer"))
+    table = AnchorTable(storage, catalog, tokenizer)
+    assert (table.anchor_day == NO_ANCHOR).all() and (table.tokens.lengths == 1).all()
+    table.advance(before="2026-01-02")
+    first = storage.read("anchors", "2026-01-01")
+    rows = catalog.author_rows(first["author_id"].to_numpy())
+    assert sorted(np.flatnonzero(table.anchor_day >= 0)) == sorted(rows)
+    wanted = tokenizer.encode(list(vocabulary.corpus(storage, ["2026-01-01"])))
+    width = wanted.base.shape[1]
+    assert (table.tokens.base[rows][:, :width] == wanted.base).all()
+    assert (table.tokens.live[rows][:, :width] == wanted.live).all()
+
+
+def test_a_table_of_live_tokens_holds_the_merged_sequence_alone(tiny: Settings) -> None:
+    storage = Storage.open(tiny.storage.root)
+    catalog, _ = build_catalog(storage, "2026-01-03")
+    tokenizer = LiveStreamingTokenizer.load(Artifacts(storage).fetch("tokenizer"))
+    table = AnchorTable(storage, catalog, tokenizer, tokens="live").advance(until="2026-01-01")
+    rows = catalog.author_rows(storage.read("anchors", "2026-01-01")["author_id"].to_numpy())
+    wanted = tokenizer.encode_live(list(vocabulary.corpus(storage, ["2026-01-01"])))
+    assert (table.tokens.base[rows][:, : wanted.base.shape[1]] == wanted.base).all()
+    assert wanted.base.max() >= tokenizer.rows.num_base_rows and not table.tokens.live.any()
+    assert table.rows == tokenizer.live_rows
+
+
+def test_examples_joined_with_other_anchors_are_refused(tiny: Settings, tmp_path: Path) -> None:
+    storage = Storage.open(tiny.storage.root)
+    day = storage.days("anchors")[0]
+    storage.write("anchors", day, [storage.read("anchors", day).slice(5)])
+    with pytest.raises(ContractError, match="run the job examples again"):
+        _train(tiny, tmp_path)
+
+
+def test_workers_share_each_batch_without_loss_or_overlap(tiny: Settings) -> None:
+    storage = Storage.open(tiny.storage.root)
+    catalog, _ = build_catalog(storage, "2026-01-03")
+    columns = read_examples(storage, "2026-01-02")
+    whole = DayBatches(columns, catalog, 128)
+    parts = [DayBatches(columns, catalog, 128, rank, 2) for rank in range(2)]
+    assert sum(whole.global_sizes) == len(columns["user_id"])
+    assert max(whole.global_sizes) - min(whole.global_sizes) <= 1
+    for one, left, right in zip(whole, *parts, strict=True):
+        assert one.user[0::2].tolist() == left.user.tolist()
+        assert one.user[1::2].tolist() == right.user.tolist()
+
+
+def test_too_many_workers_for_a_day_are_refused(tiny: Settings) -> None:
+    storage = Storage.open(tiny.storage.root)
+    catalog, _ = build_catalog(storage, "2026-01-03")
+    columns = {name: values[:3] for name, values in read_examples(storage, "2026-01-02").items()}
+    with pytest.raises(ValueError, match="fewer workers"):
+        DayBatches(columns, catalog, 128, 0, 4)
+
+
+def test_two_workers_end_with_one_model_and_one_bank(tiny: Settings, tmp_path: Path) -> None:
+    banks, weights = train_on_two(tiny, tmp_path)
+    assert torch.equal(banks[0], banks[1]) and banks[0].abs().sum() > 0
+    assert _same(weights[0], weights[1])
+
+
+def test_unknown_model_keys_are_refused() -> None:
+    with pytest.raises(ConfigError, match="wdith"):
+        sarm_config(TrainConfig(model={"wdith": 8}))
+
+
+def test_unknown_variants_are_refused() -> None:
+    with pytest.raises(ValueError, match="sarm, base"):
+        TrainConfig(variants=("larm",))
+
+
+def test_too_few_days_are_refused(tiny: Settings) -> None:
+    with pytest.raises(ContractError, match="test_days=3"):
+        train.run(replace(tiny, train=replace(tiny.train, test_days=3)))
+
+
+@pytest.mark.ray
+def test_ray_train_publishes_both_variants_and_then_leaves_them(tiny: Settings) -> None:
+    metrics = train.run(tiny)["variants"]
+    artifacts = Artifacts(Storage.open(tiny.storage.root))
+    assert {v: m["run_id"] for v, m in metrics.items()} == {
+        "sarm": artifacts.current("model"),
+        "base": artifacts.current("base"),
+    }
+    assert metrics["sarm"]["steps"] == metrics["base"]["steps"] == metrics["sarm"]["curve"][-1]["step"]
+    assert metrics["sarm"]["encoded_authors"] > 0 == metrics["base"]["encoded_authors"]
+    assert artifacts.manifest("model").made_from["tokenizer"] == artifacts.current("tokenizer")
+    assert {m["how"] for m in train.run(tiny)["variants"].values()} == {"current"}

@@ -1,0 +1,104 @@
+"""Content features in force on a day."""
+
+import shutil
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from models.catalog import Catalog
+from models.quantize import ResidualConfig
+from pipelines.ranking.variants.two_stage import Embeddings, SemanticIds, Tags
+from pipelines.tables import contract
+from pipelines.tables.contract import ContractError
+from pipelines.tables.storage import Storage
+
+
+def _write(storage: Storage, day: str, tags: dict[int, list[str] | None]) -> None:
+    rows = [
+        {"author_id": a, "profile": "", "category": None, "tags": t, "first_live_day": date(2026, 1, 1)}
+        for a, t in tags.items()
+    ]
+    storage.write("authors", day, [pa.Table.from_pylist(rows, schema=contract.spec("authors").schema)])
+
+
+def _catalog(ids: list[int]) -> Catalog:
+    return Catalog.build(user_ids=[1], user_profile=[[0]], author_ids=ids, author_category=[0] * len(ids))
+
+
+def test_tags_are_those_of_the_newest_row_before_the_day(tmp_path: Path) -> None:
+    storage = Storage.open(str(tmp_path))
+    _write(storage, "2026-01-01", {5: ["cooking", "outdoor"], 7: []})
+    _write(storage, "2026-01-02", {7: ["games"], 9: ["cooking"]})
+    _write(storage, "2026-01-03", {5: ["games"]})
+    tags = Tags(storage, _catalog([5, 7, 9]), ["2026-01-02", "2026-01-03"])
+    assert tags.num_codes == 4  # none, cooking, games, outdoor
+    assert tags.advance(before="2026-01-02").table.tolist() == [[0, 0], [1, 3], [0, 0], [0, 0]]
+    assert tags.advance(before="2026-01-03").table.tolist() == [[0, 0], [1, 3], [2, 0], [1, 0]]
+    assert tags.advance(before="2026-01-04").table.tolist() == [[0], [2], [2], [1]]
+
+
+def test_a_tag_that_training_never_saw_counts_as_none(tmp_path: Path) -> None:
+    storage = Storage.open(str(tmp_path))
+    _write(storage, "2026-01-01", {5: ["cooking"]})
+    _write(storage, "2026-01-02", {5: ["travel", "cooking"]})
+    tags = Tags(storage, _catalog([5]), ["2026-01-01", "2026-01-02"])
+    assert tags.num_codes == 2
+    assert tags.advance(before="2026-01-03").table.tolist() == [[0], [1]]
+
+
+def test_before_the_first_day_nobody_has_tags(tmp_path: Path) -> None:
+    storage = Storage.open(str(tmp_path))
+    _write(storage, "2026-01-02", {5: ["cooking"]})
+    tags = Tags(storage, _catalog([5]), ["2026-01-02"])
+    assert tags.num_codes == 1 and tags.advance(before="2026-01-02").table.tolist() == [[0], [0]]
+
+
+def _embed(storage: Storage, day: str, vectors: dict[int, list[float]]) -> None:
+    for name in ("anchors", "anchor_embeddings"):
+        schema = contract.spec(name).schema
+        empty = {field.name: [] if pa.types.is_list(field.type) else 0 for field in schema}
+        texts = {field.name: "" for field in schema if pa.types.is_string(field.type)}
+        rows = [empty | texts | {"author_id": a, "embedding": v} for a, v in vectors.items()]
+        storage.write(name, day, [pa.Table.from_pylist(rows, schema=schema)])
+
+
+def test_embeddings_are_those_of_the_newest_anchor_before_the_day(tmp_path: Path) -> None:
+    storage = Storage.open(str(tmp_path))
+    _embed(storage, "2026-01-01", {5: [1.0, 0.0], 7: [0.0, 1.0], 8: [9.0, 9.0]})  # 8 is in no catalog
+    _embed(storage, "2026-01-02", {5: [0.0, 2.0]})
+    made = Embeddings(storage, _catalog([5, 7, 9]), ["2026-01-02"])
+    assert made.table.tolist() == [[0.0, 0.0]] * 4
+    assert made.advance(before="2026-01-02").table.tolist() == [[0, 0], [1, 0], [0, 1], [0, 0]]
+    assert made.advance(before="2026-01-03").table.tolist() == [[0, 0], [0, 2], [0, 1], [0, 0]]
+
+
+def test_days_without_embeddings_are_named(tmp_path: Path) -> None:
+    storage = Storage.open(str(tmp_path))
+    _embed(storage, "2026-01-01", {5: [1.0, 0.0]})
+    shutil.rmtree(tmp_path / "tables" / "anchor_embeddings")
+    with pytest.raises(ContractError, match="anchor_embeddings: wanted day 2026-01-01.*job embed"):
+        Embeddings(storage, _catalog([5]), ["2026-01-02"])
+    _embed(storage, "2026-01-01", {})
+    with pytest.raises(ContractError, match="at least one row"):
+        Embeddings(storage, _catalog([5]), ["2026-01-02"])
+
+
+def test_semantic_ids_are_equal_for_equal_embeddings_and_levels_have_their_own(tmp_path: Path) -> None:
+    storage = Storage.open(str(tmp_path))
+    rng, ids = np.random.default_rng(0), list(range(1, 101))
+    vectors = {a: rng.normal(size=4).tolist() for a in ids}
+    vectors[2] = vectors[1]
+    _embed(storage, "2026-01-01", vectors)
+    _embed(storage, "2026-01-02", {3: vectors[4]})
+    codes = SemanticIds(storage, _catalog([*ids, 500]), ["2026-01-02"], ResidualConfig())
+    table = codes.advance(before="2026-01-02").table.clone()
+    assert codes.num_codes == 1 + 3 * 64 and table.shape == (102, 3)
+    assert table[0].tolist() == table[101].tolist() == [0, 0, 0]
+    assert table[1].tolist() == table[2].tolist() != table[3].tolist()
+    assert all((1 + 64 * level <= table[1:101, level]).all() for level in range(3))
+    assert all((table[1:101, level] <= 64 * (level + 1)).all() for level in range(3))
+    newer = codes.advance(before="2026-01-03").table
+    assert newer[3].tolist() == table[4].tolist() and newer[4].tolist() == table[4].tolist()

@@ -1,0 +1,243 @@
+"""The daily anchor batch with the real engine: Ray Data and vLLM on the student that ships with the world.
+
+.venv/bin/python -m pytest tests/pipelines/test_anchors.py
+"""
+
+import io
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+import yaml
+from PIL import Image
+
+from pipelines.pages import report_json
+from pipelines.runtime.config import ConfigError
+from pipelines.semantics import agreement, anchors, prompt
+from pipelines.semantics.anchors import AnchorsConfig
+from pipelines.semantics.checkpoint import model_fingerprint
+from pipelines.semantics.engine import ANSWERS, EngineConfig, processor_kwargs
+from pipelines.settings import Settings
+from pipelines.tables import contract, rejections
+from pipelines.tables.storage import Storage, StorageConfig
+from pipelines.world import world
+from pipelines.world.config import WorldConfig
+
+ROOT = Path(__file__).resolve().parents[3]
+DAYS = ("2026-01-01", "2026-01-02")
+UNREADABLE = 1  # an author with nothing but a truncated JPEG
+
+
+def small(root: Path, **anchor_options: Any) -> Settings:
+    return Settings(
+        seed=21,
+        run_dir=str(root / "run"),
+        storage=StorageConfig(root=str(root / "store")),
+        world=WorldConfig(num_days=2, num_authors=90, num_users=10, impressions_per_day=20, impressions=False),
+        anchors=AnchorsConfig(**anchor_options),
+    )
+
+
+def add_unreadable_author(storage: Storage, day: str) -> None:
+    """An author whose only frame is cut off, and who neither speaks nor is written to."""
+    sink = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(sink, "JPEG")
+    row = {
+        "author_id": UNREADABLE, "live_id": 1, "segment": 0, "start_ts_ms": 0, "speech": None, "comments": [],
+        "frames": [{"offset_ms": 0, "jpeg": sink.getvalue()[:200]}], "viewers": 0, "likes": 0, "gifts": 0,
+    }  # fmt: skip
+    bad = pa.Table.from_pylist([row], schema=contract.spec("segments").schema)
+    storage.write("segments", day, [bad, storage.read("segments", day)])
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Iterator[Settings]:
+    """Anchors of two days, with frames swapped for 40 authors as a control."""
+    settings = small(tmp_path_factory.mktemp("anchors"), swap_frames=40)
+    world.run(settings)
+    add_unreadable_author(Storage.open(settings.storage.root), DAYS[0])
+    anchors.run(settings)
+    yield settings
+
+
+@pytest.mark.ray
+def test_every_author_of_a_day_is_an_anchor_or_a_rejection(done: Settings) -> None:
+    storage = Storage.open(done.storage.root)
+    for day in DAYS:
+        wanted = set(storage.read("segments", day, ["author_id"])["author_id"].to_pylist())
+        written = storage.read("anchors", day)["author_id"].to_pylist()
+        rejected = [int(key) for key in rejections.of_stage(storage, day, "anchors")["key"].to_pylist()]
+        assert sorted(written + rejected) == sorted(wanted)
+    figures = report_json.read(done.run_dir)["anchors"]
+    assert figures["rows_in"] == figures["anchors"] + figures["rejections"]
+
+
+@pytest.mark.ray
+def test_an_author_without_a_readable_frame_is_rejected_and_costs_no_other(done: Settings) -> None:
+    rows = rejections.of_stage(Storage.open(done.storage.root), DAYS[0], "anchors").to_pylist()
+    assert [(row["key"], row["reason"]) for row in rows] == [(str(UNREADABLE), "bad_image")]
+
+
+@pytest.mark.ray
+def test_anchors_say_the_truth_about_unseen_authors(done: Settings) -> None:
+    storage = Storage.open(done.storage.root, oracle=True)
+    shares = {field: 0.0 for field in contract.FIELDS}
+    for day in DAYS:
+        truth = agreement.by_author(storage.read("oracle_anchors", day).to_pylist())
+        written = agreement.by_author(storage.read("anchors", day).to_pylist())
+        for field, share in agreement.agreement(written, truth).items():
+            shares[field] += share / len(DAYS)
+    assert min(shares["theme"], shares["format"], shares["scene"]) >= 0.9
+    assert min(shares["topic"], shares["target_audience"]) >= 0.85
+    assert shares["point_of_interest"] >= 0.5
+
+
+@pytest.mark.ray
+def test_with_swapped_frames_scene_and_format_are_the_other_author_s(done: Settings) -> None:
+    """What is in the pixels follows the frames; what is said does not."""
+    storage = Storage.open(done.storage.root, oracle=True)
+    answers = pa.parquet.read_table(Path(done.run_dir) / anchors.SWAPPED)
+    frames_of = dict(zip(answers["author_id"].to_pylist(), answers["frames_of"].to_pylist(), strict=True))
+    truth = agreement.by_author(storage.read("oracle_anchors", DAYS[-1]).to_pylist())
+    written = agreement.by_author(anchors.split(answers, "student")[0])
+    own = agreement.agreement(written, truth, written)
+    shown = agreement.agreement(written, {a: truth[frames_of[a]] for a in written})
+    assert len(written) >= 20
+    assert min(shown["scene"], shown["format"], own["theme"]) >= 0.85
+    assert own["scene"] <= 0.4 and own["format"] <= 0.5
+
+
+@pytest.mark.ray
+def test_a_finished_day_is_not_done_again(done: Settings) -> None:
+    storage = Storage.open(done.storage.root)
+    before = [storage.commit_of("anchors", day) for day in DAYS]
+    assert anchors.run(done)["days_done"] == 0
+    assert [storage.commit_of("anchors", day) for day in DAYS] == before
+
+
+@pytest.mark.ray
+def test_a_changed_prompt_makes_the_days_due(done: Settings) -> None:
+    storage, model = Storage.open(done.storage.root), model_fingerprint(done.anchors.model)
+    fewer = replace(done.anchors, prompt=replace(done.anchors.prompt, num_frames=2))
+    assert storage.is_current("anchors", DAYS[0], anchors.lineage(storage, DAYS[0], done.anchors, model))
+    assert not storage.is_current("anchors", DAYS[0], anchors.lineage(storage, DAYS[0], fewer, model))
+
+
+@pytest.fixture
+def orphans_end() -> Iterator[None]:
+    """Engines of a job that SIGKILL took away with its local Ray: nobody is left to stop them."""
+    before = set(psutil.pids())
+    yield
+    for process in psutil.process_iter(["name"]):
+        if process.pid not in before and process.info["name"].startswith("VLLM::"):
+            process.kill()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("orphans_end")
+def test_killed_at_random_moments_nothing_is_lost_or_written_twice(tmp_path: Path) -> None:
+    """SIGKILL of the job three times: while the engine starts, and at two moments while answers come in."""
+    settings = small(tmp_path)
+    # So many authors that the kills together leave work to do, even at 60 authors a second.
+    settings = replace(settings, world=replace(settings.world, num_authors=300))
+    world.run(settings)
+    config = tmp_path / "anchors.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "seed": settings.seed,
+                "run_dir": settings.run_dir,
+                "storage": {"root": settings.storage.root},
+                "anchors": {"keys_per_block": 8, "engine": {"batch_size": 8, "max_num_seqs": 8}},
+            }
+        )
+    )
+    chance = random.Random(3)
+    for parts in (0, 1, 2):
+        with (tmp_path / f"killed-{parts}.log").open("w") as log:
+            job = subprocess.Popen(
+                [sys.executable, "-m", "pipelines", "anchors", "--config", str(config)],
+                cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+            wait_for_parts(Path(settings.storage.root), parts, job)
+            time.sleep(chance.uniform(0.0, 1.0))
+            job.send_signal(signal.SIGKILL)
+            job.wait()
+        assert Storage.open(settings.storage.root).days("anchors") == []
+    subprocess.run([sys.executable, "-m", "pipelines", "anchors", "--config", str(config)], cwd=ROOT, check=True)
+    storage = Storage.open(settings.storage.root)
+    for day in DAYS:
+        wanted = set(storage.read("segments", day, ["author_id"])["author_id"].to_pylist())
+        rejected = [int(key) for key in rejections.of_stage(storage, day, "anchors")["key"].to_pylist()]
+        got = storage.read("anchors", day)["author_id"].to_pylist() + rejected
+        assert len(got) == len(set(got))
+        assert set(got) == wanted
+
+
+def wait_for_parts(root: Path, more: int, job: "subprocess.Popen[bytes]") -> None:
+    """Until `more` further parts are staged (0: until the job has begun)."""
+    before = len(list(root.glob("staging/anchors-*/part-*.parquet")))
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and job.poll() is None:
+        begun = list(root.glob("staging/anchors-*"))
+        if begun and len(list(root.glob("staging/anchors-*/part-*.parquet"))) >= before + more:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"the job ended or stood still before {more} more parts were staged")
+
+
+def answer(author_id: int, text: str, **changes: Any) -> dict[str, Any]:
+    row = {"day": DAYS[0], "author_id": author_id, "frames_of": author_id, "answer": text, "reason": "", "detail": ""}
+    return row | {"bad_frames": [], "num_frames": 4, "num_comments": 8} | changes
+
+
+def test_split_rejects_what_is_no_anchor_with_the_reason() -> None:
+    anchor = {field: ["a phrase"] for field in contract.FIELDS}
+    rows = [
+        answer(1, prompt.answer(anchor)),
+        answer(2, '{"theme":["cut'),
+        answer(3, '{"theme":[]}'),
+        answer(4, "", reason="engine_error", detail="out of memory"),
+    ]
+    good, bad = anchors.split(pa.Table.from_pylist(rows, schema=ANSWERS), "models/student")
+    assert [row["author_id"] for row in good] == [1]
+    assert good[0]["text"].startswith("point of interest: a phrase; theme: a phrase")
+    assert [(row["key"], row["reason"]) for row in bad] == [
+        ("2", "truncated_answer"), ("3", "invalid_json"), ("4", "engine_error"),
+    ]  # fmt: skip
+
+
+def test_a_missing_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="make distil"):
+        model_fingerprint(str(tmp_path))
+
+
+def test_without_segments_the_job_says_which_job_to_run_first(tmp_path: Path) -> None:
+    with pytest.raises(contract.ContractError, match="run ingest or world first"):
+        anchors.run(small(tmp_path))
+
+
+def test_the_cpu_engine_is_told_not_to_bind_threads_and_never_to_fetch() -> None:
+    told = processor_kwargs("model", AnchorsConfig().prompt, EngineConfig())
+    assert told["runtime_env"]["env_vars"]["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert told["runtime_env"]["env_vars"]["HF_HUB_OFFLINE"] == "1"
+    assert told["placement_group_config"] == {"bundles": [{"CPU": 1}]}
+    assert told["engine_kwargs"]["limit_mm_per_prompt"] == {"image": 4, "video": 0}
+
+
+def test_a_gpu_engine_asks_for_a_gpu_and_takes_extra_arguments() -> None:
+    engine = EngineConfig(use_gpu=True, num_engines=4, engine_kwargs={"gpu_memory_utilization": 0.8})
+    told = processor_kwargs("model", AnchorsConfig().prompt, engine)
+    assert told["placement_group_config"]["bundles"][0]["GPU"] == 1
+    assert told["concurrency"] == (4, 4)
+    assert told["engine_kwargs"]["gpu_memory_utilization"] == 0.8
+    assert "enforce_eager" not in told["engine_kwargs"]

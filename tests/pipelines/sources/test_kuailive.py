@@ -1,0 +1,174 @@
+"""KuaiLive and KuaiLive-M3 from small files made to their schemas, with the traps that real copies hold."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.runtime.config import ConfigError
+from pipelines.samples import examples
+from pipelines.semantics import embed
+from pipelines.settings import Settings
+from pipelines.sources import kuailive
+from pipelines.sources.kuailive import KuaiLiveConfig
+from pipelines.tables import rejections
+from pipelines.tables.contract import ContractError
+from pipelines.tables.storage import Storage, StorageConfig
+
+DAY = 86_400_000
+D1, D2 = 1_746_403_200_000, 1_746_403_200_000 + DAY  # 2025-05-05 and -06, UTC
+H = 3_600_000
+
+
+def _table(names: str, *rows: tuple[Any, ...]) -> pa.Table:
+    return pa.table(dict(zip(names.split(), map(list, zip(*rows, strict=True)), strict=True)))
+
+
+def _write(folder: Path, name: str, table: pa.Table) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (pacsv.write_csv if name.endswith(".csv") else pq.write_table)(table, folder / name)
+
+
+def _kuailive(folder: Path, author: str = "streamer_id") -> str:
+    """Rooms 11 (twice, on two dates) and 12 of streamer 1, 21 of streamer 2; user 5 clicks three times."""
+    keys = f"user_id live_id {author} timestamp"
+    _write(folder, "click.csv", _table(
+        f"{keys} watch_live_time",
+        (5, 11, 1, D1 + H, 90_000), (5, 11, 1, D1 + 2 * H, 1_000),
+        (6, 21, 2, D2 + H, 61_000), (6, 12, 1, D2 + 4 * H, 5),
+    ))  # fmt: skip
+    _write(folder, "negative.csv", _table(keys, (5, 21, 2, D2 + H), (6, 99, 2, D1)))
+    _write(folder, "like.csv", _table(keys, (6, 21, 2, D2 + H + 5)))
+    # The first gift comes before any click of its pair; the second between the two clicks.
+    _write(folder, "gift.csv", _table(f"{keys} gift_price", (5, 11, 1, D1, 3), (5, 11, 1, D1 + H + 9, 3)))
+    _write(folder, "comment.csv", _table(keys, (5, 11, 1, D1 + H)))
+    _write(folder, "room.csv", _table(
+        f"p_date live_id {author} live_type start_timestamp end_timestamp live_content_category live_name_id",
+        (20250506, 11, 1, 1, D1, D1 + 9 * H, "late", 900),
+        (20250505, 11, 1, 1, D1, D1 + 9 * H, "shop", 700),
+        (20250506, 12, 1, 1, D2, D2 + 4 * H, "chat", -1),
+        (20250506, 21, 2, 1, D2, D2 + 9 * H, "game", 300),
+    ))  # fmt: skip
+    _write(folder, "user.csv", _table(
+        "user_id age gender country device_brand", (6, "24-30", "M", "CN", "a"), (5, "18-23", "F", "CN", "b")
+    ))  # fmt: skip
+    _write(folder, "streamer.csv", _table(f"{author} live_operation_tag", (1, "music"), (2, None)))
+    np.save(folder / "title_embeddings.npy", np.arange(6, dtype=np.float32).reshape(3, 2))
+    return str(folder)
+
+
+def _settings(root: Path, source: str, release: str = "kuailive") -> Settings:
+    return Settings(
+        run_dir=str(root / "run"),
+        storage=StorageConfig(root=str(root / "store")),
+        kuailive=KuaiLiveConfig(source=source, release=release),
+    )
+
+
+def _labels(row: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(row[name] for name in ("user_id", "live_id", "click", "follow", "long_view", "gift"))
+
+
+@pytest.mark.parametrize("author", ["streamer_id", "author_id"])
+def test_clicks_and_exposures_become_impressions_with_labels(tmp_path: Path, author: str) -> None:
+    settings = _settings(tmp_path, _kuailive(tmp_path / "in", author))
+    counts = kuailive.run(settings)
+    storage = Storage.open(settings.storage.root)
+    assert counts == {"impressions": 4, "rejections": 2, "days": ["2025-05-05", "2025-05-06"]}
+    rows = storage.read_days("impressions", counts["days"]).to_pylist()
+    assert [_labels(row) for row in rows] == [
+        (5, 11, 1, 0, 1, 1), (5, 11, 1, 0, 0, 0), (5, 21, 0, 0, 0, 0), (6, 21, 1, 1, 1, 0)
+    ]  # fmt: skip
+    assert [row["author_id"] for row in rows] == [1, 1, 2, 2]
+    assert [row["watch_time_s"] for row in rows] == [90.0, 1.0, 0.0, 61.0]
+    assert [row["impression_id"] for row in rows] == [0, 1, 2, 3]
+
+
+def test_availability_is_half_open_and_unknown_rooms_are_rejected(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, _kuailive(tmp_path / "in"))
+    kuailive.run(settings)
+    storage = Storage.open(settings.storage.root)
+    (early,) = rejections.of_stage(storage, "2025-05-05", "kuailive").to_pylist()
+    (late,) = rejections.of_stage(storage, "2025-05-06", "kuailive").to_pylist()
+    assert early["reason"] == late["reason"] == "not_on_air"
+    assert "live 99" in early["key"] and early["detail"] == "no such room"
+    assert "live 12" in late["key"] and str(D2 + 4 * H) in late["detail"]  # at the very end: no longer on air
+
+
+def test_a_room_on_two_dates_counts_once_and_users_are_codes(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, _kuailive(tmp_path / "in"))
+    kuailive.run(settings)
+    storage = Storage.open(settings.storage.root)
+    first = storage.read("authors", "2025-05-05").to_pylist()
+    assert [(a["author_id"], a["category"], a["tags"]) for a in first] == [(1, "shop", ["music"])]
+    second = {a["author_id"]: a["category"] for a in storage.read("authors", "2025-05-06").to_pylist()}
+    assert second == {1: "chat", 2: "game"}
+    users = storage.read("users", "2025-05-05").to_pylist()
+    assert [(u["user_id"], u["age_band"], u["gender"], u["region"], u["device"]) for u in users] == [
+        (5, 0, 0, 0, 1), (6, 1, 1, 0, 0)
+    ]  # fmt: skip
+
+
+def test_titles_are_found_by_the_rank_of_their_id(tmp_path: Path) -> None:
+    """Ids 300, 700, 900 have rows 0, 1, 2; room 11 keeps the title of its first date, room 12 has none."""
+    settings = _settings(tmp_path, _kuailive(tmp_path / "in"))
+    kuailive.run(settings)
+    storage = Storage.open(settings.storage.root)
+    made = {day: storage.read(embed.TABLE, day).to_pylist() for day in ("2025-05-05", "2025-05-06")}
+    assert [(r["author_id"], r["embedding"]) for r in made["2025-05-05"]] == [(1, [2.0, 3.0])]
+    assert [(r["author_id"], r["embedding"]) for r in made["2025-05-06"]] == [(2, [0.0, 1.0])]
+    np.save(tmp_path / "in" / "title_embeddings.npy", np.zeros((2, 2), np.float32))
+    with pytest.raises(ContractError, match="wanted 3 rows, one a distinct live_name_id, got 2"):
+        kuailive.run(settings)
+
+
+def test_the_next_job_reads_the_tables(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, _kuailive(tmp_path / "in"))
+    kuailive.run(settings)
+    examples.run(settings)
+    rows = Storage.open(settings.storage.root).read("examples", "2025-05-06").to_pylist()
+    assert [row["history_author_ids"][-2:] for row in rows] == [[1, 1], [-1, -1]]
+
+
+def _m3(folder: Path) -> str:
+    _write(folder, "live_interaction.csv", _table(
+        "user_id author_id live_id live_play_start_timestamp play_duration send_gift_num follow_author_cnt",
+        (5, 1, 11, D1 + H, 60_000, 2, 0), (6, 1, 11, D1 + 2 * H, 59_999, 0, 1),
+    ))  # fmt: skip
+    _write(folder, "live_show.parquet", _table("live_id user_id author_id show_timestamp", (11, 7, 1, D1 + H)))
+    rooms = _table(
+        "live_id author_id live_name start_timestamp end_timestamp",
+        (11, 1, "evening songs", D1, None),
+        (12, 3, None, D2, D2),
+    )
+    _write(folder, "live_room_meta.parquet", rooms)
+    return str(folder)
+
+
+def test_m3_has_follows_of_its_own_titles_as_text_and_rooms_that_still_run(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, _m3(tmp_path / "in"), "m3")
+    assert kuailive.run(settings)["impressions"] == 3
+    storage = Storage.open(settings.storage.root)
+    rows = {row["user_id"]: _labels(row)[2:] for row in storage.read("impressions", "2025-05-05").to_pylist()}
+    assert rows == {5: (1, 0, 1, 1), 6: (1, 1, 0, 0), 7: (0, 0, 0, 0)}
+    (anchor,) = storage.read("anchors", "2025-05-05").to_pylist()
+    assert anchor["theme"] == ["evening songs"] and "theme: evening songs" in anchor["text"]
+    assert storage.read("users", "2025-05-05")["user_id"].to_pylist() == [5, 6, 7]
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="kuailive.source"):
+        kuailive.run(_settings(tmp_path, ""))
+    source = Path(_kuailive(tmp_path / "in"))
+    (source / "gift.csv").unlink()
+    with pytest.raises(ContractError, match="gift.csv is missing"):
+        kuailive.run(_settings(tmp_path, str(source)))
+    _write(source, "gift.csv", _table("user_id live_id timestamp", (1, 1, 1)))
+    with pytest.raises(ContractError, match="gift.csv: wanted column author_id"):
+        kuailive.run(_settings(tmp_path, str(source)))
+    with pytest.raises(ValueError, match="release"):
+        KuaiLiveConfig(release="twitch")

@@ -1,0 +1,233 @@
+"""A study over two tiny worlds: trials, their cache, and the table that they make."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.ranking.train import sarm_config
+from pipelines.runtime.config import ConfigError, build, read_yaml
+from pipelines.settings import Settings
+from pipelines.studies import study
+from pipelines.studies import table as study_table
+from pipelines.studies.config import StudyConfig, Variant
+from pipelines.tables.contract import TASKS_COLUMNS
+from tests.pipelines.conftest import tiny_settings
+from tests.pipelines.pages import Page
+
+VARIANTS = {
+    "base": {"kind": "base", "label": "Base"},
+    "tags": {"kind": "tags"},
+    "sids": {"kind": "sids"},
+    "mllm_target": {"kind": "mllm_target"},
+    "mllm_history": {"kind": "mllm_history"},
+    "sae": {"model": {"representations": ["cls", "tar"], "aux_weight": 0.0}},
+    "sarm": {"label": "SARM"},
+}
+SHIPPED = sorted(Path("pipelines/configs/studies").glob("*.yaml"))
+
+
+def _settings(root: Path, tiny_store: Path, **changes: Any) -> Settings:
+    settings = tiny_settings(root)
+    config = StudyConfig(name="tiny", seeds=2, variants=VARIANTS, paper={"sarm": {"click": [0.24, 0.32]}})
+    vocabulary = replace(settings.vocabulary, base_tokenizer=str(tiny_store / "tokenizer.json"))
+    train = replace(settings.train, semantic_ids={"levels": 2, "clusters": 8})
+    return replace(settings, study=replace(config, **changes), vocabulary=vocabulary, train=train)
+
+
+@pytest.fixture(scope="module")
+def done(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    settings = _settings(tmp_path_factory.mktemp("study"), tiny_store)
+    study.run(settings)
+    return settings
+
+
+def _table(settings: Settings) -> dict[str, Any]:
+    return json.loads((Path(settings.run_dir) / "table.json").read_text())
+
+
+def _trials(settings: Settings, variant: str) -> list[dict[str, Any]]:
+    return [json.loads(Path(file).read_text()) for file in _table(settings)["trials"][variant]]
+
+
+def test_every_variant_has_a_row_of_every_task_and_metric(done: Settings) -> None:
+    table = _table(done)
+    assert table["study"] == "tiny" and table["seeds"] == [1, 2] and table["data"] == "simulated world"
+    found = {(row["variant"], row["task"], row["metric"]) for row in table["rows"]}
+    wanted = {(v, t, m) for v in [*VARIANTS, "oracle"] for t in TASKS_COLUMNS for m in study_table.METRICS}
+    assert found == wanted
+    assert all(row["delta"] == 0 for row in table["rows"] if row["variant"] == "base")
+    rows_of_all = (Path(done.run_dir) / "table.md").read_text().count("\n| ")
+    assert rows_of_all == 4 * (1 + len(VARIANTS)) + 1  # the first one has the oracle too
+
+
+def test_the_losses_of_the_pass_are_compared_too(done: Settings) -> None:
+    rows = _table(done)["convergence"]
+    assert {(row["variant"], row["loss"]) for row in rows} == {
+        (v, loss) for v in VARIANTS for loss in ("main_loss", "click_loss")
+    }
+    trials = _trials(done, "sarm")
+    for key in ("main_loss", "click_loss"):
+        (whole,) = [r for r in rows if (r["variant"], r["loss"], r["from"], r["to"]) == ("sarm", key, 0, 1)]
+        wanted = []
+        for trial in trials:
+            steps = [0] + [point["step"] for point in trial["curve"]]
+            sizes = [after - before for before, after in zip(steps, steps[1:], strict=False)]
+            wanted.append(sum(p[key] * n for p, n in zip(trial["curve"], sizes, strict=True)) / steps[-1])
+            assert trial["curve"][0]["click_loss"] < trial["curve"][0]["main_loss"]
+        assert whole["mean"] == pytest.approx(sum(wanted) / 2)
+
+
+def test_a_study_leaves_a_report_with_its_figures(done: Settings) -> None:
+    text = (Path(done.run_dir) / "report.html").read_text()
+    page = Page(text)
+    assert page.open == [] and text.count("<svg ") == 4
+    delta = next(r["delta"] for r in _table(done)["rows"] if (r["variant"], r["metric"]) == ("sarm", "auc"))
+    assert page.row("SARM")[2].startswith(f"{delta:+.2f}".replace("-", "\N{MINUS SIGN}"))
+    assert "seeds: 2" in text and "simulated" in text
+
+
+def test_exposure_buckets_are_compared_too(done: Settings) -> None:
+    rows = _table(done)["exposure"]
+    assert {row["variant"] for row in rows} == set(VARIANTS)
+    record = _trials(done, "sarm")
+    first = next(row for row in rows if row["variant"] == "sarm" and row["metric"] == "auc")
+    wanted = [b["model"]["auc"] for r in record for b in r["buckets"] if b["from"] == first["from"]]
+    assert first["mean"] == pytest.approx(50 * sum(wanted))
+
+
+def test_rows_are_what_the_trials_say(done: Settings) -> None:
+    trials = _trials(done, "sarm")
+    base = _trials(done, "base")
+    assert len(trials) == len(base) == 2
+    mean = [100 * sum(t["metrics"]["click"]["gauc"] for t in of) / 2 for of in (trials, base)]
+    row = next(r for r in _table(done)["rows"] if (r["variant"], r["task"], r["metric"]) == ("sarm", "click", "gauc"))
+    assert row["mean"] == pytest.approx(mean[0]) and row["delta"] == pytest.approx(mean[0] - mean[1])
+    assert row["paper_delta"] == 0.32 and row["ci_low"] <= row["delta"] <= row["ci_high"]
+
+
+def test_each_trial_says_what_it_cost(done: Settings) -> None:
+    trials = [json.loads(file.read_text()) for file in (Path(done.run_dir) / "trials").glob("*.json")]
+    costs = {(trial["kind"], trial["plan"]["seed"]): trial["cost"] for trial in trials}
+    for trial in trials:
+        cost, plan = trial["cost"], trial["plan"]
+        assert 0.0 < cost["cpu_s"] and 0.05 < cost["peak_memory_gib"] < 8.0
+        assert cost["examples"] == sum(plan["rows"])
+        assert cost["id_parameters"] + cost["dense_parameters"] == trial["parameters"]
+        encoded = cost["encoded"] / cost["examples"] * cost["flops_per_author"]
+        assert cost["flops_per_trained"] == pytest.approx(cost["flops_per_impression"] + encoded)
+        assert (cost["encoded"] > 0) == (cost["flops_per_author"] > 0) == (trial["kind"] == "sarm")
+    found = {row["variant"]: row for row in _table(done)["cost"]["rows"]}
+    assert list(found) == list(VARIANTS) and found["base"]["relative"] == 1.0
+    ratios = [costs["tags", seed]["cpu_s"] / costs["base", seed]["cpu_s"] for seed in (1, 2)]
+    assert found["tags"]["relative"] == pytest.approx(sum(ratios) / 2)
+
+
+def test_each_seed_has_its_own_world_and_its_variants_share_it(done: Settings) -> None:
+    days = {}
+    for file in (Path(done.run_dir) / "trials").glob("*.json"):
+        record, seed = json.loads(file.read_text()), int(file.name.split("-")[1])
+        days.setdefault(seed, set()).add(record["oracle"]["click"]["gauc"])
+    assert all(len(values) == 1 for values in days.values()) and days[1] != days[2]
+
+
+def test_a_study_that_is_done_runs_nothing_and_says_the_same(done: Settings) -> None:
+    folder = Path(done.run_dir) / "trials"
+    before, table = {file: file.stat().st_mtime_ns for file in folder.iterdir()}, _table(done)
+    study.run(done)
+    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+    assert _table(done) == table
+
+
+def test_a_trial_that_is_missing_is_run_again_with_the_same_result(done: Settings) -> None:
+    file = Path(_table(done)["trials"]["sae"][0])
+    before = json.loads(file.read_text())
+    file.unlink()
+    study.run(done)
+    after = json.loads(file.read_text())
+    assert after["metrics"] == before["metrics"] and after["buckets"] == before["buckets"]
+    losses = [[point["loss"] for point in record["curve"]] for record in (before, after)]
+    assert losses[0] == losses[1]
+
+
+def test_what_is_the_same_is_trained_once_and_studies_may_share_it(done: Settings, tmp_path: Path) -> None:
+    twins = {"base": VARIANTS["base"], "one": {"label": "one"}, "two": {"label": "two"}}
+    folder = Path(done.run_dir) / "trials"
+    before = set(folder.iterdir())
+    other = replace(done.study, name="other", variants=twins, paper={}, trials=str(folder))
+    study.run(replace(done, run_dir=str(tmp_path), study=other))
+    assert set(folder.iterdir()) == before
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["trials"]["one"] == table["trials"]["two"] == _table(done)["trials"]["sarm"]
+
+
+def test_another_model_is_another_trial(done: Settings) -> None:
+    changed = dict(VARIANTS, sae={"model": {"representations": ["cls"], "aux_weight": 0.0}})
+    count = len(list((Path(done.run_dir) / "trials").iterdir()))
+    study.run(replace(done, study=replace(done.study, variants=changed, seeds=1)))
+    assert len(list((Path(done.run_dir) / "trials").iterdir())) == count + 1
+    study.run(done)
+
+
+def test_other_code_is_another_trial(done: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, alone = Path(done.run_dir) / "trials", replace(done.study, variants={"base": VARIANTS["base"]}, seeds=1)
+    before = set(folder.iterdir())
+    monkeypatch.setattr(study, "TRIAL_SOURCES", ("train_loop",))
+    study.run(replace(done, study=replace(alone, paper={})))
+    (made,) = set(folder.iterdir()) - before
+    old = next(Path(file) for file in before if file.name.startswith(made.name.rsplit("-", 1)[0]))
+    assert json.loads(made.read_text())["metrics"] == json.loads(old.read_text())["metrics"]
+    study.run(done)
+
+
+def test_an_interval_is_students() -> None:
+    # Differences 1, 2, 3: mean 2, standard error 1/sqrt(3), t(0.975, 2) = 4.302653.
+    low, high = study_table.paired_interval([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert low == pytest.approx(2 - 4.302653 / 3**0.5, abs=1e-5) and high == pytest.approx(
+        2 + 4.302653 / 3**0.5, abs=1e-5
+    )
+    assert study_table.paired_interval([1.0], [0.5]) == (None, None)
+
+
+def test_a_metric_that_a_seed_does_not_have_is_none_and_not_a_number() -> None:
+    config = StudyConfig(name="x", variants=VARIANTS)
+    rows = {"base": Variant(kind="base"), "sarm": Variant()}
+
+    def record(variant: str, seed: int, gift: float) -> dict[str, Any]:
+        metrics = {task: {"auc": 0.6, "gauc": 0.5 + 0.01 * seed} for task in TASKS_COLUMNS}
+        metrics["gift"] = {"auc": gift, "gauc": gift}
+        return {"variant": variant, "seed": seed, "day": "d", "seconds": 1.0, "metrics": metrics, "buckets": []}
+
+    records = [record(v, s, math.nan if s == 2 else 0.5) for v in rows for s in (1, 2)]
+    table = study_table.build(config, rows, [1, 2], records)
+    gift = [row for row in table["rows"] if row["task"] == "gift"]
+    assert all(row["mean"] is None and row["delta"] is None and row["seeds"] == [50.0, None] for row in gift)
+    assert "n/a" in study_table.markdown(table) and json.dumps(table, allow_nan=False)
+
+
+def test_a_study_wants_its_reference_and_known_keys(tmp_path: Path, tiny_store: Path) -> None:
+    with pytest.raises(ConfigError, match="reference 'base'"):
+        study.run(_settings(tmp_path, tiny_store, variants={"sarm": {}}))
+    with pytest.raises(ConfigError, match="the full 'all' among them"):
+        study.run(_settings(tmp_path, tiny_store, full="all"))
+    with pytest.raises(ConfigError, match="study.variants.sarm: unknown key"):
+        study.run(_settings(tmp_path, tiny_store, variants={"base": {"kind": "base"}, "sarm": {"modle": {}}}))
+    with pytest.raises(ConfigError, match="unknown variant"):
+        study.run(_settings(tmp_path, tiny_store, paper={"other": {}}))
+    with pytest.raises(ValueError, match="kind"):
+        Variant(kind="other")
+    with pytest.raises(ValueError, match="data"):
+        StudyConfig(data="elsewhere")
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=[file.stem for file in SHIPPED])
+def test_the_shipped_studies_can_be_read(file: Path) -> None:
+    settings = build(Settings, read_yaml(file))
+    rows = settings.study.rows()
+    assert settings.study.name == file.stem and settings.run_dir == f"runs/studies/{file.stem}" and len(rows) > 1
+    for variant in rows.values():
+        trial = replace(settings.train, model=study.merged(settings.train.model, variant.model))
+        assert sarm_config(trial).width == 64

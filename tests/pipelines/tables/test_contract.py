@@ -1,0 +1,114 @@
+"""The contract of tables: what passes, and errors that say table, day, column, wanted, got."""
+
+import pyarrow as pa
+import pytest
+
+from pipelines.tables import contract
+from pipelines.tables.contract import ContractError
+
+DAY = "2026-01-01"
+
+
+def users(**changed: pa.Array) -> pa.Table:
+    columns = {
+        "user_id": pa.array([1, 2], pa.int64()),
+        "age_band": pa.array([0, 1], pa.int16()),
+        "gender": pa.array([0, -1], pa.int16()),
+        "region": pa.array([3, 4], pa.int16()),
+        "device": pa.array([0, 0], pa.int16()),
+    }
+    return pa.table({**columns, **changed})
+
+
+def impressions(click: list[int]) -> pa.Table:
+    schema = contract.spec("impressions").schema
+    row = {name: 0 for name in schema.names}
+    return pa.Table.from_pylist(
+        [{**row, "impression_id": number, "click": value} for number, value in enumerate(click)], schema=schema
+    )
+
+
+def test_a_sound_table_passes_unchanged():
+    assert contract.validate(users(), "users", DAY).equals(users().cast(contract.spec("users").schema))
+
+
+def test_extra_columns_are_dropped_and_lossless_casts_made():
+    wide = users(user_id=pa.array([1, 2], pa.int32())).append_column("note", pa.array(["a", "b"]))
+    made = contract.conform(wide, "users", DAY)
+    assert made.schema == contract.spec("users").schema
+    assert made["user_id"].to_pylist() == [1, 2]
+
+
+def test_a_missing_column_is_named_with_those_present():
+    with pytest.raises(
+        ContractError, match=r"table users, day 2026-01-01: missing column\(s\) region; got user_id, age"
+    ):
+        contract.conform(users().drop_columns("region"), "users", DAY)
+
+
+@pytest.mark.parametrize("values", [pa.array(["1", "2"]), pa.array([1.0, 2.5])])
+def test_a_wrong_type_is_never_guessed_at(values: pa.Array):
+    with pytest.raises(ContractError, match=rf"column user_id: wanted int64, got {values.type}"):
+        contract.conform(users(user_id=values), "users", DAY)
+
+
+def test_a_value_that_does_not_fit_is_an_error():
+    with pytest.raises(ContractError, match="column age_band: wanted int16, got int64"):
+        contract.conform(users(age_band=pa.array([0, 70_000], pa.int64())), "users", DAY)
+
+
+def test_a_null_is_found_with_its_row():
+    with pytest.raises(ContractError, match=r"column gender: wanted no nulls, got 1 \(first at row 1\)"):
+        contract.conform(users(gender=pa.array([0, None], pa.int16())), "users", DAY)
+
+
+def test_a_repeated_key_is_named():
+    with pytest.raises(
+        ContractError, match=r"wanted unique \(user_id\), got 1 repeated key\(s\), first {'user_id': 7}"
+    ):
+        contract.check_keys(users(user_id=pa.array([7, 7])), "users", DAY)
+
+
+def test_an_empty_day_does_not_validate():
+    with pytest.raises(ContractError, match="wanted at least one row"):
+        contract.validate(users().slice(0, 0), "users", DAY)
+
+
+def test_labels_are_zero_or_one():
+    contract.validate(impressions([0, 1]), "impressions", DAY)
+    with pytest.raises(ContractError, match="column click: wanted 0 or 1, got 2"):
+        contract.validate(impressions([0, 2]), "impressions", DAY)
+
+
+def test_reasons_of_rejections_are_a_closed_list():
+    row = {"key": "a/b", "stage": "ingest", "reason": "mood", "detail": "", "attempts": 1}
+    table = pa.Table.from_pylist([row], schema=contract.spec("rejections").schema)
+    with pytest.raises(ContractError, match="column reason: wanted one of unreadable_video.*got mood"):
+        contract.validate(table, "rejections", DAY)
+
+
+def test_an_anchor_field_holds_no_more_than_its_limit():
+    row = {"author_id": 1, **{field: ["x"] for field in contract.FIELDS}, "theme": ["x", "y"]}
+    table = pa.Table.from_pylist([row], schema=contract.spec("oracle_anchors").schema)
+    with pytest.raises(ContractError, match=r"column theme: wanted at most 1 value\(s\), got 2"):
+        contract.validate(table, "oracle_anchors", DAY)
+
+
+def test_problems_finds_every_column_at_once():
+    broken = users(gender=pa.array([0, None], pa.int16()), user_id=pa.array(["1", "2"])).drop_columns("device")
+    found = " | ".join(map(str, contract.problems(broken, "users", DAY)))
+    assert "missing column(s) device" in found
+    assert "column user_id: wanted int64" in found
+    assert "column gender: wanted no nulls" in found
+    assert len(contract.problems(broken, "users", DAY)) == 3
+
+
+def test_an_unknown_table_lists_the_known_ones():
+    with pytest.raises(ContractError, match="unknown table 'fans'; the contract has authors, users, segments"):
+        contract.spec("fans")
+
+
+@pytest.mark.parametrize("name", contract.TABLES)
+def test_keys_are_columns_that_hold_no_null(name: str):
+    spec = contract.spec(name)
+    assert all(not spec.schema.field(column).nullable for column in spec.key)

@@ -1,0 +1,244 @@
+"""Tables on storage: a day is seen whole or not at all, whatever dies when."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.tables import contract, rejections
+from pipelines.tables.contract import ContractError
+from pipelines.tables.storage import MARKER, Storage, batches
+
+DAY = "2026-01-01"
+
+
+def users(*ids: int, age: int = 0) -> pa.Table:
+    rows = [{"user_id": i, "age_band": age, "gender": 0, "region": 0, "device": 0} for i in ids]
+    return pa.Table.from_pylist(rows, schema=contract.spec("users").schema)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage.open(str(tmp_path))
+
+
+def dies_after(*chunks: pa.Table) -> Iterator[pa.Table]:
+    yield from chunks
+    raise RuntimeError("killed")
+
+
+def test_what_was_written_is_read(storage: Storage):
+    storage.write("users", DAY, [users(1, 2), users(3)])
+    assert storage.read("users", DAY)["user_id"].to_pylist() == [1, 2, 3]
+    assert storage.days("users") == [DAY]
+
+
+def test_a_write_that_dies_midway_leaves_the_old_day(storage: Storage):
+    storage.write("users", DAY, [users(1)])
+    with pytest.raises(RuntimeError, match="killed"):
+        storage.write("users", DAY, dies_after(users(8), users(9)))
+    assert storage.read("users", DAY)["user_id"].to_pylist() == [1]
+
+
+def test_a_first_write_that_dies_shows_nothing(storage: Storage):
+    with pytest.raises(RuntimeError, match="killed"):
+        storage.write("users", DAY, dies_after(users(1)))
+    assert storage.days("users") == []
+    with pytest.raises(ContractError, match="table users, day 2026-01-01: wanted Parquet files"):
+        storage.read("users", DAY)
+
+
+def test_a_first_write_that_dies_does_not_hide_what_a_user_brought(storage: Storage):
+    folder = Path(storage.folder("users", DAY))
+    folder.mkdir(parents=True)
+    pq.write_table(users(5), folder / "mine.parquet")
+    with pytest.raises(RuntimeError, match="killed"):
+        storage.write("users", DAY, dies_after(users(1)))
+    assert storage.read("users", DAY)["user_id"].to_pylist() == [5]
+
+
+def test_the_next_write_sweeps_what_was_left_over(storage: Storage):
+    with pytest.raises(RuntimeError, match="killed"):
+        storage.write("users", DAY, dies_after(users(1), users(2)))
+    storage.write("users", DAY, [users(3)])
+    assert len(list(Path(storage.folder("users", DAY)).iterdir())) == 2  # one file and the marker
+
+
+def test_a_repeated_key_across_chunks_is_refused(storage: Storage):
+    with pytest.raises(ContractError, match="repeated key"):
+        storage.write("users", DAY, [users(1), users(1)])
+    assert storage.days("users") == []
+
+
+def test_a_missing_column_is_refused_on_write(storage: Storage):
+    with pytest.raises(ContractError, match=r"missing column\(s\) region"):
+        storage.write("users", DAY, [users(1).drop_columns("region")])
+
+
+def test_a_wrong_type_is_refused_on_write(storage: Storage):
+    with pytest.raises(ContractError, match="column user_id: wanted int64, got string"):
+        storage.write("users", DAY, [users(1).set_column(0, "user_id", pa.array(["1"]))])
+
+
+def test_an_empty_day_is_committed_but_holds_no_data(storage: Storage):
+    storage.write("users", DAY, [], {"config": "a"})
+    assert storage.read("users", DAY).num_rows == 0
+    assert storage.read("users", DAY).schema == contract.spec("users").schema
+    assert storage.days("users") == []
+    assert storage.is_current("users", DAY, {"config": "a"})
+
+
+def test_files_brought_by_a_user_are_read_and_conformed(storage: Storage):
+    folder = Path(storage.folder("users", DAY))
+    folder.mkdir(parents=True)
+    narrow = users(4).set_column(0, "user_id", pa.array([4], pa.int32()))
+    pq.write_table(narrow, folder / "mine.parquet")
+    assert storage.read("users", DAY).schema == contract.spec("users").schema
+    assert storage.read("users", DAY, ["user_id"]).schema.field("user_id").type == pa.int64()
+
+
+def test_columns_come_in_the_order_asked_for(storage: Storage):
+    storage.write("users", DAY, [users(1)])
+    assert storage.read("users", DAY, ["region", "user_id"]).column_names == ["region", "user_id"]
+
+
+def test_rows_can_be_filtered(storage: Storage):
+    storage.write("users", DAY, [users(1, 2, 3)])
+    assert storage.read("users", DAY, ["user_id"], pc.field("user_id") > 1)["user_id"].to_pylist() == [2, 3]
+
+
+def test_a_damaged_file_is_named(storage: Storage):
+    storage.write("users", DAY, [users(1)])
+    (file,) = Path(storage.folder("users", DAY)).glob("*.parquet")
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(ContractError, match="table users, day 2026-01-01.*replace the damaged file"):
+        storage.read("users", DAY)
+
+
+def test_a_damaged_marker_is_named(storage: Storage):
+    storage.write("users", DAY, [users(1)])
+    (Path(storage.folder("users", DAY)) / MARKER).write_text('{"files": ["a.par')
+    with pytest.raises(ContractError, match="table users, day 2026-01-01: wanted a commit marker"):
+        storage.read("users", DAY)
+
+
+def test_a_day_is_current_only_for_the_inputs_it_was_made_from(storage: Storage):
+    storage.write("users", DAY, [users(1)], {"config": "a"})
+    assert storage.is_current("users", DAY, {"config": "a"})
+    assert not storage.is_current("users", DAY, {"config": "b"})
+    assert not storage.is_current("users", "2026-01-02", {"config": "a"})
+
+
+def test_the_fingerprint_follows_the_content(storage: Storage):
+    first = storage.write("users", DAY, [users(1)]).fingerprint
+    assert storage.write("users", DAY, [users(1)]).fingerprint == first == storage.fingerprint("users", DAY)
+    assert storage.write("users", DAY, [users(2)]).fingerprint != first
+
+
+def test_latest_takes_the_newest_row_of_each_key(storage: Storage):
+    storage.write("users", DAY, [users(2, 1, age=1)])
+    storage.write("users", "2026-01-02", [users(2, age=2)])
+    storage.write("users", "2026-01-03", [users(2, age=3)])
+    newest = storage.latest("users", "2026-01-02")
+    assert newest.select(["user_id", "age_band"]).to_pylist() == [
+        {"user_id": 1, "age_band": 1},
+        {"user_id": 2, "age_band": 2},
+    ]
+
+
+def test_latest_of_nothing_is_an_empty_table(storage: Storage):
+    assert storage.latest("users", DAY).schema == contract.spec("users").schema
+
+
+def test_the_simulators_truth_is_closed_to_ordinary_jobs(tmp_path: Path):
+    row = {"author_id": 1, **{name: ["x"] for name in contract.FIELDS}}
+    truth = pa.Table.from_pylist([row], schema=contract.spec("oracle_anchors").schema)
+    Storage.open(str(tmp_path)).write("oracle_anchors", DAY, [truth])
+    with pytest.raises(ContractError, match="may not read it"):
+        Storage.open(str(tmp_path)).read("oracle_anchors", DAY)
+    assert Storage.open(str(tmp_path), oracle=True).read("oracle_anchors", DAY).num_rows == 1
+
+
+def test_batches_are_bounded_and_in_order(storage: Storage):
+    storage.write("users", DAY, [users(*range(1, 8)), users(8, 9)])
+    pieces = [b["user_id"].to_pylist() for b in batches(storage.dataset("users", DAY), 3, ["user_id"])]
+    assert max(map(len, pieces)) <= 3
+    assert sum(pieces, []) == list(range(1, 10))
+
+
+def refusal(key: str, reason: str = "bad_chat") -> dict[str, str]:
+    return {"key": key, "reason": reason, "detail": "why"}
+
+
+def test_a_stage_replaces_only_its_own_rejections(storage: Storage):
+    rejections.replace(storage, DAY, "ingest", [refusal("a"), refusal("b")])
+    rejections.replace(storage, DAY, "anchors", [{**refusal("a", "invalid_json"), "attempts": 3}])
+    rejections.replace(storage, DAY, "ingest", [refusal("c")])
+    rows = {(r["stage"], r["key"], r["reason"], r["attempts"]) for r in storage.read("rejections", DAY).to_pylist()}
+    assert rows == {("ingest", "c", "bad_chat", 1), ("anchors", "a", "invalid_json", 3)}
+
+
+def test_a_stage_that_rejects_nothing_clears_its_rows(storage: Storage):
+    rejections.replace(storage, DAY, "ingest", [refusal("a")])
+    rejections.replace(storage, DAY, "ingest", [])
+    assert storage.read("rejections", DAY).num_rows == 0
+    assert rejections.of_stage(storage, DAY, "ingest").num_rows == 0
+
+
+def test_a_reason_outside_the_list_is_refused(storage: Storage):
+    with pytest.raises(ValueError, match="got mood"):
+        rejections.replace(storage, DAY, "ingest", [refusal("a", "mood")])
+
+
+def _inodes(storage: Storage) -> set[int]:
+    return {file.stat().st_ino for file in Path(storage.folder("users", DAY)).glob("*.parquet")}
+
+
+def test_an_adopted_day_is_the_others_without_a_second_copy(storage: Storage, tmp_path: Path):
+    other = Storage.open(str(tmp_path / "other"))
+    other.write("users", DAY, [users(1, 2), users(3)], {"config": "a"})
+    storage.write("users", DAY, [users(9)])
+    storage.adopt("users", DAY, other)
+    assert storage.read("users", DAY) == other.read("users", DAY)
+    assert storage.commit_of("users", DAY) == other.commit_of("users", DAY)
+    assert _inodes(storage) == _inodes(other)  # the row of before is swept
+
+
+def test_who_adopts_and_who_is_adopted_can_write_again(storage: Storage, tmp_path: Path):
+    other = Storage.open(str(tmp_path / "other"))
+    other.write("users", DAY, [users(1)])
+    storage.adopt("users", DAY, other)
+    other.write("users", DAY, [users(2)])
+    assert storage.read("users", DAY)["user_id"].to_pylist() == [1]
+    storage.adopt("users", DAY, other)
+    storage.write("users", DAY, [users(3)])
+    assert other.read("users", DAY)["user_id"].to_pylist() == [2]
+
+
+def test_a_day_brought_without_a_marker_is_adopted_once(storage: Storage, tmp_path: Path):
+    other = Storage.open(str(tmp_path / "other"))
+    folder = Path(other.folder("users", DAY))
+    folder.mkdir(parents=True)
+    pq.write_table(users(5, 6), folder / "mine.parquet")
+    storage.adopt("users", DAY, other)
+    first, marker = storage.commit_of("users", DAY), Path(storage.folder("users", DAY)) / MARKER
+    assert first is not None and first.rows == 2 and first.fingerprint == other.fingerprint("users", DAY)
+    written = marker.stat().st_mtime_ns
+    storage.adopt("users", DAY, other)
+    assert marker.stat().st_mtime_ns == written
+
+
+def test_where_a_disk_has_no_links_an_adopted_day_is_copied(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: str) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr("pipelines.tables.storage.os.link", refuse)
+    other = Storage.open(str(tmp_path / "other"))
+    other.write("users", DAY, [users(1)])
+    storage.adopt("users", DAY, other)
+    assert storage.read("users", DAY)["user_id"].to_pylist() == [1] and not _inodes(storage) & _inodes(other)
