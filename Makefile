@@ -42,6 +42,7 @@ bench: $(STAMP) ## the benchmarks
 	$(BIN)/python -m tests.bench
 
 distil: $(STAMP) ## train the small Qwen-VL of the demo again
+	$(BIN)/python -m pipelines world --config pipelines/configs/distil.yaml
 	$(BIN)/python -m pipelines distil --config pipelines/configs/distil.yaml
 
 readme: $(STAMP) ## put the tables of docs/studies into the pages that quote them

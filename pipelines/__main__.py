@@ -33,6 +33,8 @@ JOBS = {  # word: module below pipelines/, help
     "study": ("studies.study", "variants x seeds: a table of a paper, with intervals"),
     "demo": ("demo.demo", "everything, over the simulated platform"),
 }
+CHAINS = ("daily", "study", "demo")
+"""Words that run several jobs, and so are told the whole configuration; a job knows its own section."""
 EPILOG = """examples:
   python -m pipelines demo     --config pipelines/configs/demo.yaml
   python -m pipelines ingest   --config pipelines/configs/videos.yaml --set ingest.source=DIR
@@ -69,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         run_dir = Path(settings.run_dir)
         config.dump(settings, run_dir / "config" / f"{args.job}.yaml")
         started = time.perf_counter()
-        metrics = importlib.import_module(f"pipelines.{JOBS[args.job][0]}").run(settings)
+        job = importlib.import_module(f"pipelines.{JOBS[args.job][0]}")
+        metrics = job.run(settings) if args.job in CHAINS else job.run(getattr(settings, args.job), settings.open())
     except (config.ConfigError, ContractError, ArtifactError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -30,9 +30,10 @@ JOBS = {
 def run(settings: "Settings") -> dict[str, Any]:
     """Runs the chain in one connection to Ray, and reports each job's figures under its name."""
     figures: dict[str, Any] = {}
+    run = settings.open()
     with connected(settings.cluster):
         for number, (name, job) in enumerate(JOBS.items(), start=1):
             started = time.perf_counter()
-            figures[name] = job.run(settings)
+            figures[name] = job.run(getattr(settings, name), run)
             log.info("daily %d/%d | %s | %.1f s", number, len(JOBS), name, time.perf_counter() - started)
     return figures

@@ -1,6 +1,7 @@
 """The whole configuration of a run: one section a job, each defined beside its owner."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipelines.analysis.analyse import AnalyseConfig
 from pipelines.demo.config import DemoConfig
@@ -8,6 +9,7 @@ from pipelines.ranking.evaluate import EvaluateConfig
 from pipelines.ranking.publish import PublishConfig
 from pipelines.ranking.train import TrainConfig
 from pipelines.runtime.cluster import ClusterConfig
+from pipelines.runtime.run import Run
 from pipelines.samples.examples import ExamplesConfig
 from pipelines.semantics.anchors import AnchorsConfig
 from pipelines.semantics.embed import EmbedConfig
@@ -19,7 +21,7 @@ from pipelines.sources.movielens import MovieLensConfig
 from pipelines.sources.validate import ValidateConfig
 from pipelines.students.distil import DistilConfig
 from pipelines.studies.config import StudyConfig
-from pipelines.tables.storage import StorageConfig
+from pipelines.tables.storage import Storage, StorageConfig
 from pipelines.world.config import WorldConfig
 
 
@@ -69,3 +71,9 @@ class Settings:
     """Variants x seeds, and the table that compares them."""
     demo: DemoConfig = field(default_factory=DemoConfig)
     """The demo's own figures."""
+
+    def open(self) -> Run:
+        """What a job is told beside its own section."""
+        return Run(
+            seed=self.seed, folder=Path(self.run_dir), storage=Storage.open(self.storage.root), cluster=self.cluster
+        )

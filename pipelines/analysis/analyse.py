@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pipelines.analysis import neighbours as retrieval
 from pipelines.ranking import evaluate
+from pipelines.runtime.run import Run
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from models.sarm.anchor_tokens import AnchorTokens
     from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
     from models.sarm.model import SARM
-    from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
 NEIGHBOURS = 10
@@ -38,6 +38,8 @@ Rows = npt.NDArray[np.int64]
 class AnalyseConfig:
     """How much is looked at."""
 
+    day: str | None = None
+    """Day of examples whose anchors are looked at, as they were before it, YYYY-MM-DD; null = the newest."""
     authors: int = 2000
     """Most authors whose neighbours are looked up and whose tokens are weighed; drawn by the seed."""
     drawn: int = 4
@@ -94,17 +96,16 @@ class Subject:
         )
 
 
-def run(settings: "Settings") -> dict[str, Any]:
+def run(config: AnalyseConfig, run: Run) -> dict[str, Any]:
     """Analyses the published model with the anchors that evaluation used."""
     from pipelines.analysis.gates import MeanGates
 
-    config = settings.analyse
-    storage = Storage.open(settings.storage.root)
-    day = evaluate.day_of(settings.evaluate, storage)
+    storage = run.storage
+    day = evaluate.day_of(config.day, storage)
     subject = Subject.open(storage, day)
-    chosen = np.random.default_rng([settings.seed, 13]).permutation(sorted(subject.written))[: config.authors]
+    chosen = np.random.default_rng([run.seed, 13]).permutation(sorted(subject.written))[: config.authors]
     gates = MeanGates.of(subject.model.encoder, subject.tokens, subject.tokenizer.rows.num_live_rows)
-    a2a = similar_authors(subject, true_themes(settings.storage.root, subject), chosen)
+    a2a = similar_authors(subject, true_themes(run.storage.url, subject), chosen)
     if a2a is not None:
         found = ", ".join(
             f"[{name.upper()}] {of['whitened']:.4f} (plain {of['plain']:.4f})"

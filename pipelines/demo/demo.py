@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 from pipelines.analysis import analyse
 from pipelines.pages import report_json
 from pipelines.ranking import evaluate, publish, train
+from pipelines.ranking.publish import PublishConfig
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import to_dict
 from pipelines.runtime.machine import MemoryWatch, describe, versions
+from pipelines.runtime.run import Run
 from pipelines.samples import examples
 from pipelines.semantics import anchors, vocabulary
 from pipelines.semantics.checkpoint import STUDENT
 from pipelines.serving import serve
 from pipelines.students import distil
-from pipelines.tables.storage import Storage, StorageConfig
+from pipelines.tables.storage import Storage
 from pipelines.world import world
 
 if TYPE_CHECKING:
@@ -38,36 +40,37 @@ HEADLINES = ("metrics", "buckets", "gates")
 
 def run(settings: "Settings") -> dict[str, Any]:
     """Runs every stage, prints what happened, and returns the headline figures."""
-    run_dir = Path(settings.run_dir)
+    run = settings.open()
+    run_dir = run.folder
     if settings.demo.fresh:
         _empty(run_dir)
     stages = Stages(run_dir)
     report_json.merge(run_dir, "seed", settings.seed)
     with MemoryWatch() as memory, connected(settings.cluster):
         with stages("world"):
-            stages.keep(world.run(settings))
+            stages.keep(world.run(settings.world, run))
         with stages("distil"):
-            stages.keep(distil.run(_distil_settings(settings)))
+            stages.keep(_distil(settings, run))
         with stages("anchors"):
-            stages.keep(anchors.run(settings) | _anchor_quality(settings))
+            stages.keep(anchors.run(settings.anchors, run) | _anchor_quality(settings))
         for name, job in (("vocabulary", vocabulary), ("examples", examples)):
             with stages(name):
-                stages.keep(job.run(settings))
+                stages.keep(job.run(getattr(settings, name), run))
         with stages("train"):
-            stages.keep(train.run(settings)["variants"])
+            stages.keep(train.run(settings.train, run)["variants"])
         with stages("evaluate"):
-            for key, value in evaluate.run(settings).items():
+            for key, value in evaluate.run(settings.evaluate, run).items():
                 report_json.merge(run_dir, key if key in HEADLINES else f"evaluated_{key}", value)
         with stages("analyse"):
-            report_json.merge(run_dir, "analysis", analyse.run(settings))
+            report_json.merge(run_dir, "analysis", analyse.run(settings.analyse, run))
         with stages("publish"):
-            stages.keep(publish.run(_as_evaluated(settings)))
-        pictures = _serve(settings, stages)
+            stages.keep(publish.run(_as_evaluated(settings.publish, run), run))
+        pictures = _serve(settings, run, stages)
         report_json.merge(run_dir, "peak_memory_gb", round(memory.peak_gb, 2))
         _finish(settings, pictures)
         if settings.demo.keep:
             log.info("demo.keep: the endpoint comes up again on the published bank")
-            serve.run(settings)
+            serve.run(settings.serve, run)
     return {"report": str(run_dir / "report.html"), "total_s": round(stages.total, 1)}
 
 
@@ -106,23 +109,17 @@ def _empty(run_dir: Path) -> None:
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
 
 
-def _distil_settings(settings: "Settings") -> "Settings":
+def _distil(settings: "Settings", run: Run) -> dict[str, Any]:
     """Continued training of the shipped student on a small world of its own."""
-    run_dir = Path(settings.run_dir) / "distil"
-    return replace(
-        settings,
-        seed=settings.seed + 1000,
-        run_dir=str(run_dir),
-        storage=StorageConfig(root=str(run_dir / "store")),
-        world=settings.demo.distil_world,
-        distil=replace(settings.distil, base=str(STUDENT), output=str(run_dir / "student")),
-    )
+    folder = run.folder / "distil"
+    own = replace(run, seed=run.seed + 1000, folder=folder, storage=Storage.open(str(folder / "store")))
+    world.run(settings.demo.distil_world, own)
+    return distil.run(replace(settings.distil, base=str(STUDENT), output=str(folder / "student")), own)
 
 
-def _as_evaluated(settings: "Settings") -> "Settings":
+def _as_evaluated(config: PublishConfig, run: Run) -> PublishConfig:
     """Publishes the bank that evaluation used, so that served and offline scores can be compared exactly."""
-    days = Storage.open(settings.storage.root).days("examples")
-    return replace(settings, publish=replace(settings.publish, anchors_until=days[-2]))
+    return replace(config, anchors_until=run.storage.days("examples")[-2])
 
 
 def _anchor_quality(settings: "Settings") -> dict[str, Any]:
@@ -131,13 +128,13 @@ def _anchor_quality(settings: "Settings") -> dict[str, Any]:
     return demo_figures.anchor_quality(settings)
 
 
-def _serve(settings: "Settings", stages: Stages) -> "ReportPictures":
+def _serve(settings: "Settings", run: Run, stages: Stages) -> "ReportPictures":
     """Starts Serve, compares scores, swaps to tomorrow's bank while it runs, ranks for a few users, measures."""
     from pipelines.demo import figures as demo_figures
 
-    with stages("serve"), serve.serving(settings) as url:
+    with stages("serve"), serve.serving(settings.serve, run) as url:
         figures = demo_figures.compare(settings, url)
-        newest = publish.run(settings)
+        newest = publish.run(settings.publish, run)
         demo_figures.wait_for_bank(url, newest["run_id"])
         figures |= demo_figures.load(settings, url)
         stages.keep(figures)

@@ -8,18 +8,17 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.runtime.run import Run
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import TASKS_COLUMNS, ContractError
 from pipelines.tables.storage import Storage
 
 if TYPE_CHECKING:
-    from pipelines.settings import Settings
     from pipelines.tables.columns import Columns
 
 log = logging.getLogger(__name__)
@@ -42,17 +41,17 @@ class EvaluateConfig:
     """Merged terms, the most frequent ones, whose gates are reported."""
 
 
-def run(settings: "Settings") -> dict[str, Any]:
+def run(config: EvaluateConfig, run: Run) -> dict[str, Any]:
     """Scores the day with every published variant and measures."""
     from models.sarm.model import SARM
     from pipelines.analysis.gates import MeanGates
     from pipelines.ranking import published
     from pipelines.samples.batches import read_examples
 
-    storage = Storage.open(settings.storage.root)
+    storage = run.storage
     artifacts = Artifacts(storage)
-    day = day_of(settings.evaluate, storage)
-    variants = {v: published.load(artifacts, v) for v in settings.train.variants}
+    day = day_of(config.day, storage)
+    variants = {v: published.load(artifacts, v) for v in published.variants(artifacts)}
     for trained in variants.values():
         refuse_trained_day(day, trained.days, trained.variant)
     columns = read_examples(storage, day)
@@ -67,15 +66,15 @@ def run(settings: "Settings") -> dict[str, Any]:
             bank = trained.model.encode_bank(anchors.tokens)
             tokenizer = published.tokenizer_of(artifacts, trained)
             gates = MeanGates.of(trained.model.encoder, anchors.tokens, tokenizer.rows.num_live_rows)
-            result["gates"] = gates.most_frequent(tokenizer, settings.evaluate.gate_terms)
+            result["gates"] = gates.most_frequent(tokenizer, config.gate_terms)
         scores[variant] = published.score(trained.model, trained.catalog, columns, bank=bank)
-        _write_scores(settings, variant, columns, scores[variant])
+        _write_scores(run, variant, columns, scores[variant])
         took = time.perf_counter() - started
         log.info("%s scored %d examples of %s | %.1f s", variant, len(columns["user_id"]), day, took)
     if day in storage.days("oracle_impressions"):
-        scores[ORACLE] = oracle_scores(settings.storage.root, day, columns)
+        scores[ORACLE] = oracle_scores(run.storage.url, day, columns)
     result["metrics"] = {name: measure(columns, values) for name, values in scores.items()}
-    bounds = settings.evaluate.exposure_bounds
+    bounds = config.exposure_bounds
     result["buckets"] = by_exposure(storage, list(variants.values())[0].days, columns, scores, bounds)
     for name, tasks in result["metrics"].items():
         shown = " | ".join(f"{task} AUC {m['auc']:.4f} GAUC {m['gauc']:.4f}" for task, m in tasks.items())
@@ -113,15 +112,15 @@ def redrawn_gauc(columns: "Columns", chance: Scores, scores: Scores) -> dict[str
     return {task: total / REDRAWS for task, total in sums.items()}
 
 
-def day_of(config: EvaluateConfig, storage: Storage) -> str:
-    """The day to score. Raises ContractError where it has no examples."""
+def day_of(day: str | None, storage: Storage) -> str:
+    """The day to score, the newest for None. Raises ContractError where it has no examples."""
     days = storage.days("examples")
-    if not days or (config.day is not None and config.day not in days):
+    if not days or (day is not None and day not in days):
         raise ContractError(
-            f"table examples: wanted day {config.day or '(the newest)'}, got {', '.join(days) or 'none'}; "
+            f"table examples: wanted day {day or '(the newest)'}, got {', '.join(days) or 'none'}; "
             "run the job examples first"
         )
-    return config.day or days[-1]
+    return day or days[-1]
 
 
 def refuse_trained_day(day: str, trained_on: list[str], variant: str) -> None:
@@ -143,8 +142,8 @@ def oracle_scores(root: str, day: str, columns: "Columns") -> Scores:
     return np.stack([truth[task].to_numpy()[at] for task in TASKS_COLUMNS], axis=1)
 
 
-def _write_scores(settings: "Settings", variant: str, columns: "Columns", scores: Scores) -> None:
-    folder = Path(settings.run_dir)
+def _write_scores(run: Run, variant: str, columns: "Columns", scores: Scores) -> None:
+    folder = run.folder
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / f"scores-{variant}.npz", impression_id=columns["impression_id"], scores=scores)
 

@@ -9,19 +9,17 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from models.artifacts.manifest import ArtifactError
-from pipelines.samples.examples import window
+from pipelines.runtime.run import Run
+from pipelines.samples.examples import HistoryRule, window
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
-
-if TYPE_CHECKING:
-    from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
 KIND = "bank"
@@ -46,22 +44,22 @@ class PublishConfig:
     """False leaves the users' histories out, where requests bring their own."""
 
 
-def run(settings: "Settings") -> dict[str, Any]:
+def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     """Encodes every author of the published model's catalog, verifies the bank, and moves CURRENT to it."""
     from models.sarm.model import SARM
     from pipelines.ranking import published
 
-    config = settings.publish
-    storage = Storage.open(settings.storage.root)
+    storage = run.storage
     artifacts = Artifacts(storage)
     model = published.load(artifacts, "sarm")
     days = [d for d in storage.days("anchors") if config.anchors_until is None or d <= config.anchors_until]
     if not days:
         raise ContractError(f"table anchors: wanted a day up to {config.anchors_until}, got none; run the job anchors")
     clicks = storage.days("impressions") if config.histories else []
-    clicks = window(clicks[-1], clicks, settings.examples.history_days) if clicks else []
+    rule = HistoryRule.committed(storage)
+    clicks = window(clicks[-1], clicks, rule.days) if clicks else []
     made_from = {
-        "config": digest([asdict(config), settings.examples.history_length]),
+        "config": digest([asdict(config), asdict(rule)]),
         "model": model.manifest.run_id,
         "model_weights": model.manifest.files["model.safetensors"],
         "tokenizer": model.manifest.made_from["tokenizer"],
@@ -80,7 +78,7 @@ def run(settings: "Settings") -> dict[str, Any]:
         folder = Path(scratch)
         np.save(folder / BANK, bank)
         np.save(folder / ANCHOR_DAY, anchors.anchor_day)
-        users = _save_histories(storage, clicks, settings.examples.history_length, folder)
+        users = _save_histories(storage, clicks, rule.length, folder)
         verify(folder, num_authors=model.catalog.num_authors, width=model.model.config.width)
         artifacts.publish(KIND, folder, run_id, made_from)
     known = anchors.anchor_day[anchors.anchor_day >= 0]

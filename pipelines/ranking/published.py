@@ -46,6 +46,14 @@ class Trained:
         return sorted(key.removeprefix("examples/") for key in self.manifest.made_from if key.startswith("examples/"))
 
 
+def variants(artifacts: Artifacts) -> list[str]:
+    """What is published, in the order of KINDS. Raises ArtifactError where nothing is."""
+    found = [variant for variant, kind in KINDS.items() if artifacts.current(kind)]
+    if not found:
+        raise ArtifactError("no ranker is published below storage.root; run the job train first")
+    return found
+
+
 def load_model(folder: Path, variant: str) -> Model:
     """A variant's model from the folder of a checkpoint or an artifact, in evaluation mode."""
     if variant in READS:

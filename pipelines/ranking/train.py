@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import build, to_dict
 from pipelines.runtime.progress import progress_lines
+from pipelines.runtime.run import Run
 from pipelines.runtime.scaling import TrainScaling
 from pipelines.semantics import embed, vocabulary
 from pipelines.tables.artifacts import Artifacts
@@ -28,7 +29,6 @@ from pipelines.tables.storage import Storage, shared_root
 if TYPE_CHECKING:
     from models.sarm.model import SARMConfig
     from pipelines.ranking.loop import TrainingPlan
-    from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
 KINDS = {"sarm": "model", "base": "base"}
@@ -85,15 +85,14 @@ class TrainConfig:
             raise ValueError("test_days, max_failures, warmup_steps and l2_ids must be >= 0, end_rate in 0..1")
 
 
-def run(settings: "Settings") -> dict[str, Any]:
+def run(config: TrainConfig, run: Run) -> dict[str, Any]:
     """Trains every variant whose published artifact is not current, and publishes it."""
-    config = settings.train
-    storage = Storage.open(settings.storage.root)
+    storage = run.storage
     artifacts = Artifacts(storage)
     metrics: dict[str, Any] = {"variants": {}}
     jobs = []
     for variant in config.variants:
-        plan, made_from = make_plan(settings, storage, artifacts, variant)
+        plan, made_from = make_plan(config, run, storage, artifacts, variant)
         run_id = f"{plan.days[-1]}-{digest(made_from)}"
         current = artifacts.current(KINDS[variant])
         if current == run_id:
@@ -104,10 +103,10 @@ def run(settings: "Settings") -> dict[str, Any]:
     if not jobs:
         return metrics
     os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_TRAIN.items()})
-    with connected(settings.cluster):
+    with connected(run.cluster):
         for plan, made_from, run_id in jobs:
             started = time.perf_counter()
-            trained = _fit(settings, plan, run_id, artifacts, made_from)
+            trained = _fit(config, run, plan, run_id, artifacts, made_from)
             metrics["variants"][plan.variant] = {"run_id": run_id, "how": "trained", **trained}
             metrics["variants"][plan.variant]["seconds"] = round(time.perf_counter() - started, 1)
     return metrics
@@ -132,17 +131,16 @@ def train_days(config: TrainConfig, storage: Storage) -> list[str]:
 
 
 def make_plan(
-    settings: "Settings", storage: Storage, artifacts: Artifacts, variant: str
+    config: TrainConfig, run: Run, storage: Storage, artifacts: Artifacts, variant: str
 ) -> tuple["TrainingPlan", dict[str, str]]:
     """What a variant's run does, and fingerprints of all that it depends on."""
     from models.quantize import ResidualConfig
     from pipelines.ranking.loop import TrainingPlan
 
-    config = settings.train
     days = train_days(config, storage)
     plan = TrainingPlan(
         variant=variant,
-        seed=settings.seed,
+        seed=run.seed,
         model=sarm_config(config),
         semantic_ids=build(ResidualConfig, config.semantic_ids, "config.train.semantic_ids"),
         days=tuple(days),
@@ -173,20 +171,19 @@ def make_plan(
 
 
 def _fit(
-    settings: "Settings", plan: "TrainingPlan", run_id: str, artifacts: Artifacts, made_from: Mapping[str, str]
+    config: TrainConfig, run: Run, plan: "TrainingPlan", run_id: str, artifacts: Artifacts, made_from: Mapping[str, str]
 ) -> dict[str, Any]:
     """One run of Ray Train, and the publication of its last checkpoint."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    config = settings.train
-    where = config.checkpoints or str(Path(settings.run_dir).resolve() / "ray")
+    where = config.checkpoints or str(run.folder.resolve() / "ray")
     with progress_lines(log) as lines:
         trainer = TorchTrainer(
             _worker,
             train_loop_config={
                 "plan": plan,
-                "root": shared_root(settings.storage.root),
+                "root": shared_root(run.storage.url),
                 "threads": config.scaling.cpus_per_worker,
                 "tokenizer": made_from.get("tokenizer"),
                 "lines": lines,

@@ -4,25 +4,24 @@ Reads impressions and anchors, writes examples, one day after another.
 Run: python -m pipelines examples --config pipelines/configs/demo.yaml
 """
 
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines.runtime.run import Run
 from pipelines.tables import contract
 from pipelines.tables.columns import Columns, to_numpy
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
-
-if TYPE_CHECKING:
-    from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
 Ints = NDArray[np.int64]
@@ -59,6 +58,35 @@ class ExamplesConfig:
             raise ValueError(f"shards: wanted a power of two, got {self.shards}; take 1, 2, 4, ...")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HistoryRule:
+    """Which clicks make up a history: what examples were made with, publish and serving must follow."""
+
+    length: int
+    """L: the newest clicks before the impression, at most."""
+    days: int
+    """Days before the impression's own whose clicks count."""
+    delay_ms: int
+    """From an exposure until its click is known."""
+
+    @classmethod
+    def of(cls, config: ExamplesConfig) -> "HistoryRule":
+        """The rule of a configuration."""
+        return cls(length=config.history_length, days=config.history_days, delay_ms=round(config.delay_s * 1000))
+
+    @classmethod
+    def committed(cls, storage: Storage) -> "HistoryRule":
+        """The rule that the newest examples were made with. Raises ContractError where there are none of ours."""
+        days = storage.days("examples")
+        commit = storage.commit_of("examples", days[-1]) if days else None
+        if commit is None or "history" not in commit.made_from:
+            raise contract.ContractError(
+                "table examples: wanted a day that the job examples wrote, which says what histories it holds, got "
+                f"{', '.join(days) or 'none'}; run the job examples"
+            )
+        return cls(**json.loads(commit.made_from["history"]))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Clicks:
     """Clicked exposures sorted by (user, time, impression); arrays are [n]."""
@@ -85,10 +113,9 @@ class Clicks:
         )
 
 
-def run(settings: "Settings") -> dict[str, Any]:
+def run(config: ExamplesConfig, run: Run) -> dict[str, Any]:
     """Writes the `examples` of every day of `impressions` that is not current yet."""
-    config = settings.examples
-    storage = Storage.open(settings.storage.root)
+    storage = run.storage
     days = storage.days("impressions")
     if not days:
         raise contract.ContractError(
@@ -171,7 +198,12 @@ def read_clicks(storage: Storage, days: list[str], shard: pc.Expression | None =
 def _made_from(storage: Storage, config: ExamplesConfig, day: str, days: list[str]) -> dict[str, str]:
     anchors = [[d, storage.fingerprint("anchors", d)] for d in storage.days("anchors") if d < day]
     clicks = [[d, storage.fingerprint("impressions", d)] for d in window(day, days, config.history_days)]
-    return {"config": digest(asdict(config)), "impressions": digest(clicks), "anchors": digest(anchors)}
+    return {
+        "config": digest(asdict(config)),
+        "history": json.dumps(asdict(HistoryRule.of(config))),
+        "impressions": digest(clicks),
+        "anchors": digest(anchors),
+    }
 
 
 def _chunks(storage: Storage, config: ExamplesConfig, day: str, days: list[str]) -> Iterator[pa.Table]:

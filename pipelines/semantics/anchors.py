@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pipelines.pages import report_json
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError
+from pipelines.runtime.run import Run
 from pipelines.semantics import engine, prompt
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.checkpoint import STUDENT, model_fingerprint
@@ -31,9 +32,6 @@ from pipelines.tables import contract, rejections
 from pipelines.tables.anchor_text import canonical_text
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage, rows_of
-
-if TYPE_CHECKING:
-    from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
 STAGE = "anchors"
@@ -84,16 +82,15 @@ class Work:
         return cls(storage=storage, days=days, made_from=made_from, due=due)
 
 
-def run(settings: "Settings") -> dict[str, Any]:
+def run(config: AnchorsConfig, run: Run) -> dict[str, Any]:
     """Reads segments and authors, writes anchors and rejections, and reports {rows_in, anchors, rejections, ...}."""
-    metrics = write_stores(settings, [Storage.open(settings.storage.root)])
-    report_json.merge(settings.run_dir, "anchors", metrics)
+    metrics = write_stores(config, run, [run.storage])
+    report_json.merge(run.folder, "anchors", metrics)
     return metrics
 
 
-def write_stores(settings: "Settings", stores: Sequence[Storage]) -> dict[str, Any]:
+def write_stores(config: AnchorsConfig, run: Run, stores: Sequence[Storage]) -> dict[str, Any]:
     """`run` over the tables of several stores, with one start of the engine; its figures are those of all together."""
-    config = settings.anchors
     if config.swap_frames and len(stores) > 1:
         raise ConfigError(f"anchors.swap_frames: wanted 0 with {len(stores)} stores, got {config.swap_frames}")
     model = model_fingerprint(config.model)
@@ -106,8 +103,8 @@ def write_stores(settings: "Settings", stores: Sequence[Storage]) -> dict[str, A
     started = time.perf_counter()
     rate = {"authors_per_s": None, "engine_start_s": None}
     if due:
-        with connected(settings.cluster):
-            rate = _generate(settings, due)
+        with connected(run.cluster):
+            rate = _generate(config, run, due)
     counts: Counter[str] = Counter()
     for work in works:
         for day in work.days:
@@ -134,10 +131,9 @@ def _authors(storage: Storage, day: str) -> list[int]:
     return sorted(pc.unique(column).to_pylist())
 
 
-def _generate(settings: "Settings", works: Sequence[Work]) -> dict[str, Any]:
+def _generate(config: AnchorsConfig, run: Run, works: Sequence[Work]) -> dict[str, Any]:
     """Asks the engine for all missing keys of the due days, then commits each day."""
-    config = settings.anchors
-    asked = [(work, _wanted(work), _control(work, config.swap_frames, settings.seed)) for work in works]
+    asked = [(work, _wanted(work), _control(work, config.swap_frames, run.seed)) for work in works]
     staged = {
         work.storage.url: Staging(work.storage, f"anchors-{digest([work.made_from, config.swap_frames])}")
         for work in works
@@ -153,22 +149,24 @@ def _generate(settings: "Settings", works: Sequence[Work]) -> dict[str, Any]:
             break
         total = sum(len(wanted) + len(control) for _, wanted, control in asked)
         log.info("anchors | attempt %d | %d of %d to do", attempt, sum(b.num_rows for b in blocks), total)
-        rate = _stream(settings, blocks, staged)
+        rate = _stream(config, blocks, staged)
     for work, wanted, control in asked:
-        _commit_days(settings, work, staged[work.storage.url], wanted, bool(control))
+        _commit_days(config, run, work, staged[work.storage.url], wanted, bool(control))
     return rate
 
 
-def _commit_days(settings: "Settings", work: Work, staging: Staging, wanted: list[Key], has_control: bool) -> None:
+def _commit_days(
+    config: AnchorsConfig, run: Run, work: Work, staging: Staging, wanted: list[Key], has_control: bool
+) -> None:
     """Commits the due days of one store, writes the control's answers, and removes what was staged."""
     done = staging.keys()
     for day in work.due:
         lost = [author for d, author, _ in wanted if d == day and (d, author, author) not in done]
-        _commit(work.storage, settings.anchors, day, staging, lost, work.made_from[day])
+        _commit(work.storage, config, day, staging, lost, work.made_from[day])
     if has_control:
         control = staging.read(work.due[-1]).filter(pc.field("frames_of") != pc.field("author_id"))
-        Path(settings.run_dir).mkdir(parents=True, exist_ok=True)
-        pq.write_table(control, Path(settings.run_dir) / SWAPPED)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(control, run.folder / SWAPPED)
     staging.remove()
 
 
@@ -184,12 +182,11 @@ def _control(work: Work, count: int, seed: int) -> list[Key]:
     return [(work.due[-1], author, chosen[(i + 1) % len(chosen)]) for i, author in enumerate(chosen)]
 
 
-def _stream(settings: "Settings", blocks: list[pa.Table], staged: Mapping[str, Staging]) -> dict[str, Any]:
+def _stream(config: AnchorsConfig, blocks: list[pa.Table], staged: Mapping[str, Staging]) -> dict[str, Any]:
     """Sends keys through the engine and each finished batch to its store's staging; logs rate and eta.
 
     The rate leaves out the engine's start: it counts from the first batch that comes back.
     """
-    config = settings.anchors
     total = sum(block.num_rows for block in blocks)
     started, first_at, first_rows, rows = time.perf_counter(), 0.0, 0, 0
     for batch in engine.answers(blocks, config.model, config.prompt, config.engine):

@@ -9,13 +9,14 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.runtime.cluster import connected
+from pipelines.runtime.run import Run
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.checkpoint import model_fingerprint
 from pipelines.semantics.engine import EngineConfig, processor_kwargs
@@ -23,9 +24,6 @@ from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
-
-if TYPE_CHECKING:
-    from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
 TABLE = "anchor_embeddings"
@@ -50,14 +48,13 @@ class EmbedConfig:
             raise ValueError(f"pooling: wanted MEAN or LAST, got {self.pooling!r}")
 
 
-def run(settings: "Settings") -> dict[str, Any]:
+def run(config: EmbedConfig, run: Run) -> dict[str, Any]:
     """Embeds the anchors of every day that is not current."""
-    return embed_stores(settings, [Storage.open(settings.storage.root)])
+    return embed_stores(config, run, [run.storage])
 
 
-def embed_stores(settings: "Settings", stores: Sequence[Storage]) -> dict[str, Any]:
+def embed_stores(config: EmbedConfig, run: Run, stores: Sequence[Storage]) -> dict[str, Any]:
     """`run` over the tables of several stores, with one start of the engine."""
-    config = settings.embed
     model = digest([model_fingerprint(config.model), config.pooling, config.engine.max_model_len])
     due: list[tuple[Storage, str, dict[str, str], pa.Table]] = []
     for storage in stores:
@@ -73,7 +70,7 @@ def embed_stores(settings: "Settings", stores: Sequence[Storage]) -> dict[str, A
     started = time.perf_counter()
     vectors: dict[str, npt.NDArray[np.float32]] = {}
     if texts:
-        with connected(settings.cluster):
+        with connected(run.cluster):
             vectors = dict(_embedded(texts, config))
     for storage, day, made_from, rows in due:
         storage.write(TABLE, day, [_table(rows, vectors, config.model)], made_from)

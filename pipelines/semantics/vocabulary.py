@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.runtime.run import Run
 from pipelines.tables.anchor_text import NAMES, field_texts
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import FIELDS, ContractError
@@ -22,7 +23,6 @@ from pipelines.tables.storage import Storage, batches
 
 if TYPE_CHECKING:
     from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
-    from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
 KIND = "tokenizer"
@@ -50,12 +50,11 @@ class VocabularyConfig:
     """Longest anchor in tokens, [CLS] included."""
 
 
-def run(settings: "Settings") -> dict[str, Any]:
+def run(config: VocabularyConfig, run: Run) -> dict[str, Any]:
     """Trains the tokenizer, or extends the published one where it was made from a subset of the same days."""
     from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer, TokenizerConfig
 
-    config = settings.vocabulary
-    storage = Storage.open(settings.storage.root)
+    storage = run.storage
     artifacts = Artifacts(storage)
     days = [d for d in storage.days("anchors") if config.until is None or d <= config.until]
     if not days:

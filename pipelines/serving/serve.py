@@ -17,13 +17,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError
-
-if TYPE_CHECKING:
-    from pipelines.settings import Settings
+from pipelines.runtime.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -60,16 +58,16 @@ class ServeConfig:
             raise ValueError("app.root is storage.root; set that one, so that all jobs share it")
 
 
-def run(settings: "Settings") -> dict[str, Any]:
+def run(config: ServeConfig, run: Run) -> dict[str, Any]:
     """Serves until Ctrl-C or SIGTERM, then stops the application."""
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    with serving(settings) as url:
+    with serving(config, run) as url:
         log.info("serving at %s (page /, API /docs, health /healthz); stop with Ctrl-C", url)
-        log.info("try: %s", sample_curl(url, settings))
+        log.info("try: %s", sample_curl(url, config))
         started = time.perf_counter()
         # Ray's own handlers would end the process in the middle of it; Serve is stopped first.
         previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -84,19 +82,18 @@ def run(settings: "Settings") -> dict[str, Any]:
 
 
 @contextmanager
-def serving(settings: "Settings") -> Iterator[str]:
+def serving(config: ServeConfig, run: Run) -> Iterator[str]:
     """The running application for the duration of a block, as its URL. Raises ConfigError for arguments it refuses."""
-    config = settings.serve
     if config.high_throughput:
         os.environ.update(dict.fromkeys(_HIGH_THROUGHPUT, "1"))
         log.warning("high_throughput: HAProxy listens on all interfaces, not only on %s", config.host)
     if "token_env" not in config.app and (config.high_throughput or config.host not in _LOOPBACK):
         log.warning("other machines can reach port %d and no token is asked for; set serve.app.token_env", config.port)
-    _check_token(settings)
-    with connected(settings.cluster):
+    _check_token(config, run)
+    with connected(run.cluster):
         from ray import serve as ray_serve
 
-        application = _application(settings)
+        application = _application(config, run)
         ray_serve.start(
             http_options={
                 "host": config.host,
@@ -136,10 +133,10 @@ def _wait_for_routes(url: str) -> None:
         time.sleep(0.1)
 
 
-def _check_token(settings: "Settings") -> None:
+def _check_token(config: ServeConfig, run: Run) -> None:
     """Replicas of a local cluster inherit this environment: say at once what they would fail on."""
-    variable = settings.serve.app.get("token_env")
-    remote = settings.cluster.address or os.environ.get("RAY_ADDRESS")
+    variable = config.app.get("token_env")
+    remote = run.cluster.address or os.environ.get("RAY_ADDRESS")
     if variable and not remote and not os.environ.get(variable):
         raise ConfigError(
             f"config.serve.app.token_env: the environment variable {variable} is not set; "
@@ -147,21 +144,21 @@ def _check_token(settings: "Settings") -> None:
         )
 
 
-def _application(settings: "Settings") -> Any:
+def _application(config: ServeConfig, run: Run) -> Any:
     """What serve.app:build makes of `storage.root` and `serve.app`."""
     # By its import path, as Ray does it: jobs and deployments share models and artifacts, not code.
     module, _, builder = BUILDER.partition(":")
     app = importlib.import_module(module)
     try:
-        args = app.ServeArgs.model_validate({"root": settings.storage.root, **settings.serve.app})
+        args = app.ServeArgs.model_validate({"root": run.storage.url, **config.app})
     except ValueError as error:
         raise ConfigError(f"config.serve.app: {error}") from error
     return getattr(app, builder)(args)
 
 
-def sample_curl(url: str, settings: "Settings") -> str:
+def sample_curl(url: str, config: ServeConfig) -> str:
     """A command that ranks a few published authors for a user, to paste into a shell."""
-    variable, authorization = settings.serve.app.get("token_env"), ""
+    variable, authorization = config.app.get("token_env"), ""
     request = urllib.request.Request(f"{url}/bank")
     if variable:
         authorization = f'-H "Authorization: Bearer ${variable}" '

@@ -23,12 +23,12 @@ import pyarrow.compute as pc
 from pipelines.pages import report_json
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError, to_dict
+from pipelines.runtime.run import Run
 from pipelines.sources.sampling import Sampling
 from pipelines.tables import contract, rejections
 from pipelines.tables.storage import Storage
 
 if TYPE_CHECKING:
-    from pipelines.settings import Settings
     from pipelines.sources.clips import Clip
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class IngestConfig(Sampling):
             raise ValueError(f"concurrency: wanted at least 1, got {self.concurrency}")
 
 
-def run(settings: "Settings") -> dict[str, Any]:
+def run(config: IngestConfig, run: Run) -> dict[str, Any]:
     """Reads videos, chat and transcripts; writes `segments`, `authors` and its rows of `rejections` of one day.
 
     Does nothing where the day was made from the same files with the same settings. Raises ConfigError for a source
@@ -62,27 +62,27 @@ def run(settings: "Settings") -> dict[str, Any]:
     """
     from pipelines.sources import clips
 
-    config, day = settings.ingest, settings.ingest.day.isoformat()
+    config, day = config, config.day.isoformat()
     found, refused = clips.find(_folder(config.source))
     if not found and not refused:
         raise ConfigError(
             f"ingest.source {config.source}: wanted author folders that hold videos, got none; put each author's "
             f"videos into a sub-folder named after the author (endings: {', '.join(sorted(clips.EXTENSIONS))})"
         )
-    storage = Storage.open(settings.storage.root)
+    storage = run.storage
     made_from = {"config": _settings_hash(config), "source": _source_hash(found, refused)}
     if all(storage.is_current(table, day, made_from) for table in ("segments", "authors")):
         log.info("ingest | day %s is up to date | nothing to do", day)
         return {**_counts(storage, day), "skipped": True}
     started = time.perf_counter()
     progress = _Progress(total=len(found), refused=refused)
-    with connected(settings.cluster):
+    with connected(run.cluster):
         tables = progress.segments(_decoded(found, config))
         storage.write("segments", day, _files(tables, BYTES_A_FILE), made_from)
     rejections.replace(storage, day, STAGE, progress.refused)
     storage.write("authors", day, _authors(storage, day, progress.authors), made_from)  # last: the day is done
     counts = {**_counts(storage, day), "seconds": round(time.perf_counter() - started, 3)}
-    report_json.merge(settings.run_dir, STAGE, counts)
+    report_json.merge(run.folder, STAGE, counts)
     return {**counts, "skipped": False}
 
 

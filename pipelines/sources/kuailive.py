@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +23,12 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from pipelines.runtime.config import ConfigError
+from pipelines.runtime.run import Run
 from pipelines.semantics import embed
 from pipelines.tables import contract, rejections
 from pipelines.tables.anchor_text import canonical_text
 from pipelines.tables.contract import TASKS_COLUMNS, ContractError
 from pipelines.tables.storage import Storage
-
-if TYPE_CHECKING:
-    from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
 RELEASES = ("kuailive", "m3")
@@ -72,11 +70,10 @@ class Release:
     """Embeddings of titles; `rooms` says in its column title_row which one is a room's (-1 = none)."""
 
 
-def run(settings: "Settings") -> dict[str, Any]:
+def run(config: KuaiLiveConfig, run: Run) -> dict[str, Any]:
     """Writes users, authors, anchors, impressions and rejections."""
-    config = settings.kuailive
     release = {"kuailive": _kuailive, "m3": _m3}[config.release](_Folder(config.source), config)
-    storage = Storage.open(settings.storage.root)
+    storage = run.storage
     exposures, refused = _on_air(release)
     order = [("ts_ms", "ascending"), ("user_id", "ascending"), ("live_id", "ascending")]
     exposures = exposures.sort_by(order)

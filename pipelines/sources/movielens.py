@@ -11,20 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.runtime.config import ConfigError
+from pipelines.runtime.run import Run
 from pipelines.tables import contract
 from pipelines.tables.anchor_text import canonical_text, field_texts
 from pipelines.tables.contract import ContractError
-from pipelines.tables.storage import Storage
-
-if TYPE_CHECKING:
-    from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
 _RATINGS = {"user_id": pa.int64(), "item_id": pa.int64(), "rating": pa.float32(), "timestamp_s": pa.int64()}
@@ -49,11 +46,10 @@ class MovieLensConfig:
             raise ValueError(f"wanted periods >= 2 and vocabulary >= 256, got {self.periods} and {self.vocabulary}")
 
 
-def run(settings: "Settings") -> dict[str, Any]:
+def run(config: MovieLensConfig, run: Run) -> dict[str, Any]:
     """Writes users, authors, anchors and impressions, and the base tokenizer into the run's folder."""
-    config = settings.movielens
     ratings, items = _read(config.source)
-    storage = Storage.open(settings.storage.root)
+    storage = run.storage
     days = _periods(ratings["timestamp_s"].to_numpy(), config.periods)
     before = (date.fromisoformat(days[0][0]) - timedelta(days=1)).isoformat()
     films = [_film(item) for item in items.to_pylist()]
@@ -63,7 +59,7 @@ def run(settings: "Settings") -> dict[str, Any]:
     for day, rows in days:
         storage.write("impressions", day, [_impressions(ratings.slice(rows.start, rows.stop - rows.start), rows.start)])
         log.info("movielens | %s | %d ratings", day, rows.stop - rows.start)
-    tokenizer = Path(settings.run_dir) / "tokenizer.json"
+    tokenizer = run.folder / "tokenizer.json"
     _make_tokenizer(films, config.vocabulary, tokenizer)
     return {"films": len(films), "ratings": len(ratings), "days": [day for day, _ in days], "tokenizer": str(tokenizer)}
 

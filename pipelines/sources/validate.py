@@ -6,17 +6,15 @@ Run: python -m pipelines validate --config FILE.yaml
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.runtime.run import Run
 from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
-
-if TYPE_CHECKING:
-    from pipelines.settings import Settings
 
 ROWS_A_BATCH = 1024
 
@@ -37,10 +35,9 @@ class ValidateConfig:
             raise ValueError(f"sample_frames: wanted 0 or more, got {self.sample_frames}")
 
 
-def run(settings: "Settings") -> dict[str, Any]:
+def run(config: ValidateConfig, run: Run) -> dict[str, Any]:
     """Reads every table and day, writes nothing. Raises ContractError with all that was found wrong."""
-    storage = Storage.open(settings.storage.root, oracle=True)
-    config = settings.validate
+    storage = run.storage.with_oracle()
     rows, days, errors = 0, 0, []
     for name in config.tables or contract.TABLES:
         try:

@@ -13,12 +13,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from models.artifacts.manifest import Manifest
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError, to_dict
 from pipelines.runtime.progress import progress_lines
+from pipelines.runtime.run import Run
 from pipelines.runtime.scaling import TrainScaling
 from pipelines.semantics import prompt
 from pipelines.semantics.author_day import PromptConfig
@@ -28,10 +29,6 @@ from pipelines.students.student import StudentConfig
 from pipelines.tables import contract
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
-from pipelines.world import world
-
-if TYPE_CHECKING:
-    from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
 CARD = "DISTIL.json"
@@ -83,34 +80,31 @@ class DistilConfig:
             )
 
 
-def run(settings: "Settings") -> dict[str, Any]:
+def run(config: DistilConfig, run: Run) -> dict[str, Any]:
     """Reads segments, authors and a teacher's `anchors`; writes a checkpoint folder with its card and manifest."""
-    config, started = settings.distil, time.perf_counter()
+    config, started = config, time.perf_counter()
     if config.base is not None and not (Path(config.base) / "config.json").is_file():
         raise ConfigError(
             f"distil.base {config.base}: wanted a folder with config.json, got none; download a Qwen-VL first"
         )
-    storage = Storage.open(settings.storage.root)
-    if not storage.days("anchors") and settings.world.teacher:
-        world.run(settings)
+    storage = run.storage
     pairs = _pairs(storage, config)
     held_out, rest = pairs[: config.held_out], pairs[config.held_out :]
-    work = Path(settings.run_dir).resolve() / "distil" / "work"  # emptied: a base or an output may lie beside it
+    work = run.folder.resolve() / "distil" / "work"  # emptied: a base or an output may lie beside it
     shutil.rmtree(work, ignore_errors=True)
     start = Path(config.base).resolve() if config.base else work / "untrained"
     if config.base is None:
         from pipelines.students import student
 
-        student.create(config.student, distil_data.vocabulary_texts(rest), settings.seed, start)
+        student.create(config.student, distil_data.vocabulary_texts(rest), run.seed, start)
     del pairs, rest  # the workers read their own, and the machine may be theirs too
-    with connected(settings.cluster):
-        trained = _fit(settings, str(start), storage.url, work)
+    with connected(run.cluster):
+        trained = _fit(config, run, str(start), storage.url, work)
     scores = measure(work / "trained", held_out, config.loop.batch_size)
     card = {
         "command": "python -m pipelines distil --config <the config below>",
         "config": to_dict(config),
-        "world": to_dict(settings.world),
-        "seed": settings.seed,
+        "seed": run.seed,
         "seconds": round(time.perf_counter() - started, 1),
         **trained,
         "held_out": scores,
@@ -130,14 +124,13 @@ def _pairs(storage: Storage, config: DistilConfig) -> list[distil_data.Pair]:
     return pairs
 
 
-def _fit(settings: "Settings", start: str, root: str, work: Path) -> dict[str, Any]:
+def _fit(config: DistilConfig, run: Run, start: str, root: str, work: Path) -> dict[str, Any]:
     """One run of Ray Train; rank 0 leaves the checkpoint and its figures in `work`/trained."""
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    config = settings.distil
     gpu = {"GPU": 1} if config.scaling.use_gpu else {}
-    raw = {"config": config, "seed": settings.seed, "start": start, "root": root, "work": str(work)}
+    raw = {"config": config, "seed": run.seed, "start": start, "root": root, "work": str(work)}
     with progress_lines(log) as lines:
         TorchTrainer(
             _worker,

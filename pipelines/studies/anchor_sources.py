@@ -82,11 +82,11 @@ def prepare(
         for root, data in stores.items():
             derive(Storage.open(root, oracle=True), Storage.open(data.storage.root))
         written = [Storage.open(data.storage.root) for data in stores.values()]
-        figures = anchors.write_stores(replace(settings, anchors=writer), written)
+        figures = anchors.write_stores(writer, settings.open(), written)
         log.info("study | anchors of %s | %s", name, figures)
         for data in stores.values():
-            examples.run(data)
-            vocabulary.run(data)
+            examples.run(data.examples, data.open())
+            vocabulary.run(data.vocabulary, data.open())
     return made
 
 

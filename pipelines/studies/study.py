@@ -55,7 +55,7 @@ def run(settings: "Settings") -> dict[str, Any]:
         embedded = {variant.anchors for variant in variants.values() if variant.kind in embed.READERS}
         if embedded:
             roots = sorted({made.storage.root for source in embedded for made in data[source].values()})
-            embed.embed_stores(settings, [Storage.open(root) for root in roots])
+            embed.embed_stores(settings.embed, settings.open(), [Storage.open(root) for root in roots])
         trials = {
             (name, seed): _trial_of(data[variant.anchors][seed], variant)
             for seed in seeds
@@ -81,8 +81,8 @@ def _prepare(settings: "Settings", seeds: list[int]) -> dict[int, "Settings"]:
     """The data of every seed: its own world, made in Ray tasks side by side, or the tables that are there."""
     root = shared_root(settings.storage.root)
     if settings.study.data == "store":
-        vocabulary.run(settings)
-        examples.run(settings)
+        vocabulary.run(settings.vocabulary, settings.open())
+        examples.run(settings.examples, settings.open())
         storage = replace(settings.storage, root=root)
         return {seed: replace(settings, seed=seed, storage=storage) for seed in seeds}
     of_seed = {
@@ -91,23 +91,25 @@ def _prepare(settings: "Settings", seeds: list[int]) -> dict[int, "Settings"]:
     }
     made = _side_by_side(_make_world, {seed: (made,) for seed, made in of_seed.items()}, settings.study.parallel)
     for number, (seed, _) in enumerate(made, 1):
-        vocabulary.run(of_seed[seed])  # here, because its tokenizer's path is this process's
+        vocabulary.run(
+            settings.vocabulary, of_seed[seed].open()
+        )  # here, because its tokenizer's path is this process's
         log.info("study | world %d/%d | seed %d", number, len(seeds), seed)
     return of_seed
 
 
 def _make_world(settings: "Settings") -> None:
     """World and examples of one seed; both leave alone what is current."""
-    world.run(settings)
-    examples.run(settings)
+    world.run(settings.world, settings.open())
+    examples.run(settings.examples, settings.open())
 
 
 def _trial_of(settings: "Settings", variant: Variant) -> tuple["Settings", str, str]:
     """Settings and kind of a trial, and the digest of all that it depends on."""
     trial = replace(settings, train=replace(settings.train, model=merged(settings.train.model, variant.model)))
     storage = Storage.open(trial.storage.root)
-    plan, made_from = make_plan(trial, storage, Artifacts(storage), variant.kind)
-    day = evaluate.day_of(trial.evaluate, storage)
+    plan, made_from = make_plan(trial.train, trial.open(), storage, Artifacts(storage), variant.kind)
+    day = evaluate.day_of(trial.evaluate.day, storage)
     evaluate.refuse_trained_day(day, list(plan.days), variant.kind)
     measured = [day, storage.fingerprint("examples", day), list(trial.evaluate.exposure_bounds)]
     return trial, variant.kind, digest([_code(), made_from, *measured])
@@ -194,7 +196,7 @@ def run_trial(settings: "Settings", kind: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     storage = Storage.open(settings.storage.root)
     artifacts = Artifacts(storage)
-    plan, _ = make_plan(settings, storage, artifacts, kind)
+    plan, _ = make_plan(settings.train, settings.open(), storage, artifacts, kind)
     tokenizer = LiveStreamingTokenizer.load(artifacts.fetch(vocabulary.KIND))
     with tempfile.TemporaryDirectory() as work:
         progress = train(
@@ -203,7 +205,7 @@ def run_trial(settings: "Settings", kind: str) -> dict[str, Any]:
         peak = study_cost.peak_memory_gib()
         folder = Path(work) / f"after-{plan.days[-1]}"
         model, catalog = published.load_model(folder, kind), Catalog.load(folder / CATALOG)
-    day = evaluate.day_of(settings.evaluate, storage)
+    day = evaluate.day_of(settings.evaluate.day, storage)
     columns = read_examples(storage, day)
     bank = content = anchors = None
     if isinstance(model, SARM):

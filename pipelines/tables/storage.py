@@ -65,6 +65,10 @@ class Storage:
         path = os.path.abspath(root)
         return cls(pafs.LocalFileSystem(), path, url=path, oracle=oracle)
 
+    def with_oracle(self) -> "Storage":
+        """The same storage, for measuring and demonstrating: it may read the simulator's truth."""
+        return Storage(self.filesystem, self.root, url=self.url, oracle=True)
+
     def folder(self, name: str, day: str) -> str:
         """Path of one table's day, inside `filesystem`."""
         return f"{self.root}/tables/{contract.spec(name).name}/day={day}"

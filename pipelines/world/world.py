@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipelines.runtime.run import Run
 from pipelines.semantics import prompt
 from pipelines.tables import contract
 from pipelines.tables.anchor_text import canonical_text
@@ -23,17 +24,14 @@ from pipelines.world.config import WorldConfig
 from pipelines.world.lexicon import CATEGORIES, FORMATS, SCENES, Lexicon, lexicon
 from pipelines.world.lives import LivePlan, segment_rows
 
-if TYPE_CHECKING:
-    from pipelines.settings import Settings
-
 log = logging.getLogger(__name__)
 LIVES_PER_CHUNK = 256
 
 
-def run(settings: "Settings") -> dict[str, Any]:
+def run(config: WorldConfig, run: Run) -> dict[str, Any]:
     """Writes authors, users, segments, events, impressions and the oracle's tables, one day after another."""
-    config, seed = settings.world, settings.seed
-    storage = Storage.open(settings.storage.root)
+    config, seed = config, run.seed
+    storage = run.storage
     words = lexicon(config.num_points, config.lexicon_seed)
     everyone = population.make_authors(config, words, seed)
     made_from = {"config": digest([asdict(config) | {"first_day": str(config.first_day)}, seed])}

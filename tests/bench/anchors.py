@@ -14,6 +14,7 @@ from pipelines.semantics import anchors
 from pipelines.settings import Settings
 from pipelines.tables.storage import StorageConfig
 from pipelines.world import world
+from tests.pipelines.jobs import run_job
 
 
 def main(argv: list[str]) -> int:
@@ -34,8 +35,8 @@ def main(argv: list[str]) -> int:
             ),
             anchors=replace(settings.anchors, swap_frames=0),
         )
-        world.run(settings)
-        figures = anchors.run(settings)
+        run_job(world, settings)
+        figures = run_job(anchors, settings)
     print(f"{'authors':>8} {'frames':>7} {'start s':>8} {'authors/s':>10} {'rejections':>11}")
     print(
         f"{figures['rows_in']:>8} {settings.anchors.prompt.num_frames:>7} {figures['engine_start_s']:>8} "

@@ -31,6 +31,7 @@ from pipelines.settings import Settings
 from pipelines.tables.contract import TASKS_COLUMNS
 from pipelines.tables.storage import Storage
 from pipelines.world import world
+from tests.pipelines.jobs import run_job
 
 CONFIG = "pipelines/configs/demo.yaml"
 MODELS = ("base", "sarm", "oracle")
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> int:
                 root = Path(scratch) / f"taste-{taste}-{seed}"
                 of_world = _settings(settings, root, seed, taste)
                 for job in (world, vocabulary, examples):
-                    job.run(of_world)
+                    run_job(job, of_world)
                 for init in range(args.inits):
                     runs.append({"taste": taste, "seed": seed, "init": init} | _run(of_world, init))
                     logging.info("bench | %s", json.dumps(runs[-1]["click"]))
@@ -81,9 +82,9 @@ def _settings(settings: Settings, root: Path, seed: int, taste: bool) -> Setting
 def _run(settings: Settings, init: int) -> dict[str, Any]:
     """One initialisation in a world that stands: seconds of training, and what evaluate says."""
     started = time.perf_counter()
-    train.run(replace(settings, seed=settings.seed + _INIT_STRIDE * init))
+    run_job(train, replace(settings, seed=settings.seed + _INIT_STRIDE * init))
     seconds = round(time.perf_counter() - started, 1)
-    result = evaluate.run(settings)
+    result = run_job(evaluate, settings)
     metrics = result["metrics"]
     redrawn = _redrawn_click_gauc(settings, result["day"])
     click = {name: {"gauc": metrics[name]["click"]["gauc"], "redrawn": redrawn[name]} for name in MODELS}

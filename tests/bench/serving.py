@@ -153,7 +153,7 @@ def over_http(published: Published) -> list[dict[str, float]]:
         serve=ServeConfig(port=port),
     )
     rows = []
-    with serving(settings):
+    with serving(settings.serve, settings.open()):
         for candidates in SIZES:
             bodies = [json.dumps(request_of(published, candidates, seed)).encode() for seed in range(64)]
             rows += [{"candidates": candidates, **load(port, bodies, clients)} for clients in CLIENTS]

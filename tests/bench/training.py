@@ -41,6 +41,7 @@ from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.storage import Storage
 from pipelines.world import world
+from tests.pipelines.jobs import run_job
 
 CONFIG = "pipelines/configs/studies/table5.yaml"
 BUDGETS = (None, 64, 32, 16, 8, 4)
@@ -110,7 +111,7 @@ def main(argv: list[str]) -> int:
         if args.root is None:
             with connected(settings.cluster):
                 for job in (world, vocabulary, examples):
-                    job.run(settings)
+                    run_job(job, settings)
         data = Data(settings)
     runs = {"base": Trained(settings, data, None, base=True)}
     runs |= {_name(budget): Trained(settings, data, budget, base=False) for budget in BUDGETS}

@@ -22,6 +22,7 @@ from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.storage import Storage, StorageConfig
 from pipelines.world import world
 from pipelines.world.config import WorldConfig
+from tests.pipelines.jobs import run_job
 
 TINY_MODEL = {
     "width": 8,
@@ -81,12 +82,12 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with a base tokenizer and a store: world, true anchors as `anchors`, vocabulary and examples."""
     root = tmp_path_factory.mktemp("tiny")
     settings = tiny_settings(root)
-    world.run(settings)
+    run_job(world, settings)
     storage = Storage.open(settings.storage.root)
     texts = [text for fields in corpus(storage, storage.days("anchors")) for text in fields]
     write_base_tokenizer(texts, root / "tokenizer.json")
-    vocabulary.run(settings)
-    examples.run(settings)
+    run_job(vocabulary, settings)
+    run_job(examples, settings)
     return root
 
 
@@ -96,7 +97,7 @@ def train_here(settings: Settings) -> dict[str, Progress]:
     artifacts = Artifacts(storage)
     done = {}
     for variant in settings.train.variants:
-        plan, made_from = make_plan(settings, storage, artifacts, variant)
+        plan, made_from = make_plan(settings.train, settings.open(), storage, artifacts, variant)
         tokenizer = LiveStreamingTokenizer.load(artifacts.fetch("tokenizer"))
         work = Path(settings.run_dir) / variant
         done[variant] = train_loop.train(

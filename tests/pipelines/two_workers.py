@@ -38,7 +38,7 @@ def _worker(settings: Settings, folder: str, rank: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     storage = Storage.open(settings.storage.root)
     artifacts = Artifacts(storage)
-    plan, _ = make_plan(settings, storage, artifacts, "sarm")
+    plan, _ = make_plan(settings.train, settings.open(), storage, artifacts, "sarm")
     loops: list[Loop] = []
     watched = Loop.train_day
 

@@ -16,12 +16,13 @@ from pipelines.ranking import evaluate
 from pipelines.settings import Settings
 from pipelines.tables.contract import TABLES, ContractError
 from pipelines.tables.storage import Storage
+from tests.pipelines.jobs import run_job
 
 DAY = "2026-01-03"
 
 
 def test_precision_is_that_of_the_bank_against_the_truth_of_each_anchors_day(trained: Settings) -> None:
-    found = analyse.run(trained)["a2a"]
+    found = run_job(analyse, trained)["a2a"]
     subject = analyse.Subject.open(Storage.open(trained.storage.root), DAY)
     oracle = Storage.open(trained.storage.root, oracle=True)
     truth = {
@@ -43,14 +44,14 @@ def test_precision_is_that_of_the_bank_against_the_truth_of_each_anchors_day(tra
 
 
 def test_gates_are_those_of_the_evaluation(trained: Settings) -> None:
-    gates = analyse.run(replace(trained, analyse=replace(trained.analyse, min_gate_tokens=1)))["gates"]
-    assert gates["layers"] == pytest.approx(evaluate.run(trained)["gates"]["layers"])
+    gates = run_job(analyse, replace(trained, analyse=replace(trained.analyse, min_gate_tokens=1)))["gates"]
+    assert gates["layers"] == pytest.approx(run_job(evaluate, trained)["gates"]["layers"])
     highest, lowest = gates["highest"][0]["layers"]["0"], gates["lowest"][0]["layers"]["0"]
     assert lowest < gates["layers"]["0"] < highest
 
 
 def test_importance_adds_up_and_names_the_words_that_were_written(trained: Settings) -> None:
-    found = analyse.run(trained)["importance"]
+    found = run_job(analyse, trained)["importance"]
     for share in ("importance", "tokens"):
         assert sum(row[share] for row in found["parts"]) == pytest.approx(1.0, abs=1e-5)
     assert len(found["drawn"]) == trained.analyse.drawn
@@ -65,21 +66,21 @@ def test_importance_adds_up_and_names_the_words_that_were_written(trained: Setti
 
 
 def test_the_evaluated_days_own_anchors_and_truth_have_no_say(trained: Settings) -> None:
-    before = analyse.run(trained)
+    before = run_job(analyse, trained)
     for table in ("anchors", "oracle_anchors"):
         shutil.rmtree(Path(trained.storage.root) / "tables" / table / f"day={DAY}")
-    assert analyse.run(trained) == before
+    assert run_job(analyse, trained) == before
 
 
 def test_without_a_truth_there_is_no_precision(trained: Settings) -> None:
     for table in (name for name, spec in TABLES.items() if spec.oracle):
         shutil.rmtree(Path(trained.storage.root) / "tables" / table)
-    found = analyse.run(trained)
+    found = run_job(analyse, trained)
     assert found["a2a"] is None and found["importance"]["drawn"] and found["gates"]["layers"]
 
 
 def test_a_report_of_the_analysis_alone_can_be_written(trained: Settings) -> None:
-    found = json.loads(json.dumps(analyse.run(trained), allow_nan=False))
+    found = json.loads(json.dumps(run_job(analyse, trained), allow_nan=False))
     page = report.render({"analysis": found}, ReportPictures())
     assert "Precision@10, [CLS]" in page
     assert all(f"Author {author['author_id']}" in page for author in found["importance"]["drawn"])
@@ -87,7 +88,7 @@ def test_a_report_of_the_analysis_alone_can_be_written(trained: Settings) -> Non
 
 def test_fewer_authors_are_drawn_by_the_seed(trained: Settings) -> None:
     few = replace(trained, analyse=replace(trained.analyse, authors=7, drawn=2))
-    first, second = analyse.run(few), analyse.run(replace(few, seed=5))
+    first, second = run_job(analyse, few), run_job(analyse, replace(few, seed=5))
     assert first["a2a"]["queries"] == first["importance"]["authors"] == 7
     assert [a["author_id"] for a in first["importance"]["drawn"]] != [
         a["author_id"] for a in second["importance"]["drawn"]
@@ -98,4 +99,4 @@ def test_a_store_without_anchors_before_the_day_is_refused(trained: Settings) ->
     for day in ("2026-01-01", "2026-01-02"):
         shutil.rmtree(Path(trained.storage.root) / "tables" / "anchors" / f"day={day}")
     with pytest.raises(ContractError, match="wanted a day before 2026-01-03"):
-        analyse.run(trained)
+        run_job(analyse, trained)

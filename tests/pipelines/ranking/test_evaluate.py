@@ -14,6 +14,7 @@ from pipelines.samples.batches import read_examples
 from pipelines.settings import Settings
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
+from tests.pipelines.jobs import run_job
 
 DAY = "2026-01-03"
 
@@ -24,7 +25,7 @@ def _scores(settings: Settings, variant: str) -> dict[str, np.ndarray]:
 
 
 def test_metrics_are_those_of_the_scores_it_wrote(trained: Settings) -> None:
-    result = evaluate.run(trained)
+    result = run_job(evaluate, trained)
     columns = read_examples(Storage.open(trained.storage.root), DAY)
     for variant in ("sarm", "base"):
         written = _scores(trained, variant)
@@ -37,38 +38,38 @@ def test_metrics_are_those_of_the_scores_it_wrote(trained: Settings) -> None:
 
 
 def test_the_oracle_stands_above_where_there_is_one(trained: Settings) -> None:
-    metrics = evaluate.run(trained)["metrics"]
+    metrics = run_job(evaluate, trained)["metrics"]
     assert metrics["oracle"]["click"]["auc"] > max(metrics[v]["click"]["auc"] for v in ("sarm", "base"))
 
 
 def test_without_an_oracle_there_are_the_models_alone(trained: Settings) -> None:
     shutil.rmtree(Path(trained.storage.root) / "tables" / "oracle_impressions")
-    assert set(evaluate.run(trained)["metrics"]) == {"sarm", "base"}
+    assert set(run_job(evaluate, trained)["metrics"]) == {"sarm", "base"}
 
 
 def test_the_evaluated_days_own_anchors_have_no_say(trained: Settings) -> None:
-    evaluate.run(trained)
+    run_job(evaluate, trained)
     before = _scores(trained, "sarm")["scores"]
     shutil.rmtree(Path(trained.storage.root) / "tables" / "anchors" / f"day={DAY}")
-    evaluate.run(trained)
+    run_job(evaluate, trained)
     assert np.array_equal(_scores(trained, "sarm")["scores"], before)
 
 
 def test_earlier_anchors_have_a_say(trained: Settings) -> None:
-    evaluate.run(trained)
+    run_job(evaluate, trained)
     before = {v: _scores(trained, v)["scores"] for v in ("sarm", "base")}
     storage = Storage.open(trained.storage.root)
     day = storage.days("anchors")[1]
     table = storage.read("anchors", day)
     theme = table["theme"].combine_chunks()[::-1]
     storage.write("anchors", day, [table.set_column(table.column_names.index("theme"), "theme", theme)])
-    evaluate.run(trained)
+    run_job(evaluate, trained)
     assert not np.array_equal(_scores(trained, "sarm")["scores"], before["sarm"])
     assert np.array_equal(_scores(trained, "base")["scores"], before["base"])
 
 
 def test_buckets_part_the_day_by_what_training_saw(trained: Settings) -> None:
-    result = evaluate.run(trained)
+    result = run_job(evaluate, trained)
     storage = Storage.open(trained.storage.root)
     seen = np.concatenate([storage.read("examples", d)["author_id"].to_numpy() for d in ("2026-01-01", "2026-01-02")])
     shown = storage.read("examples", DAY)["author_id"].to_numpy()
@@ -78,7 +79,7 @@ def test_buckets_part_the_day_by_what_training_saw(trained: Settings) -> None:
 
 
 def test_gates_are_means_of_sigmoids_of_real_terms(trained: Settings) -> None:
-    gates = evaluate.run(trained)["gates"]
+    gates = run_job(evaluate, trained)["gates"]
     assert set(gates["layers"]) == {"0"} and 0 < gates["layers"]["0"] < 1
     assert len(gates["terms"]) == 5
     assert all(term["term"] and 0 < term["layers"]["0"] < 1 for term in gates["terms"])
@@ -88,12 +89,12 @@ def test_gates_are_means_of_sigmoids_of_real_terms(trained: Settings) -> None:
 
 def test_a_day_that_was_trained_on_is_refused(trained: Settings) -> None:
     with pytest.raises(ContractError, match="trained on"):
-        evaluate.run(replace(trained, evaluate=replace(trained.evaluate, day="2026-01-02")))
+        run_job(evaluate, replace(trained, evaluate=replace(trained.evaluate, day="2026-01-02")))
 
 
 def test_a_day_without_examples_is_refused(trained: Settings) -> None:
     with pytest.raises(ContractError, match="2030-01-01"):
-        evaluate.run(replace(trained, evaluate=replace(trained.evaluate, day="2030-01-01")))
+        run_job(evaluate, replace(trained, evaluate=replace(trained.evaluate, day="2030-01-01")))
 
 
 def test_redrawn_gauc_is_free_of_the_luck_of_one_draw() -> None:

@@ -15,6 +15,7 @@ from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
 from pipelines.tables.days import day_number
 from pipelines.tables.storage import Storage
+from tests.pipelines.jobs import run_job
 
 
 def _artifacts(settings: Settings) -> Artifacts:
@@ -26,7 +27,7 @@ def _until(settings: Settings, day: str) -> Settings:
 
 
 def test_the_bank_holds_every_author_and_the_day_of_its_anchor(trained: Settings) -> None:
-    metrics = publish.run(trained)
+    metrics = run_job(publish, trained)
     artifacts = _artifacts(trained)
     folder = artifacts.fetch("bank")
     bank, anchor_day = np.load(folder / BANK), np.load(folder / ANCHOR_DAY)
@@ -41,8 +42,8 @@ def test_the_bank_holds_every_author_and_the_day_of_its_anchor(trained: Settings
 
 
 def test_the_bank_of_the_day_before_gives_the_scores_of_evaluation(trained: Settings) -> None:
-    evaluate.run(trained)
-    publish.run(_until(trained, "2026-01-02"))
+    run_job(evaluate, trained)
+    run_job(publish, _until(trained, "2026-01-02"))
     artifacts = _artifacts(trained)
     bank = np.load(artifacts.fetch("bank") / BANK)
     columns = read_examples(Storage.open(trained.storage.root), "2026-01-03")
@@ -53,19 +54,19 @@ def test_the_bank_of_the_day_before_gives_the_scores_of_evaluation(trained: Sett
 
 
 def test_newer_anchors_make_another_bank(trained: Settings) -> None:
-    publish.run(_until(trained, "2026-01-02"))
+    run_job(publish, _until(trained, "2026-01-02"))
     old = np.load(_artifacts(trained).fetch("bank") / BANK).copy()
-    assert publish.run(trained)["how"] == "published"
+    assert run_job(publish, trained)["how"] == "published"
     assert not np.array_equal(np.load(_artifacts(trained).fetch("bank") / BANK), old)
 
 
 def test_a_second_run_publishes_nothing(trained: Settings) -> None:
-    first = publish.run(trained)
-    assert publish.run(trained) == {"run_id": first["run_id"], "how": "current"}
+    first = run_job(publish, trained)
+    assert run_job(publish, trained) == {"run_id": first["run_id"], "how": "current"}
 
 
 def test_the_manifest_names_model_tokenizer_and_anchors(trained: Settings) -> None:
-    publish.run(trained)
+    run_job(publish, trained)
     artifacts = _artifacts(trained)
     made_from, model = artifacts.manifest("bank").made_from, artifacts.manifest("model")
     assert made_from["model"] == model.run_id
@@ -75,7 +76,7 @@ def test_the_manifest_names_model_tokenizer_and_anchors(trained: Settings) -> No
 
 
 def test_histories_are_each_users_newest_clicks(trained: Settings) -> None:
-    publish.run(trained)
+    run_job(publish, trained)
     folder = _artifacts(trained).fetch("bank")
     files = {name: np.load(folder / file) for name, file in HISTORY.items()}
     storage = Storage.open(trained.storage.root)
@@ -92,7 +93,7 @@ def test_histories_are_each_users_newest_clicks(trained: Settings) -> None:
 
 
 def test_histories_can_be_left_out(trained: Settings) -> None:
-    publish.run(replace(trained, publish=replace(trained.publish, histories=False)))
+    run_job(publish, replace(trained, publish=replace(trained.publish, histories=False)))
     assert {p.name for p in _artifacts(trained).fetch("bank").glob("*.npy")} == {BANK, ANCHOR_DAY}
 
 
@@ -116,15 +117,15 @@ def test_a_bank_that_is_not_fit_to_serve_is_refused(tmp_path: Path, spoil, compl
 
 
 def test_a_refused_bank_does_not_become_current(trained: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = publish.run(_until(trained, "2026-01-02"))["run_id"]
+    good = run_job(publish, _until(trained, "2026-01-02"))["run_id"]
     from models.sarm.model import SARM
 
     monkeypatch.setattr(SARM, "encode_bank", lambda self, tokens: np.zeros((len(tokens), 2, 8), dtype=np.float32))
     with pytest.raises(ArtifactError):
-        publish.run(trained)
+        run_job(publish, trained)
     assert _artifacts(trained).current("bank") == good
 
 
 def test_no_anchors_by_that_day_is_an_error(trained: Settings) -> None:
     with pytest.raises(ContractError, match="2000-01-01"):
-        publish.run(_until(trained, "2000-01-01"))
+        run_job(publish, _until(trained, "2000-01-01"))

@@ -25,6 +25,7 @@ from pipelines.tables.contract import TABLES, ContractError
 from pipelines.tables.days import NO_ANCHOR
 from pipelines.tables.storage import Storage
 from tests.pipelines.conftest import train_here
+from tests.pipelines.jobs import run_job
 from tests.pipelines.two_workers import train_on_two
 
 
@@ -43,7 +44,7 @@ def _same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 def _train(settings: Settings, work: Path, report: object = None, resume: Path | None = None) -> Progress:
     storage = Storage.open(settings.storage.root)
     artifacts = Artifacts(storage)
-    plan, _ = make_plan(settings, storage, artifacts, "sarm")
+    plan, _ = make_plan(settings.train, settings.open(), storage, artifacts, "sarm")
     return train_loop.train(
         plan,
         storage,
@@ -98,8 +99,8 @@ def test_jobs_from_vocabulary_to_train_never_read_the_oracle(tiny: Settings, tmp
             file.write_bytes(b"poison")
     shutil.rmtree(Path(tiny.storage.root) / "artifacts")
     shutil.rmtree(Path(tiny.storage.root) / "tables" / "examples")
-    vocabulary.run(tiny)
-    examples.run(tiny)
+    run_job(vocabulary, tiny)
+    run_job(examples, tiny)
     train_here(replace(tiny, run_dir=str(tmp_path / "without")))
     last = Path("sarm") / f"after-{before['sarm'].days[-1]}"
     assert _same(_weights(tmp_path / "with" / last), _weights(tmp_path / "without" / last))
@@ -196,12 +197,12 @@ def test_unknown_variants_are_refused() -> None:
 
 def test_too_few_days_are_refused(tiny: Settings) -> None:
     with pytest.raises(ContractError, match="test_days=3"):
-        train.run(replace(tiny, train=replace(tiny.train, test_days=3)))
+        run_job(train, replace(tiny, train=replace(tiny.train, test_days=3)))
 
 
 @pytest.mark.ray
 def test_ray_train_publishes_both_variants_and_then_leaves_them(tiny: Settings) -> None:
-    metrics = train.run(tiny)["variants"]
+    metrics = run_job(train, tiny)["variants"]
     artifacts = Artifacts(Storage.open(tiny.storage.root))
     assert {v: m["run_id"] for v, m in metrics.items()} == {
         "sarm": artifacts.current("model"),
@@ -210,4 +211,4 @@ def test_ray_train_publishes_both_variants_and_then_leaves_them(tiny: Settings) 
     assert metrics["sarm"]["steps"] == metrics["base"]["steps"] == metrics["sarm"]["curve"][-1]["step"]
     assert metrics["sarm"]["encoded_authors"] > 0 == metrics["base"]["encoded_authors"]
     assert artifacts.manifest("model").made_from["tokenizer"] == artifacts.current("tokenizer")
-    assert {m["how"] for m in train.run(tiny)["variants"].values()} == {"current"}
+    assert {m["how"] for m in run_job(train, tiny)["variants"].values()} == {"current"}

@@ -16,6 +16,7 @@ from pipelines.settings import Settings
 from pipelines.tables.columns import to_numpy
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage, StorageConfig
+from tests.pipelines.jobs import run_job
 
 LENGTH = 3
 
@@ -108,7 +109,7 @@ def test_histories_reach_back_over_days(tiny: Settings) -> None:
 def test_history_days_cuts_the_lookback(tiny: Settings) -> None:
     storage = Storage.open(tiny.storage.root)
     day = storage.days("impressions")[-1]
-    examples.run(replace(tiny, examples=replace(tiny.examples, history_days=0)))
+    run_job(examples, replace(tiny, examples=replace(tiny.examples, history_days=0)))
     rows = storage.read("examples", day)
     start = int(storage.read("impressions", day)["ts_ms"].to_numpy().min())
     age = np.array(rows["history_age_s"].to_pylist())
@@ -136,25 +137,25 @@ def test_shards_and_chunks_do_not_change_the_rows(tiny: Settings) -> None:
     storage = Storage.open(tiny.storage.root)
     day = storage.days("examples")[-1]
     whole = storage.read("examples", day).sort_by("impression_id")
-    metrics = examples.run(replace(tiny, examples=replace(tiny.examples, shards=4, chunk_rows=50)))
+    metrics = run_job(examples, replace(tiny, examples=replace(tiny.examples, shards=4, chunk_rows=50)))
     assert day in metrics["days_written"]
     assert storage.read("examples", day).sort_by("impression_id").equals(whole)
 
 
 def test_a_second_run_writes_nothing(tiny: Settings) -> None:
-    assert examples.run(tiny)["days_written"] == []
+    assert run_job(examples, tiny)["days_written"] == []
 
 
 def test_new_anchors_of_a_day_make_later_days_stale_and_no_others(tiny: Settings) -> None:
     storage = Storage.open(tiny.storage.root)
     first, second, third = storage.days("anchors")
     storage.write("anchors", second, [storage.read("anchors", second).slice(1)])
-    assert examples.run(tiny)["days_written"] == [third]
+    assert run_job(examples, tiny)["days_written"] == [third]
 
 
 def test_no_impressions_is_an_error_that_names_the_table(tmp_path) -> None:
     with pytest.raises(ContractError, match="impressions"):
-        examples.run(Settings(storage=StorageConfig(root=str(tmp_path))))
+        run_job(examples, Settings(storage=StorageConfig(root=str(tmp_path))))
 
 
 @pytest.mark.parametrize("wrong", [{"shards": 3}, {"history_length": 0}, {"delay_s": -1.0}])

@@ -31,6 +31,7 @@ from pipelines.tables import contract, rejections
 from pipelines.tables.storage import Storage, StorageConfig
 from pipelines.world import world
 from pipelines.world.config import WorldConfig
+from tests.pipelines.jobs import run_job
 
 ROOT = Path(__file__).resolve().parents[3]
 DAYS = ("2026-01-01", "2026-01-02")
@@ -63,9 +64,9 @@ def add_unreadable_author(storage: Storage, day: str) -> None:
 def done(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Iterator[Settings]:
     """Anchors of two days, with frames swapped for 40 authors as a control."""
     settings = small(tmp_path_factory.mktemp("anchors"), swap_frames=40)
-    world.run(settings)
+    run_job(world, settings)
     add_unreadable_author(Storage.open(settings.storage.root), DAYS[0])
-    anchors.run(settings)
+    run_job(anchors, settings)
     yield settings
 
 
@@ -120,7 +121,7 @@ def test_with_swapped_frames_scene_and_format_are_the_other_author_s(done: Setti
 def test_a_finished_day_is_not_done_again(done: Settings) -> None:
     storage = Storage.open(done.storage.root)
     before = [storage.commit_of("anchors", day) for day in DAYS]
-    assert anchors.run(done)["days_done"] == 0
+    assert run_job(anchors, done)["days_done"] == 0
     assert [storage.commit_of("anchors", day) for day in DAYS] == before
 
 
@@ -149,7 +150,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_written_twice(tmp_path: Pat
     settings = small(tmp_path)
     # So many authors that the kills together leave work to do, even at 60 authors a second.
     settings = replace(settings, world=replace(settings.world, num_authors=300))
-    world.run(settings)
+    run_job(world, settings)
     config = tmp_path / "anchors.yaml"
     config.write_text(
         yaml.safe_dump(
@@ -223,7 +224,7 @@ def test_a_missing_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -
 
 def test_without_segments_the_job_says_which_job_to_run_first(tmp_path: Path) -> None:
     with pytest.raises(contract.ContractError, match="run ingest or world first"):
-        anchors.run(small(tmp_path))
+        run_job(anchors, small(tmp_path))
 
 
 def test_the_cpu_engine_is_told_not_to_bind_threads_and_never_to_fetch() -> None:

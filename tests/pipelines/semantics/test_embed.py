@@ -18,6 +18,7 @@ from pipelines.tables.contract import FIELDS, ContractError
 from pipelines.tables.storage import MARKER, Storage, StorageConfig
 from pipelines.world import world
 from pipelines.world.config import WorldConfig
+from tests.pipelines.jobs import run_job
 
 
 def _settings(root: Path) -> Settings:
@@ -38,9 +39,9 @@ LONG = "A ranked match with friends. " * 400
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Iterator[Settings]:
     settings = _settings(tmp_path_factory.mktemp("embed"))
-    world.run(settings)
+    run_job(world, settings)
     _write_anchor(Storage.open(settings.storage.root), "2026-01-03", LONG)
-    assert embed.run(settings)["days_done"] == 3
+    assert run_job(embed, settings)["days_done"] == 3
     yield settings
 
 
@@ -86,7 +87,7 @@ def test_a_vector_is_the_mean_of_the_models_last_states(done: Settings) -> None:
 def test_a_second_run_embeds_nothing(done: Settings) -> None:
     storage = Storage.open(done.storage.root)
     before = [storage.commit_of(TABLE, day) for day in storage.days(TABLE)]
-    assert embed.run(done)["days_done"] == 0
+    assert run_job(embed, done)["days_done"] == 0
     assert [storage.commit_of(TABLE, day) for day in storage.days(TABLE)] == before
 
 
@@ -102,7 +103,7 @@ def test_embeddings_that_came_with_the_data_are_kept(tmp_path: Path, committed: 
         (folder / MARKER).unlink()
         for part in folder.glob("*.parquet"):
             part.rename(folder / "mine.parquet")
-    assert embed.run(settings) == {"days_done": 0, "texts": 0}
+    assert run_job(embed, settings) == {"days_done": 0, "texts": 0}
     assert storage.read(TABLE, "2026-01-01")["embedding"].to_pylist() == [pytest.approx([0.6, 0.8])]
 
 
@@ -124,8 +125,8 @@ def test_texts_are_cut_to_the_context_and_the_log_says_how_many(caplog: pytest.L
 
 def test_without_anchors_there_is_nothing_to_embed(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="run the job anchors"):
-        embed.run(_settings(tmp_path))
+        run_job(embed, _settings(tmp_path))
     config = replace(_settings(tmp_path), embed=EmbedConfig(model="nowhere"))
-    world.run(config)
+    run_job(world, config)
     with pytest.raises(ValueError, match="nowhere"):
-        embed.run(config)
+        run_job(embed, config)

@@ -11,6 +11,7 @@ from pipelines.tables.anchor_text import canonical_text, field_texts
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import FIELDS, ContractError
 from pipelines.tables.storage import Storage
+from tests.pipelines.jobs import run_job
 
 
 def _published(settings: Settings) -> LiveStreamingTokenizer:
@@ -23,12 +24,12 @@ def _again(settings: Settings, **changes: object) -> Settings:
 
 def test_a_second_run_leaves_the_tokenizer_alone(tiny: Settings) -> None:
     before = _published(tiny).fingerprint
-    metrics = vocabulary.run(tiny)
+    metrics = run_job(vocabulary, tiny)
     assert metrics["how"] == "current" and _published(tiny).fingerprint == before
 
 
 def test_metrics_count_what_the_tokenizer_does(tiny: Settings) -> None:
-    metrics, tokenizer = vocabulary.run(tiny), _published(tiny)
+    metrics, tokenizer = run_job(vocabulary, tiny), _published(tiny)
     storage = Storage.open(tiny.storage.root)
     fields = list(vocabulary.corpus(storage, storage.days("anchors")))
     base = [sum(len(tokenizer.base_ids(text)) for text in anchor) for anchor in fields]
@@ -41,13 +42,13 @@ def test_metrics_count_what_the_tokenizer_does(tiny: Settings) -> None:
 
 
 def test_examples_are_merged_terms(tiny: Settings) -> None:
-    metrics, tokenizer = vocabulary.run(tiny), _published(tiny)
+    metrics, tokenizer = run_job(vocabulary, tiny), _published(tiny)
     terms = {tokenizer.live_text(row).strip() for row in range(1, tokenizer.rows.num_live_rows)}
     assert metrics["examples"] and set(metrics["examples"]) <= terms
 
 
 def test_the_name_of_a_field_is_one_token_and_never_part_of_a_merged_one(tiny: Settings) -> None:
-    vocabulary.run(tiny)
+    run_job(vocabulary, tiny)
     tokenizer = _published(tiny)
     anchor = {field: ["home cooking"] for field in FIELDS}
     ids = [tokenizer.base_ids(text) for text in field_texts(anchor)]
@@ -63,14 +64,14 @@ def test_the_name_of_a_field_is_one_token_and_never_part_of_a_merged_one(tiny: S
 
 def test_a_tokenizer_of_an_older_format_is_trained_anew(tiny: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.sarm.live_tokenizer.tokenizer.FORMAT", "live-streaming-tokenizer/9")
-    assert vocabulary.run(tiny)["how"] == "trained"
+    assert run_job(vocabulary, tiny)["how"] == "trained"
 
 
 def test_newer_days_extend_and_rows_never_move(tiny: Settings) -> None:
     first = Storage.open(tiny.storage.root).days("anchors")[0]
-    assert vocabulary.run(_again(tiny, until=first, min_frequency=19))["how"] == "trained"
+    assert run_job(vocabulary, _again(tiny, until=first, min_frequency=19))["how"] == "trained"
     old = _published(tiny)
-    assert vocabulary.run(_again(tiny, min_frequency=19))["how"] == "extended"
+    assert run_job(vocabulary, _again(tiny, min_frequency=19))["how"] == "extended"
     new = _published(tiny)
     assert new.rows.num_live_rows > old.rows.num_live_rows
     assert new.rows.num_base_rows == old.rows.num_base_rows
@@ -81,7 +82,7 @@ def test_newer_days_extend_and_rows_never_move(tiny: Settings) -> None:
 
 def test_another_threshold_trains_anew(tiny: Settings) -> None:
     before = _published(tiny).rows.num_live_rows
-    metrics = vocabulary.run(_again(tiny, min_frequency=10))
+    metrics = run_job(vocabulary, _again(tiny, min_frequency=10))
     assert metrics["how"] == "trained" and metrics["merges"] + 1 > before
 
 
@@ -89,7 +90,7 @@ def test_changed_anchors_train_anew(tiny: Settings) -> None:
     storage = Storage.open(tiny.storage.root)
     day = storage.days("anchors")[0]
     storage.write("anchors", day, [storage.read("anchors", day).slice(1)])
-    assert vocabulary.run(tiny)["how"] == "trained"
+    assert run_job(vocabulary, tiny)["how"] == "trained"
 
 
 def test_the_corpus_is_the_fields_of_the_canonical_text(tiny: Settings) -> None:
@@ -102,9 +103,9 @@ def test_the_corpus_is_the_fields_of_the_canonical_text(tiny: Settings) -> None:
 
 def test_a_missing_base_tokenizer_is_named(tiny: Settings) -> None:
     with pytest.raises(ContractError, match="nowhere.json"):
-        vocabulary.run(_again(tiny, base_tokenizer="nowhere.json"))
+        run_job(vocabulary, _again(tiny, base_tokenizer="nowhere.json"))
 
 
 def test_no_anchors_is_an_error_that_says_what_to_run(tiny: Settings) -> None:
     with pytest.raises(ContractError, match="run the job anchors"):
-        vocabulary.run(_again(tiny, until="2000-01-01"))
+        run_job(vocabulary, _again(tiny, until="2000-01-01"))

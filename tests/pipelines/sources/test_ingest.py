@@ -22,6 +22,7 @@ from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
 from tests.pipelines.films import CODECS, Pipe, encode, film, grey
+from tests.pipelines.jobs import run_job
 
 ROOT = Path(__file__).resolve().parents[3]
 REAL = ROOT.parent / "shared" / "real_streams"
@@ -276,7 +277,7 @@ def test_a_source_without_videos_is_a_clear_error(tmp_path: Path, make: str | No
     if make:
         (source / "ann" if make == "author" else source).mkdir(parents=True)
     with pytest.raises(config.ConfigError, match=r"ingest.source .*wanted .*, got none"):
-        ingest.run(settings_for(tmp_path, source))
+        run_job(ingest, settings_for(tmp_path, source))
 
 
 @pytest.mark.ray
@@ -288,7 +289,7 @@ def test_the_job_writes_tables_report_and_rejections_once(tmp_path: Path, ray_cl
     (source / "broken" / "x.mp4").write_bytes(b"no video")
     settings = settings_for(tmp_path, source, segment_s=3)
     report_json.merge(settings.run_dir, "anchors", {"kept": 1})
-    metrics = ingest.run(settings)
+    metrics = run_job(ingest, settings)
 
     storage = Storage.open(settings.storage.root)
     segments = storage.read("segments", "2026-01-01")
@@ -309,18 +310,18 @@ def test_the_job_writes_tables_report_and_rejections_once(tmp_path: Path, ray_cl
     assert metrics["skipped"] is False
 
     before = storage.commit_of("segments", "2026-01-01")
-    assert ingest.run(settings)["skipped"] is True
+    assert run_job(ingest, settings)["skipped"] is True
     assert storage.commit_of("segments", "2026-01-01") == before
     film(source / "ann" / "three.mp4")
-    assert ingest.run(settings)["clips"] == 3
+    assert run_job(ingest, settings)["clips"] == 3
 
 
 @pytest.mark.ray
 def test_a_later_day_keeps_what_was_known_of_an_author(tmp_path: Path, ray_cluster: None):
     source = tmp_path / "in"
     film(source / "ann" / "one.mp4", seconds=0.5)
-    ingest.run(settings_for(tmp_path, source))
-    ingest.run(settings_for(tmp_path, source, day=date(2026, 1, 5)))
+    run_job(ingest, settings_for(tmp_path, source))
+    run_job(ingest, settings_for(tmp_path, source, day=date(2026, 1, 5)))
     (row,) = Storage.open(str(tmp_path / "store")).read("authors", "2026-01-05").to_pylist()
     assert row["first_live_day"] == DAY
 
@@ -329,7 +330,7 @@ def test_a_later_day_keeps_what_was_known_of_an_author(tmp_path: Path, ray_clust
 def test_a_source_of_nothing_but_bad_videos_is_all_rejections(tmp_path: Path, ray_cluster: None):
     (tmp_path / "in" / "ann").mkdir(parents=True)
     (tmp_path / "in" / "ann" / "x.mp4").write_bytes(b"no video")
-    metrics = ingest.run(settings_for(tmp_path, tmp_path / "in"))
+    metrics = run_job(ingest, settings_for(tmp_path, tmp_path / "in"))
     assert (metrics["clips"], metrics["segments"], metrics["rejections"]) == (0, 0, 1)
     with pytest.raises(ContractError, match="wanted Parquet files"):
         Storage.open(str(tmp_path / "store")).read("users", "2026-01-01")
@@ -339,7 +340,7 @@ def test_a_source_of_nothing_but_bad_videos_is_all_rejections(tmp_path: Path, ra
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real clips are not beside this checkout ({REAL.name} is absent)")
 def test_the_real_clips_ingest_as_they_are(tmp_path: Path, ray_cluster: None):
     settings = settings_for(tmp_path, REAL)
-    metrics = ingest.run(settings)
+    metrics = run_job(ingest, settings)
     assert {k: metrics[k] for k in ("clips", "segments", "rejections", "authors")} == {
         "clips": 12,
         "segments": 18,

@@ -18,6 +18,7 @@ from pipelines.sources.kuailive import KuaiLiveConfig
 from pipelines.tables import rejections
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage, StorageConfig
+from tests.pipelines.jobs import run_job
 
 DAY = 86_400_000
 D1, D2 = 1_746_403_200_000, 1_746_403_200_000 + DAY  # 2025-05-05 and -06, UTC
@@ -76,7 +77,7 @@ def _labels(row: dict[str, Any]) -> tuple[int, ...]:
 @pytest.mark.parametrize("author", ["streamer_id", "author_id"])
 def test_clicks_and_exposures_become_impressions_with_labels(tmp_path: Path, author: str) -> None:
     settings = _settings(tmp_path, _kuailive(tmp_path / "in", author))
-    counts = kuailive.run(settings)
+    counts = run_job(kuailive, settings)
     storage = Storage.open(settings.storage.root)
     assert counts == {"impressions": 4, "rejections": 2, "days": ["2025-05-05", "2025-05-06"]}
     rows = storage.read_days("impressions", counts["days"]).to_pylist()
@@ -90,7 +91,7 @@ def test_clicks_and_exposures_become_impressions_with_labels(tmp_path: Path, aut
 
 def test_availability_is_half_open_and_unknown_rooms_are_rejected(tmp_path: Path) -> None:
     settings = _settings(tmp_path, _kuailive(tmp_path / "in"))
-    kuailive.run(settings)
+    run_job(kuailive, settings)
     storage = Storage.open(settings.storage.root)
     (early,) = rejections.of_stage(storage, "2025-05-05", "kuailive").to_pylist()
     (late,) = rejections.of_stage(storage, "2025-05-06", "kuailive").to_pylist()
@@ -101,7 +102,7 @@ def test_availability_is_half_open_and_unknown_rooms_are_rejected(tmp_path: Path
 
 def test_a_room_on_two_dates_counts_once_and_users_are_codes(tmp_path: Path) -> None:
     settings = _settings(tmp_path, _kuailive(tmp_path / "in"))
-    kuailive.run(settings)
+    run_job(kuailive, settings)
     storage = Storage.open(settings.storage.root)
     first = storage.read("authors", "2025-05-05").to_pylist()
     assert [(a["author_id"], a["category"], a["tags"]) for a in first] == [(1, "shop", ["music"])]
@@ -116,20 +117,20 @@ def test_a_room_on_two_dates_counts_once_and_users_are_codes(tmp_path: Path) -> 
 def test_titles_are_found_by_the_rank_of_their_id(tmp_path: Path) -> None:
     """Ids 300, 700, 900 have rows 0, 1, 2; room 11 keeps the title of its first date, room 12 has none."""
     settings = _settings(tmp_path, _kuailive(tmp_path / "in"))
-    kuailive.run(settings)
+    run_job(kuailive, settings)
     storage = Storage.open(settings.storage.root)
     made = {day: storage.read(embed.TABLE, day).to_pylist() for day in ("2025-05-05", "2025-05-06")}
     assert [(r["author_id"], r["embedding"]) for r in made["2025-05-05"]] == [(1, [2.0, 3.0])]
     assert [(r["author_id"], r["embedding"]) for r in made["2025-05-06"]] == [(2, [0.0, 1.0])]
     np.save(tmp_path / "in" / "title_embeddings.npy", np.zeros((2, 2), np.float32))
     with pytest.raises(ContractError, match="wanted 3 rows, one a distinct live_name_id, got 2"):
-        kuailive.run(settings)
+        run_job(kuailive, settings)
 
 
 def test_the_next_job_reads_the_tables(tmp_path: Path) -> None:
     settings = _settings(tmp_path, _kuailive(tmp_path / "in"))
-    kuailive.run(settings)
-    examples.run(settings)
+    run_job(kuailive, settings)
+    run_job(examples, settings)
     rows = Storage.open(settings.storage.root).read("examples", "2025-05-06").to_pylist()
     assert [row["history_author_ids"][-2:] for row in rows] == [[1, 1], [-1, -1]]
 
@@ -151,7 +152,7 @@ def _m3(folder: Path) -> str:
 
 def test_m3_has_follows_of_its_own_titles_as_text_and_rooms_that_still_run(tmp_path: Path) -> None:
     settings = _settings(tmp_path, _m3(tmp_path / "in"), "m3")
-    assert kuailive.run(settings)["impressions"] == 3
+    assert run_job(kuailive, settings)["impressions"] == 3
     storage = Storage.open(settings.storage.root)
     rows = {row["user_id"]: _labels(row)[2:] for row in storage.read("impressions", "2025-05-05").to_pylist()}
     assert rows == {5: (1, 0, 1, 1), 6: (1, 1, 0, 0), 7: (0, 0, 0, 0)}
@@ -162,13 +163,13 @@ def test_m3_has_follows_of_its_own_titles_as_text_and_rooms_that_still_run(tmp_p
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="kuailive.source"):
-        kuailive.run(_settings(tmp_path, ""))
+        run_job(kuailive, _settings(tmp_path, ""))
     source = Path(_kuailive(tmp_path / "in"))
     (source / "gift.csv").unlink()
     with pytest.raises(ContractError, match="gift.csv is missing"):
-        kuailive.run(_settings(tmp_path, str(source)))
+        run_job(kuailive, _settings(tmp_path, str(source)))
     _write(source, "gift.csv", _table("user_id live_id timestamp", (1, 1, 1)))
     with pytest.raises(ContractError, match="gift.csv: wanted column author_id"):
-        kuailive.run(_settings(tmp_path, str(source)))
+        run_job(kuailive, _settings(tmp_path, str(source)))
     with pytest.raises(ValueError, match="release"):
         KuaiLiveConfig(release="twitch")

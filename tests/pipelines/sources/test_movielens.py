@@ -18,6 +18,7 @@ from pipelines.sources import movielens
 from pipelines.sources.movielens import MovieLensConfig
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage, StorageConfig
+from tests.pipelines.jobs import run_job
 
 YEAR = 365 * 86_400
 REAL = Path(__file__).resolve().parents[4] / "shared" / "movielens"
@@ -53,7 +54,7 @@ def _settings(root: Path, source: str) -> Settings:
 
 def test_ratings_become_impressions_in_time_order(tmp_path: Path) -> None:
     settings = _settings(tmp_path, _source(tmp_path / "in", list(reversed(RATINGS))))
-    counts = movielens.run(settings)
+    counts = run_job(movielens, settings)
     storage = Storage.open(settings.storage.root)
     assert counts["days"] == storage.days("impressions") == ["1979-12-30", "1980-12-29"]
     rows = storage.read_days("impressions", counts["days"]).to_pylist()
@@ -66,7 +67,7 @@ def test_ratings_become_impressions_in_time_order(tmp_path: Path) -> None:
 
 def test_a_films_text_is_its_anchor_on_the_day_before(tmp_path: Path) -> None:
     settings = _settings(tmp_path, _source(tmp_path / "in", RATINGS))
-    movielens.run(settings)
+    run_job(movielens, settings)
     storage = Storage.open(settings.storage.root)
     assert storage.days("anchors") == storage.days("authors") == ["1979-12-29"]
     toys, rain = storage.read("anchors", "1979-12-29").to_pylist()
@@ -83,9 +84,9 @@ def test_a_films_text_is_its_anchor_on_the_day_before(tmp_path: Path) -> None:
 
 def test_the_next_jobs_read_the_tables(tmp_path: Path) -> None:
     settings = _settings(tmp_path, _source(tmp_path / "in", RATINGS))
-    movielens.run(settings)
-    vocabulary.run(settings)
-    examples.run(settings)
+    run_job(movielens, settings)
+    run_job(vocabulary, settings)
+    run_job(examples, settings)
     last = Storage.open(settings.storage.root).read("examples", "1980-12-29").to_pylist()
     assert [row["history_author_ids"] for row in last] == [[-1, -1, -1], [-1, -1, 1]]
     assert all(row["anchor_day"] is not None for row in last)
@@ -94,21 +95,22 @@ def test_the_next_jobs_read_the_tables(tmp_path: Path) -> None:
 def test_ratings_of_one_second_stay_in_one_period(tmp_path: Path) -> None:
     ratings = [(1, 1, 5.0, YEAR), (2, 1, 5.0, 2 * YEAR), (3, 1, 5.0, 2 * YEAR), (4, 2, 5.0, 2 * YEAR)]
     settings = _settings(tmp_path, _source(tmp_path / "in", ratings))
-    days = movielens.run(settings)["days"]
+    days = run_job(movielens, settings)["days"]
     storage = Storage.open(settings.storage.root)
     assert [storage.read("impressions", day).num_rows for day in days] == [1, 3]
 
 
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="movielens.source"):
-        movielens.run(_settings(tmp_path, str(tmp_path / "nowhere")))
+        run_job(movielens, _settings(tmp_path, str(tmp_path / "nowhere")))
     with pytest.raises(ContractError, match="film 3 is not in items"):
-        movielens.run(_settings(tmp_path, _source(tmp_path / "a", [*RATINGS, (1, 3, 5.0, 13 * YEAR)])))
+        run_job(movielens, _settings(tmp_path, _source(tmp_path / "a", [*RATINGS, (1, 3, 5.0, 13 * YEAR)])))
     with pytest.raises(ContractError, match="begin on 1 dates"):
-        movielens.run(_settings(tmp_path, _source(tmp_path / "b", [(u, 1, 5.0, YEAR + u) for u in range(6)])))
+        run_job(movielens, _settings(tmp_path, _source(tmp_path / "b", [(u, 1, 5.0, YEAR + u) for u in range(6)])))
     with pytest.raises(ContractError, match="none named plot"):
-        movielens.run(
-            _settings(tmp_path, _source(tmp_path / "c", RATINGS, [{"item_id": 1, "title": "x", "genres": []}]))
+        run_job(
+            movielens,
+            _settings(tmp_path, _source(tmp_path / "c", RATINGS, [{"item_id": 1, "title": "x", "genres": []}])),
         )
     with pytest.raises(ValueError, match="periods"):
         MovieLensConfig(periods=1)
@@ -117,7 +119,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(not REAL.is_dir(), reason="../shared/movielens is absent: the real ratings are not in the project")
 def test_the_real_ratings_become_tables(tmp_path: Path) -> None:
     settings = replace(_settings(tmp_path, str(REAL)), movielens=MovieLensConfig(source=str(REAL)))
-    counts = movielens.run(settings)
+    counts = run_job(movielens, settings)
     assert counts["films"] == 9125 and counts["ratings"] == 100_004 and len(counts["days"]) == 5
     storage = Storage.open(settings.storage.root)
     ids = storage.read_days("impressions", counts["days"])["impression_id"].to_pylist()

@@ -16,13 +16,14 @@ from pipelines.sources import validate
 from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
+from tests.pipelines.jobs import run_job
 from tests.pipelines.tables.test_storage import users
 
 DAY = "2026-01-01"
 
 
 def check(root: Path, **section: Any) -> dict[str, Any]:
-    return validate.run(config.build(Settings, {"storage": {"root": str(root)}, "validate": section}))
+    return run_job(validate, config.build(Settings, {"storage": {"root": str(root)}, "validate": section}))
 
 
 def bring(root: Path, name: str, day: str, table: pa.Table, file: str = "a.parquet") -> Path:

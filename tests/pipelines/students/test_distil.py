@@ -24,6 +24,7 @@ from pipelines.tables.contract import FIELDS, ContractError
 from pipelines.tables.storage import StorageConfig
 from pipelines.world.config import WorldConfig
 from tests.pipelines import students
+from tests.pipelines.jobs import run_job
 
 STEPS = 6
 # peft asks transformers by a name that transformers has replaced.
@@ -83,7 +84,7 @@ def run(settings: Settings) -> Done:
     distil.log.addHandler(handler)
     distil.log.setLevel(logging.INFO)
     try:
-        return Done(settings, distil.run(settings), lines)
+        return Done(settings, run_job(distil, settings), lines)
     finally:
         distil.log.removeHandler(handler)
         distil.log.setLevel(logging.NOTSET)
@@ -272,7 +273,7 @@ def test_the_vision_tower_gets_adapters_where_asked() -> None:
 
 def test_a_base_without_a_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"distil.base {tmp_path}: wanted .*config.json"):
-        distil.run(settings_for(tmp_path, base=str(tmp_path)))
+        run_job(distil, settings_for(tmp_path, base=str(tmp_path)))
 
 
 def test_adapters_need_a_base() -> None:
@@ -285,5 +286,5 @@ def test_too_few_author_days_are_refused(tmp_path: Path, based: bool) -> None:
     settings = settings_for(tmp_path, base=str(STUDENT) if based else None)
     settings = replace(settings, distil=replace(settings.distil, held_out=1000))
     with pytest.raises(ContractError, match="wanted more than distil.held_out = 1000 author-days .*, got 40"):
-        distil.run(settings)
+        run_job(distil, settings)
     assert not Path(settings.distil.output).exists()

@@ -173,7 +173,7 @@ def test_sources_and_variants_fit_together() -> None:
 def test_swapped_frames_are_for_one_store(tmp_path: Path) -> None:
     settings = replace(tiny_settings(tmp_path), anchors=AnchorsConfig(swap_frames=3))
     with pytest.raises(ConfigError, match="swap_frames: wanted 0 with 2 stores, got 3"):
-        anchors.write_stores(settings, [Storage.open(str(tmp_path / name)) for name in "ab"])
+        anchors.write_stores(settings.anchors, settings.open(), [Storage.open(str(tmp_path / name)) for name in "ab"])
 
 
 def test_a_derived_store_with_days_that_are_gone_is_refused(tiny: Settings, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pipelines.world import lives as content
 from pipelines.world.config import WorldConfig
 from pipelines.world.lexicon import CATEGORIES, lexicon
 from tests.pipelines.conftest import tiny_settings
+from tests.pipelines.jobs import run_job
 
 TABLES = ("authors", "segments", "events", "impressions", "anchors", "oracle_anchors", "oracle_impressions")
 
@@ -42,7 +43,7 @@ def fingerprints(settings: Settings) -> dict[tuple[str, str], str]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, dict[str, Any]]:
     settings = small(tmp_path_factory.mktemp("world"))
-    return settings, world.run(settings)
+    return settings, run_job(world, settings)
 
 
 def test_every_table_keeps_the_contract(made: tuple[Settings, dict[str, Any]]):
@@ -70,13 +71,13 @@ def test_the_counts_are_what_was_written(made: tuple[Settings, dict[str, Any]]):
 
 def test_equal_seeds_give_equal_tables(made: tuple[Settings, dict[str, Any]], tmp_path: Path):
     again = small(tmp_path)
-    world.run(again)
+    run_job(world, again)
     assert fingerprints(again) == fingerprints(made[0])
 
 
 def test_another_seed_gives_other_authors_of_the_same_language(made: tuple[Settings, dict[str, Any]], tmp_path: Path):
     other = small(tmp_path, seed=2)
-    world.run(other)
+    run_job(world, other)
     ids = [set(opened(s).read("authors", "2026-01-01")["author_id"].to_pylist()) for s in (made[0], other)]
     assert ids[0] != ids[1]
     ours, theirs = fingerprints(made[0]), fingerprints(other)
@@ -117,14 +118,14 @@ def test_the_truth_is_not_opened_by_mistake(made: tuple[Settings, dict[str, Any]
 
 def test_a_corpus_has_neither_users_nor_impressions(tmp_path: Path):
     settings = small(tmp_path, impressions=False, num_days=1, num_authors=8)
-    counts = world.run(settings)
+    counts = run_job(world, settings)
     assert counts["impressions"] == 0 and opened(settings).days("anchors") == ["2026-01-01"]
     assert [opened(settings).days(name) for name in ("users", "events", "impressions")] == [[], [], []]
 
 
 def test_without_a_teacher_nothing_is_called_an_anchor(tmp_path: Path):
     settings = small(tmp_path, teacher=False, num_days=1, num_authors=8)
-    world.run(settings)
+    run_job(world, settings)
     assert opened(settings).days("anchors") == []
 
 
@@ -152,7 +153,7 @@ def test_a_day_is_streamed_a_chunk_of_lives_at_a_time(
     monkeypatch.setattr(world, "segment_rows", counted)
     monkeypatch.setattr(Storage, "write", watched)
     settings = small(tmp_path)
-    world.run(settings)
+    run_job(world, settings)
     storage = opened(settings)
     for day in storage.days("segments"):
         commit, lives = storage.commit_of("segments", day), storage.read("oracle_anchors", day).num_rows
@@ -163,14 +164,14 @@ def test_a_day_is_streamed_a_chunk_of_lives_at_a_time(
 
 def test_a_second_run_leaves_finished_days_untouched(tmp_path: Path):
     settings = small(tmp_path, num_days=1)
-    counts, storage = world.run(settings), opened(settings)
+    counts, storage = run_job(world, settings), opened(settings)
     before = fingerprints(settings)
     commits = [storage.commit_of(name, "2026-01-01") for name in ("segments", "impressions", "authors")]
-    assert world.run(settings) == counts
+    assert run_job(world, settings) == counts
     assert [storage.commit_of(name, "2026-01-01") for name in ("segments", "impressions", "authors")] == commits
     assert fingerprints(settings) == before
     changed = replace(settings, world=replace(settings.world, num_authors=30))
-    world.run(changed)
+    run_job(world, changed)
     assert opened(settings).commit_of("segments", "2026-01-01") != commits[0]
 
 
@@ -187,18 +188,18 @@ def test_a_run_that_died_is_completed(
     with monkeypatch.context() as patch:
         patch.setattr(behaviour, "write_day", dies)
         with pytest.raises(RuntimeError, match="killed"):
-            world.run(settings)
+            run_job(world, settings)
     storage = opened(settings)
     assert storage.days("authors") == ["2026-01-01"], "the day that died must not look whole"
     kept = storage.commit_of("segments", "2026-01-01")
-    world.run(settings)
+    run_job(world, settings)
     assert storage.commit_of("segments", "2026-01-01") == kept
     assert fingerprints(settings) == fingerprints(made[0])
 
 
 def test_warm_up_days_hold_lives_but_no_impressions(tmp_path: Path):
     config = WorldConfig(num_days=3, warmup_days=2, num_authors=40, num_users=20, impressions_per_day=60)
-    world.run(Settings(seed=1, storage=StorageConfig(root=str(tmp_path)), world=config))
+    run_job(world, Settings(seed=1, storage=StorageConfig(root=str(tmp_path)), world=config))
     storage = Storage.open(str(tmp_path))
     assert len(storage.days("segments")) == 3
     assert storage.days("impressions") == storage.days("users") == ["2026-01-03"]
