@@ -46,11 +46,13 @@ class AnalyseConfig:
     """Authors whose anchor is given word by word."""
     gate_terms: int = 10
     """Terms with the largest gates, and as many with the smallest."""
+    frequent_terms: int = 30
+    """Merged terms, the most frequent ones, whose gates are reported."""
     min_gate_tokens: int = 50
     """Tokens that a term must cover to be among them: a mean over few is noise."""
 
     def __post_init__(self) -> None:
-        if self.authors < 1 or min(self.drawn, self.gate_terms, self.min_gate_tokens) < 0:
+        if self.authors < 1 or min(self.drawn, self.gate_terms, self.frequent_terms, self.min_gate_tokens) < 0:
             raise ValueError(f"wanted at least one author, and no negative number, got {self}")
 
 
@@ -116,6 +118,7 @@ def run(config: AnalyseConfig, run: Run) -> dict[str, Any]:
         "day": day,
         "a2a": a2a,
         "gates": gates.extremes(subject.tokenizer, config.gate_terms, config.min_gate_tokens),
+        "frequent_gates": gates.most_frequent(subject.tokenizer, config.frequent_terms),
         "importance": token_importance(subject, chosen, config.drawn),
     }
 

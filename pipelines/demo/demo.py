@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
-HEADLINES = ("metrics", "buckets", "gates")
+HEADLINES = ("metrics", "buckets")
 """What evaluation reports at the top of report.json."""
 
 
@@ -44,7 +44,7 @@ def run(settings: "Settings") -> dict[str, Any]:
     run_dir = run.folder
     if settings.demo.fresh:
         _empty(run_dir)
-    stages = Stages(run_dir)
+    stages = StageTimer(run_dir)
     report_json.merge(run_dir, "seed", settings.seed)
     with MemoryWatch() as memory, connected(settings.cluster):
         with stages("world"):
@@ -62,7 +62,9 @@ def run(settings: "Settings") -> dict[str, Any]:
             for key, value in evaluate.run(settings.evaluate, run).items():
                 report_json.merge(run_dir, key if key in HEADLINES else f"evaluated_{key}", value)
         with stages("analyse"):
-            report_json.merge(run_dir, "analysis", analyse.run(settings.analyse, run))
+            analysis = analyse.run(settings.analyse, run)
+            report_json.merge(run_dir, "gates", analysis.pop("frequent_gates"))
+            report_json.merge(run_dir, "analysis", analysis)
         with stages("publish"):
             stages.keep(publish.run(_as_evaluated(settings.publish, run), run))
         pictures = _serve(settings, run, stages)
@@ -74,7 +76,7 @@ def run(settings: "Settings") -> dict[str, Any]:
     return {"report": str(run_dir / "report.html"), "total_s": round(stages.total, 1)}
 
 
-class Stages:
+class StageTimer:
     """Times the stages, and keeps what each reports in report.json under its own name."""
 
     def __init__(self, run_dir: Path) -> None:
@@ -128,7 +130,7 @@ def _anchor_quality(settings: "Settings") -> dict[str, Any]:
     return demo_figures.anchor_quality(settings)
 
 
-def _serve(settings: "Settings", run: Run, stages: Stages) -> "ReportPictures":
+def _serve(settings: "Settings", run: Run, stages: StageTimer) -> "ReportPictures":
     """Starts Serve, compares scores, swaps to tomorrow's bank while it runs, ranks for a few users, measures."""
     from pipelines.demo import figures as demo_figures
 

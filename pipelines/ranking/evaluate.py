@@ -37,14 +37,11 @@ class EvaluateConfig:
     """Day of examples to score, YYYY-MM-DD; null = the newest."""
     exposure_bounds: tuple[int, ...] = (1, 60, 100, 1_000, 10_000)
     """Where buckets of authors, by their training impressions, begin and end: new authors, and the groups of Fig. 6."""
-    gate_terms: int = 30
-    """Merged terms, the most frequent ones, whose gates are reported."""
 
 
 def run(config: EvaluateConfig, run: Run) -> dict[str, Any]:
     """Scores the day with every published variant and measures."""
     from models.sarm.model import SARM
-    from pipelines.analysis.gates import MeanGates
     from pipelines.ranking import published
     from pipelines.samples.batches import read_examples
 
@@ -64,9 +61,6 @@ def run(config: EvaluateConfig, run: Run) -> dict[str, Any]:
             anchors = published.anchor_table(storage, artifacts, trained, before=day)
             anchors.check_examples(day, columns)
             bank = trained.model.encode_bank(anchors.tokens)
-            tokenizer = published.tokenizer_of(artifacts, trained)
-            gates = MeanGates.of(trained.model.encoder, anchors.tokens, tokenizer.rows.num_live_rows)
-            result["gates"] = gates.most_frequent(tokenizer, config.gate_terms)
         scores[variant] = published.score(trained.model, trained.catalog, columns, bank=bank)
         _write_scores(run, variant, columns, scores[variant])
         took = time.perf_counter() - started

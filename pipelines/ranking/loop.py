@@ -35,7 +35,7 @@ from pipelines.tables.storage import Storage
 
 Report = Callable[[Mapping[str, Any], Path | None], None]
 """Called by every worker when a day is done: metrics, and the checkpoint's folder where this worker wrote one."""
-Say = Callable[[str], None]
+LogLine = Callable[[str], None]
 Model = SARM | TwoStageRanker | Ranker
 
 _OPTIMIZER, _BANK, _PROGRESS = "optimizer.pt", "bank.safetensors", "progress.json"
@@ -84,11 +84,11 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class Worker:
     """Which worker this is, and what it computes on."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
@@ -132,7 +132,7 @@ class RankerStep(nn.Module):
         )
 
 
-def exchange(rows: Tensor, vectors: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+def all_gather_rows(rows: Tensor, vectors: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
     """Every worker's freshly encoded rows [A] and vectors [A, 2, D], in the order of ranks: the same everywhere.
 
     `capacity` is the most rows that any worker has; what is missing to it travels as padding.
@@ -155,16 +155,18 @@ def exchange(rows: Tensor, vectors: Tensor, capacity: int) -> tuple[Tensor, Tens
 class Loop:
     """A model in training: steps over batches, bank kept equal on all workers, one line every `log_every` steps."""
 
-    def __init__(self, plan: TrainingPlan, step: nn.Module, bank: MemoryBank | None, place: Place, say: Say) -> None:
-        self.plan, self.bank, self.place = plan, bank, place
+    def __init__(
+        self, plan: TrainingPlan, step: nn.Module, bank: MemoryBank | None, worker: Worker, log_line: LogLine
+    ) -> None:
+        self.plan, self.bank, self.worker = plan, bank, worker
         self.progress = Progress()
-        self.step = step.to(place.device)
-        self._wrapped = DistributedDataParallel(step, broadcast_buffers=False) if place.world > 1 else step
+        self.step = step.to(worker.device)
+        self._wrapped = DistributedDataParallel(step, broadcast_buffers=False) if worker.world_size > 1 else step
         rates = {"lr_ids": plan.lr_ids, "lr_encoder": plan.lr_encoder, "lr_dense": plan.lr_dense}
         groups = param_groups(step, **rates, l2_ids=plan.l2_ids)
         self.optimizer = torch.optim.Adam(groups, fused=True)
         self._rates = [float(group["lr"]) for group in groups]
-        self._say = say
+        self._log_line = log_line
         self._sums = torch.zeros(4, dtype=torch.float64)
         self._since = 0
         self._clock = self._cpu_clock = 0.0
@@ -176,7 +178,7 @@ class Loop:
         self._wrapped.train()
         self._clock, self._cpu_clock = time.perf_counter(), time.process_time()
         for batch, size in zip(batches, batches.global_sizes, strict=True):
-            self._train_step(batch.to(self.place.device), size)
+            self._train_step(batch.to(self.worker.device), size)
             if self.progress.step % self.plan.log_every == 0:
                 self._log(day)
         if self._since:
@@ -194,8 +196,8 @@ class Loop:
         if self.bank is not None:
             budget = self.plan.model.encode_budget
             # A worker's batch is at most one row larger than another's.
-            capacity = size // self.place.world + 1
-            rows, vectors = exchange(result.rows, result.vectors, min(capacity, budget or capacity))
+            capacity = size // self.worker.world_size + 1
+            rows, vectors = all_gather_rows(result.rows, result.vectors, min(capacity, budget or capacity))
             self.bank.write(rows, vectors, progress.step)
             progress.encoded += len(rows)
         progress.step += 1
@@ -215,10 +217,10 @@ class Loop:
     def _log(self, day: str) -> None:
         self._tick()
         means = self._sums / self._since
-        if self.place.world > 1:
-            shared = means.to(self.place.device, torch.float32)
+        if self.worker.world_size > 1:
+            shared = means.to(self.worker.device, torch.float32)
             dist.all_reduce(shared)
-            means = shared.cpu().double() / self.place.world
+            means = shared.cpu().double() / self.worker.world_size
         loss, main, click, aux = means.tolist()
         self._sums.zero_()
         self._since = 0
@@ -229,8 +231,8 @@ class Loop:
         losses = {"loss": loss, "main_loss": main, "click_loss": click, "aux_loss": aux}
         entry = {"step": progress.step, **losses, "examples_per_s": rate}
         progress.curve.append(entry)
-        if self.place.rank == 0:
-            self._say(
+        if self.worker.rank == 0:
+            self._log_line(
                 f"{self.plan.variant} | step {progress.step}/{total} ({100 * progress.step / total:.0f} %) | {day} | "
                 f"loss {main:.4f} | aux {aux:.4f} | encoded {progress.encoded} | {rate:.0f} examples/s | "
                 f"eta {left / rate if rate else 0.0:.0f} s"
@@ -258,8 +260,8 @@ class Loop:
         self.optimizer.load_state_dict(torch.load(folder / _OPTIMIZER, weights_only=True))
         if self.bank is not None:
             stored = MemoryBank.load(folder / _BANK)
-            self.bank.vectors = stored.vectors.to(self.place.device)
-            self.bank.written_step = stored.written_step.to(self.place.device)
+            self.bank.vectors = stored.vectors.to(self.worker.device)
+            self.bank.written_step = stored.written_step.to(self.worker.device)
         self.progress = read_progress(folder)
         self._first_step = self.progress.step
 
@@ -275,14 +277,14 @@ def train(
     tokenizer: LiveStreamingTokenizer | None,
     *,
     work: Path,
-    place: Place,
+    worker: Worker,
     report: Report,
-    say: Say,
+    log_line: LogLine,
     resume: Path | None = None,
 ) -> Progress:
     """Trains over the plan's days and reports each; goes on after the last finished day of the checkpoint `resume`.
 
-    Every worker calls this with its own `place`; the first one leaves a checkpoint below `work` at each report.
+    Every worker calls this with its own `worker`; the first one leaves a checkpoint below `work` at each report.
     `tokenizer` may be None for all but "sarm", which alone reads anchors.
     """
     torch.manual_seed(plan.seed)
@@ -291,21 +293,21 @@ def train(
     content = (
         open_content(plan.variant, storage, catalog, plan.days, plan.semantic_ids) if plan.variant in READS else None
     )
-    loop = _make_loop(plan, catalog, anchors, content, place, say)
+    loop = _make_loop(plan, catalog, anchors, content, worker, log_line)
     if resume is not None:
         loop.restore(resume)
-        say(f"{plan.variant} | goes on after {loop.progress.days[-1]}")
+        log_line(f"{plan.variant} | goes on after {loop.progress.days[-1]}")
     for day in plan.days[len(loop.progress.days) :]:
         columns = read_examples(storage, day)
         if isinstance(loop.step, TrainingSARM):
             assert anchors is not None
             anchors.advance(before=day).check_examples(day, columns)
-            loop.step.base, loop.step.live = (t.to(place.device) for t in anchors.tokens.tensors())
+            loop.step.base, loop.step.live = (t.to(worker.device) for t in anchors.tokens.tensors())
         elif isinstance(loop.step, RankerStep) and content is not None:
-            loop.step.content = content.advance(before=day).table.to(place.device)
-        loop.train_day(day, DayBatches(columns, catalog, plan.batch_size, place.rank, place.world))
+            loop.step.content = content.advance(before=day).table.to(worker.device)
+        loop.train_day(day, DayBatches(columns, catalog, plan.batch_size, worker.rank, worker.world_size))
         folder = None
-        if place.rank == 0:
+        if worker.rank == 0:
             folder = work / f"after-{day}"
             folder.mkdir(parents=True, exist_ok=True)
             loop.save(folder)
@@ -320,11 +322,11 @@ def _make_loop(
     catalog: Catalog,
     anchors: AnchorTable | None,
     content: Content | None,
-    place: Place,
-    say: Say,
+    worker: Worker,
+    log_line: LogLine,
 ) -> Loop:
     if plan.variant == "base":
-        return Loop(plan, RankerStep(Ranker(plan.model.ranker, catalog.sizes)), None, place, say)
+        return Loop(plan, RankerStep(Ranker(plan.model.ranker, catalog.sizes)), None, worker, log_line)
     if content is not None:
         config = TwoStageConfig(
             reads=READS[plan.variant],
@@ -333,9 +335,9 @@ def _make_loop(
             width=plan.model.width,
             ranker=plan.model.ranker,
         )
-        return Loop(plan, RankerStep(TwoStageRanker(config, catalog.sizes)), None, place, say)
+        return Loop(plan, RankerStep(TwoStageRanker(config, catalog.sizes)), None, worker, log_line)
     assert anchors is not None
     sarm = SARM(plan.model, catalog.sizes, anchors.rows)
     bank = MemoryBank(catalog.num_authors, plan.model.width)
-    bank.vectors, bank.written_step = bank.vectors.to(place.device), bank.written_step.to(place.device)
-    return Loop(plan, TrainingSARM(sarm, *anchors.tokens.tensors()), bank, place, say)
+    bank.vectors, bank.written_step = bank.vectors.to(worker.device), bank.written_step.to(worker.device)
+    return Loop(plan, TrainingSARM(sarm, *anchors.tokens.tensors()), bank, worker, log_line)

@@ -241,7 +241,7 @@ def _worker(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
-    from pipelines.ranking.loop import Place, train
+    from pipelines.ranking.loop import Worker, train
 
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
@@ -249,7 +249,7 @@ def _worker(config: dict[str, Any]) -> None:
     tokenizer = None
     if config["tokenizer"] is not None:
         tokenizer = LiveStreamingTokenizer.load(Artifacts(storage).fetch(vocabulary.KIND, config["tokenizer"]))
-    place = Place(rank=context.get_world_rank(), world=context.get_world_size(), device=get_device())
+    worker = Worker(rank=context.get_world_rank(), world_size=context.get_world_size(), device=get_device())
 
     def report(metrics: Mapping[str, Any], folder: Path | None) -> None:
         ray.train.report(dict(metrics), checkpoint=None if folder is None else Checkpoint.from_directory(str(folder)))
@@ -260,9 +260,9 @@ def _worker(config: dict[str, Any]) -> None:
             storage,
             tokenizer,
             work=Path(work),
-            place=place,
+            worker=worker,
             report=report,
-            say=config["lines"].put_nowait if place.rank == 0 else _silent,
+            log_line=config["lines"].put_nowait if worker.rank == 0 else _silent,
             resume=resume,
         )
 

@@ -58,7 +58,7 @@ class AnchorsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class DueDays:
     """What there is to do in one store."""
 
     storage: Storage
@@ -70,7 +70,7 @@ class Work:
     """Days whose anchors are missing, or were made from something else."""
 
     @classmethod
-    def of(cls, storage: Storage, config: AnchorsConfig, model: str) -> "Work":
+    def of(cls, storage: Storage, config: AnchorsConfig, model: str) -> "DueDays":
         """`model` is the checkpoint's fingerprint. Raises ContractError where there are no days."""
         days = list(config.days) or storage.days("segments")
         if not days:
@@ -94,7 +94,7 @@ def write_stores(config: AnchorsConfig, run: Run, stores: Sequence[Storage]) -> 
     if config.swap_frames and len(stores) > 1:
         raise ConfigError(f"anchors.swap_frames: wanted 0 with {len(stores)} stores, got {config.swap_frames}")
     model = model_fingerprint(config.model)
-    works = [Work.of(storage, config, model) for storage in stores]
+    works = [DueDays.of(storage, config, model) for storage in stores]
     due = [work for work in works if work.due]
     log.info(
         "anchors | %d day(s), %d to do | model %s",
@@ -131,7 +131,7 @@ def _authors(storage: Storage, day: str) -> list[int]:
     return sorted(pc.unique(column).to_pylist())
 
 
-def _generate(config: AnchorsConfig, run: Run, works: Sequence[Work]) -> dict[str, Any]:
+def _generate(config: AnchorsConfig, run: Run, works: Sequence[DueDays]) -> dict[str, Any]:
     """Asks the engine for all missing keys of the due days, then commits each day."""
     asked = [(work, _wanted(work), _control(work, config.swap_frames, run.seed)) for work in works]
     staged = {
@@ -156,7 +156,7 @@ def _generate(config: AnchorsConfig, run: Run, works: Sequence[Work]) -> dict[st
 
 
 def _commit_days(
-    config: AnchorsConfig, run: Run, work: Work, staging: Staging, wanted: list[Key], has_control: bool
+    config: AnchorsConfig, run: Run, work: DueDays, staging: Staging, wanted: list[Key], has_control: bool
 ) -> None:
     """Commits the due days of one store, writes the control's answers, and removes what was staged."""
     done = staging.keys()
@@ -170,12 +170,12 @@ def _commit_days(
     staging.remove()
 
 
-def _wanted(work: Work) -> list[Key]:
+def _wanted(work: DueDays) -> list[Key]:
     """Every author of the due days, with their own frames."""
     return [(day, author, author) for day in work.due for author in _authors(work.storage, day)]
 
 
-def _control(work: Work, count: int, seed: int) -> list[Key]:
+def _control(work: DueDays, count: int, seed: int) -> list[Key]:
     """`count` authors of the newest due day, each with the frames of the next one in a seeded order."""
     authors = _authors(work.storage, work.due[-1]) if count else []
     chosen = [authors[i] for i in np.random.default_rng([seed, 8]).permutation(len(authors))[:count]]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 STAGE = "ingest"
-BYTES_A_FILE = 64 * 2**20
+BYTES_PER_FILE = 64 * 2**20
 MAX_BLOCKS = 1000
 
 
@@ -78,7 +78,7 @@ def run(config: IngestConfig, run: Run) -> dict[str, Any]:
     progress = _Progress(total=len(found), refused=refused)
     with connected(run.cluster):
         tables = progress.segments(_decoded(found, config))
-        storage.write("segments", day, _files(tables, BYTES_A_FILE), made_from)
+        storage.write("segments", day, _files(tables, BYTES_PER_FILE), made_from)
     rejections.replace(storage, day, STAGE, progress.refused)
     storage.write("authors", day, _authors(storage, day, progress.authors), made_from)  # last: the day is done
     counts = {**_counts(storage, day), "seconds": round(time.perf_counter() - started, 3)}

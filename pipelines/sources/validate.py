@@ -16,7 +16,7 @@ from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
 
-ROWS_A_BATCH = 1024
+ROWS_PER_BATCH = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +93,7 @@ class _Check:
     def _read(self, file: pq.ParquetFile, total: int) -> None:
         wanted = [name for name in contract.spec(self._name).schema.names if name in file.schema_arrow.names]
         try:
-            for batch in file.iter_batches(ROWS_A_BATCH if not self._sample else 64, columns=wanted):
+            for batch in file.iter_batches(ROWS_PER_BATCH if not self._sample else 64, columns=wanted):
                 self._check_batch(pa.Table.from_batches([batch]), total)
                 self.rows += batch.num_rows
         except (OSError, pa.ArrowException) as error:

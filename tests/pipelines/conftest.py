@@ -7,9 +7,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
+from pipelines.analysis.analyse import AnalyseConfig
 from pipelines.ranking import loop as train_loop
-from pipelines.ranking.evaluate import EvaluateConfig
-from pipelines.ranking.loop import Place, Progress
+from pipelines.ranking.loop import Progress, Worker
 from pipelines.ranking.train import TrainConfig, make_plan, publish_checkpoint
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.scaling import TrainScaling
@@ -73,7 +73,7 @@ def tiny_settings(root: Path) -> Settings:
         vocabulary=VocabularyConfig(base_tokenizer=str(root / "tokenizer.json"), min_frequency=20, max_tokens=64),
         examples=ExamplesConfig(history_length=6),
         train=TrainConfig(batch_size=128, log_every=2, scaling=TrainScaling(num_workers=2), model=TINY_MODEL),
-        evaluate=EvaluateConfig(gate_terms=5),
+        analyse=AnalyseConfig(frequent_terms=5),
     )
 
 
@@ -101,7 +101,7 @@ def train_here(settings: Settings) -> dict[str, Progress]:
         tokenizer = LiveStreamingTokenizer.load(artifacts.fetch("tokenizer"))
         work = Path(settings.run_dir) / variant
         done[variant] = train_loop.train(
-            plan, storage, tokenizer, work=work, place=Place(), report=lambda metrics, folder: None, say=print
+            plan, storage, tokenizer, work=work, worker=Worker(), report=lambda metrics, folder: None, log_line=print
         )
         publish_checkpoint(work / f"after-{plan.days[-1]}", plan, f"{variant}-1", artifacts, made_from)
     return done

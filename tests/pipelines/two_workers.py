@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
 from pipelines.ranking import loop as train_loop
-from pipelines.ranking.loop import Loop, Place
+from pipelines.ranking.loop import Loop, Worker
 from pipelines.ranking.train import make_plan
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
@@ -52,9 +52,9 @@ def _worker(settings: Settings, folder: str, rank: int) -> None:
         storage,
         LiveStreamingTokenizer.load(artifacts.fetch("tokenizer")),
         work=Path(folder) / "work",
-        place=Place(rank=rank, world=2),
+        worker=Worker(rank=rank, world_size=2),
         report=lambda metrics, checkpoint: dist.barrier(),
-        say=lambda line: None,
+        log_line=lambda line: None,
     )
     bank = loops[-1].bank
     assert bank is not None

@@ -65,7 +65,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Published:
 
 @pytest.fixture(scope="module")
 def client(root: Published, ray_cluster: None) -> Iterator[httpx.Client]:
-    with serving(settings_for(root.root)) as url, httpx.Client(base_url=url, timeout=60) as client:
+    settings = settings_for(root.root)
+    with serving(settings.serve, settings.open()) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 
@@ -88,7 +89,7 @@ def test_questions_about_authors_reach_the_cache(client: httpx.Client) -> None:
 
 @pytest.mark.ray
 def test_the_sample_request_names_published_ids(client: httpx.Client) -> None:
-    curl = sample_curl(str(client.base_url).rstrip("/"), Settings())
+    curl = sample_curl(str(client.base_url).rstrip("/"), ServeConfig())
     assert f'"user_id": {USER_IDS[0]}' in curl and f'"candidates": [{AUTHOR_IDS[0]}, {AUTHOR_IDS[1]}' in curl
 
 

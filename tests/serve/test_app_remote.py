@@ -20,7 +20,7 @@ def test_a_remote_lookup_a_late_publication_and_a_burst(tmp_path: Path, ray_clus
     late = Published(tmp_path / "store")
     late.publish("a", point=False)
     app = settings_for(late.root, lookup="remote", lookup_timeout_s=20.0, max_ongoing_requests=1, max_queued_requests=1)
-    with serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with serving(app.serve, app.open()) as url, httpx.Client(base_url=url, timeout=60) as client:
         assert client.get("/healthz").status_code == 503
         not_ready = client.get("/bank")
         assert not_ready.status_code == 503 and "nothing is published" in not_ready.json()["detail"]

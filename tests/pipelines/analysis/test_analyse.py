@@ -12,7 +12,6 @@ from models.whitening import Whitening
 from pipelines.analysis import analyse
 from pipelines.demo import report
 from pipelines.demo.report import ReportPictures
-from pipelines.ranking import evaluate
 from pipelines.settings import Settings
 from pipelines.tables.contract import TABLES, ContractError
 from pipelines.tables.storage import Storage
@@ -45,7 +44,7 @@ def test_precision_is_that_of_the_bank_against_the_truth_of_each_anchors_day(tra
 
 def test_gates_are_those_of_the_evaluation(trained: Settings) -> None:
     gates = run_job(analyse, replace(trained, analyse=replace(trained.analyse, min_gate_tokens=1)))["gates"]
-    assert gates["layers"] == pytest.approx(run_job(evaluate, trained)["gates"]["layers"])
+    assert gates["layers"] == run_job(analyse, trained)["frequent_gates"]["layers"]
     highest, lowest = gates["highest"][0]["layers"]["0"], gates["lowest"][0]["layers"]["0"]
     assert lowest < gates["layers"]["0"] < highest
 
@@ -100,3 +99,12 @@ def test_a_store_without_anchors_before_the_day_is_refused(trained: Settings) ->
         shutil.rmtree(Path(trained.storage.root) / "tables" / "anchors" / f"day={day}")
     with pytest.raises(ContractError, match="wanted a day before 2026-01-03"):
         run_job(analyse, trained)
+
+
+def test_gates_are_means_of_sigmoids_of_real_terms(trained: Settings) -> None:
+    gates = run_job(analyse, trained)["frequent_gates"]
+    assert set(gates["layers"]) == {"0"} and 0 < gates["layers"]["0"] < 1
+    assert len(gates["terms"]) == 5
+    assert all(term["term"] and 0 < term["layers"]["0"] < 1 for term in gates["terms"])
+    counts = [term["tokens"] for term in gates["terms"]]
+    assert counts == sorted(counts, reverse=True)

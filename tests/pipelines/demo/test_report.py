@@ -21,7 +21,7 @@ SECTIONS = {
     "vocabulary": "vocabulary",
     "train": "train",
     "metrics": "evaluate",
-    "gates": "evaluate",
+    "gates": "analyse",
     "analysis": "analyse",
     "publish": "publish",
     "serve": "serve",

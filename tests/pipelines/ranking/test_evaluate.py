@@ -78,15 +78,6 @@ def test_buckets_part_the_day_by_what_training_saw(trained: Settings) -> None:
     assert sum(row["impressions"] for row in new) == int((~np.isin(shown, seen)).sum())
 
 
-def test_gates_are_means_of_sigmoids_of_real_terms(trained: Settings) -> None:
-    gates = run_job(evaluate, trained)["gates"]
-    assert set(gates["layers"]) == {"0"} and 0 < gates["layers"]["0"] < 1
-    assert len(gates["terms"]) == 5
-    assert all(term["term"] and 0 < term["layers"]["0"] < 1 for term in gates["terms"])
-    counts = [term["tokens"] for term in gates["terms"]]
-    assert counts == sorted(counts, reverse=True)
-
-
 def test_a_day_that_was_trained_on_is_refused(trained: Settings) -> None:
     with pytest.raises(ContractError, match="trained on"):
         run_job(evaluate, replace(trained, evaluate=replace(trained.evaluate, day="2026-01-02")))

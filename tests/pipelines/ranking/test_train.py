@@ -13,7 +13,7 @@ from models.sarm.model import SARM
 from pipelines.ranking import loop as train_loop
 from pipelines.ranking import train
 from pipelines.ranking.anchor_table import AnchorTable
-from pipelines.ranking.loop import Place, Progress
+from pipelines.ranking.loop import Progress, Worker
 from pipelines.ranking.train import TrainConfig, make_plan, sarm_config
 from pipelines.runtime.config import ConfigError
 from pipelines.samples import examples
@@ -50,9 +50,9 @@ def _train(settings: Settings, work: Path, report: object = None, resume: Path |
         storage,
         LiveStreamingTokenizer.load(artifacts.fetch("tokenizer")),
         work=work,
-        place=Place(),
+        worker=Worker(),
         report=report or (lambda metrics, folder: None),
-        say=lambda line: None,
+        log_line=lambda line: None,
         resume=resume,
     )
 

@@ -18,12 +18,12 @@ def test_a_token_that_is_not_set_is_said_before_anything_starts(monkeypatch: pyt
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with (
         pytest.raises(ConfigError, match="SOME_TOKEN is not set; export SOME_TOKEN"),
-        serving(Settings(serve=ServeConfig(app={"token_env": "SOME_TOKEN"}))),
+        serving(ServeConfig(app={"token_env": "SOME_TOKEN"}), Settings().open()),
     ):
         pass
 
 
 def test_the_sample_names_the_variable_and_not_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "a-secret-of-some-length")
-    curl = sample_curl("http://127.0.0.1:1", Settings(serve=ServeConfig(app={"token_env": "SOME_TOKEN"})))
+    curl = sample_curl("http://127.0.0.1:1", ServeConfig(app={"token_env": "SOME_TOKEN"}))
     assert 'Authorization: Bearer $SOME_TOKEN"' in curl and "a-secret" not in curl

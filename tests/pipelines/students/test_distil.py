@@ -22,8 +22,9 @@ from pipelines.students.distil import CARD, DistilConfig, LoraSettings
 from pipelines.students.loop import LoopConfig
 from pipelines.tables.contract import FIELDS, ContractError
 from pipelines.tables.storage import StorageConfig
+from pipelines.world import world
 from pipelines.world.config import WorldConfig
-from tests.pipelines import students
+from tests.pipelines import little_student as students
 from tests.pipelines.jobs import run_job
 
 STEPS = 6
@@ -84,6 +85,7 @@ def run(settings: Settings) -> Done:
     distil.log.addHandler(handler)
     distil.log.setLevel(logging.INFO)
     try:
+        run_job(world, settings)
         return Done(settings, run_job(distil, settings), lines)
     finally:
         distil.log.removeHandler(handler)
@@ -96,7 +98,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Done:
-    """A small student made and trained by two workers, over a world that the job makes for itself."""
+    """A small student made and trained by two workers, over a world of its own."""
     return run(settings_for(tmp_path_factory.mktemp("distil"), workers=2))
 
 
@@ -285,6 +287,7 @@ def test_adapters_need_a_base() -> None:
 def test_too_few_author_days_are_refused(tmp_path: Path, based: bool) -> None:
     settings = settings_for(tmp_path, base=str(STUDENT) if based else None)
     settings = replace(settings, distil=replace(settings.distil, held_out=1000))
+    run_job(world, settings)
     with pytest.raises(ContractError, match="wanted more than distil.held_out = 1000 author-days .*, got 40"):
         run_job(distil, settings)
     assert not Path(settings.distil.output).exists()

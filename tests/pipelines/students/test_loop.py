@@ -18,7 +18,7 @@ from pipelines.students import loop as distil_loop
 from pipelines.students import pairs as distil_data
 from pipelines.students.loop import AnswerLoss, LoopConfig, answer_loss, order, train
 from pipelines.students.pairs import Pair
-from tests.pipelines import students
+from tests.pipelines import little_student as students
 
 FAST: dict[str, Any] = {"warmup_steps": 1, "log_every": 1}
 

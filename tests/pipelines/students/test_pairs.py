@@ -13,7 +13,7 @@ from pipelines.students import pairs as distil_data
 from pipelines.students.pairs import Collator, Pair
 from pipelines.tables.contract import FIELDS
 from pipelines.tables.storage import Storage
-from tests.pipelines import students
+from tests.pipelines import little_student as students
 
 HEAD = "<|im_start|>assistant\n"
 

@@ -17,7 +17,7 @@ from pipelines.students import pairs as distil_data
 from pipelines.students import student as students_module
 from pipelines.students.pairs import Pair
 from pipelines.tables.contract import FIELDS
-from tests.pipelines import students
+from tests.pipelines import little_student as students
 
 SHIPPED = STUDENT
 FIXED = (*prompt.SECTIONS, prompt.INSTRUCTION)
