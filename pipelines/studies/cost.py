@@ -15,11 +15,10 @@ import numpy as np
 from pipelines.studies.table import paired_interval
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from models.batch import RankingBatch
-    from models.sarm.anchor_tokens import AnchorTokens
-    from pipelines.ranking.loop import Model, Progress
+    from models.composed import ComposedRanker
+    from models.sources import Inputs
+    from pipelines.ranking.checkpoint import Progress
     from pipelines.studies.config import StudyConfig, Variant
 
 LIMIT = 0.1
@@ -37,12 +36,12 @@ def peak_memory_gib() -> float:
 
 
 def of_trial(
-    model: "Model", batch: "RankingBatch", content: "AnchorTokens | Tensor | None", progress: "Progress", peak: float
+    model: "ComposedRanker", batch: "RankingBatch", inputs: "Mapping[str, Inputs]", progress: "Progress", peak: float
 ) -> dict[str, Any]:
-    """The cost of one trial, as its file keeps it; `batch` and `content` as `models.cost.cost_table` wants them."""
+    """The cost of one trial, as its file keeps it; `batch` and `inputs` as `models.cost.cost_table` wants them."""
     from models.cost import TOTAL, cost_table
 
-    rows = {row.block: asdict(row) for row in cost_table(model, batch, content)}
+    rows = {row.block: asdict(row) for row in cost_table(model, batch, inputs)}
     total = rows[TOTAL]
     return {
         "cpu_s": progress.cpu_seconds,
@@ -72,7 +71,7 @@ def build(
     reference = of_variant[config.reference]
     full = None if config.full is None else of_variant[config.full]
     rows = [
-        {"variant": name, "label": variant.label or name, "kind": variant.kind}
+        {"variant": name, "label": variant.label or name, "kind": variant.ranker}
         | _costs(of_variant[name], reference)
         | ({} if full is None else _lost(of_variant[name], full))
         for name, variant in variants.items()

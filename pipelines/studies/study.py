@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.ranking import evaluate
-from pipelines.ranking.train import make_plan
+from pipelines.ranking.plan import make_plan
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import to_dict
 from pipelines.samples import examples
@@ -46,13 +46,14 @@ def run(settings: "Settings") -> dict[str, Any]:
     from pipelines.studies import report as study_report
 
     config = settings.study
-    variants = config.rows()
+    config.check()
+    variants = config.variants
     sources = study_anchors.sources(config.anchor_sources, variants)
     study_anchors.require_models(sources)
     seeds = list(range(settings.seed, settings.seed + config.seeds))
     with connected(settings.cluster):
         data = study_anchors.prepare(settings, _prepare(settings, seeds), sources)
-        embedded = {variant.anchors for variant in variants.values() if variant.kind in embed.READERS}
+        embedded = {variant.anchors for variant in variants.values() if "anchor_embeddings" in variant.reads}
         if embedded:
             roots = sorted({made.storage.root for source in embedded for made in data[source].values()})
             embed.embed_stores(settings.embed, settings.open(), [Storage.open(root) for root in roots])
@@ -104,15 +105,14 @@ def _make_world(settings: "Settings") -> None:
     examples.run(settings.examples, settings.open())
 
 
-def _trial_of(settings: "Settings", variant: Variant) -> tuple["Settings", str, str]:
-    """Settings and kind of a trial, and the digest of all that it depends on."""
-    trial = replace(settings, train=replace(settings.train, model=merged(settings.train.model, variant.model)))
-    storage = Storage.open(trial.storage.root)
-    plan, made_from = make_plan(trial.train, trial.open(), storage, Artifacts(storage), variant.kind)
-    day = evaluate.day_of(trial.evaluate.day, storage)
-    evaluate.refuse_trained_day(day, list(plan.days), variant.kind)
-    measured = [day, storage.fingerprint("examples", day), list(trial.evaluate.exposure_bounds)]
-    return trial, variant.kind, digest([_code(), made_from, *measured])
+def _trial_of(settings: "Settings", variant: Variant) -> tuple["Settings", Variant, str]:
+    """Data of a trial, its variant, and the digest of all that it depends on."""
+    run = settings.open()
+    plan, made_from = make_plan(variant.train, run, Artifacts(run.storage), variant.train.sources)
+    day = evaluate.day_of(settings.evaluate.day, run.storage)
+    evaluate.refuse_trained_day(day, list(plan.keys), variant.ranker)
+    measured = [day, run.storage.fingerprint("examples", day), list(settings.evaluate.exposure_bounds)]
+    return settings, variant, digest([_code(), made_from, *measured])
 
 
 def _code() -> str:
@@ -122,17 +122,8 @@ def _code() -> str:
     return digest([file.read_text(encoding="utf-8") for file in files])
 
 
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, section by section."""
-    result = dict(base)
-    for key, value in over.items():
-        inner = result.get(key)
-        result[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
-    return result
-
-
 def _run_missing(
-    settings: "Settings", trials: Mapping[tuple[str, int], tuple["Settings", str, str]]
+    settings: "Settings", trials: Mapping[tuple[str, int], tuple["Settings", Variant, str]]
 ) -> dict[tuple[str, int], Path]:
     """Runs every trial without a file, as many at a time as there are CPUs; returns all files.
 
@@ -140,7 +131,9 @@ def _run_missing(
     """
     folder = Path(settings.study.trials or Path(settings.run_dir) / "trials")
     folder.mkdir(parents=True, exist_ok=True)
-    files = {key: folder / f"{kind}-{key[1]}-{digest[:16]}.json" for key, (_, kind, digest) in trials.items()}
+    files = {
+        key: folder / f"{variant.ranker}-{key[1]}-{digest[:16]}.json" for key, (_, variant, digest) in trials.items()
+    }
     missing = {file: trials[key][:2] for key, file in files.items() if not file.is_file()}
     names = {file: f"{name} seed {seed}" for (name, seed), file in files.items()}
     log.info("study | %d trials, %d still to run", len(trials), len(missing))
