@@ -59,7 +59,7 @@ PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def quoted(page: str) -> str:
-    """The page with every block made anew. Raises FileNotFoundError for a study and KeyError for a part that is missing."""
+    """The page with every block made anew. Raises FileNotFoundError or KeyError where a study or part is missing."""
 
     def block(match: re.Match[str]) -> str:
         table = json.loads((ROOT / "docs" / "studies" / match[2] / "table.json").read_text(encoding="utf-8"))
