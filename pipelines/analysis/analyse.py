@@ -1,6 +1,6 @@
 """What the published SARM has learnt (SARM 4.3): similar authors against the truth, gates, and what [TAR] reads.
 
-Reads the artifact "model", the anchors in force before the day of evaluation and, where the platform is simulated, the
+Reads the artifact "sarm", the anchors in force before the day of evaluation and, where the platform is simulated, the
 truth of those anchors; writes no table.
 Run: python -m pipelines analyse --config pipelines/configs/demo.yaml
 """

@@ -1,6 +1,6 @@
 """AUC and GAUC of the published models on a day that they were not trained on, beside the oracle's where there is one.
 
-Reads examples, anchors and the artifacts "model" and "base"; writes `scores-<variant>.npz` into the run's folder.
+Reads examples, anchors and the artifacts "sarm" and "base"; writes `scores-<variant>.npz` into the run's folder.
 Run: python -m pipelines evaluate --config pipelines/configs/demo.yaml
 """
 

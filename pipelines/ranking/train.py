@@ -1,6 +1,6 @@
 """Trains SARM and, in the same order with the same budget, the Base ranker, by Ray Train.
 
-Reads examples, anchors, authors, users and the tokenizer; publishes the artifacts "model" (SARM) and "base".
+Reads examples, anchors, authors, users and the tokenizer; publishes the artifacts "sarm" and "base".
 Run: python -m pipelines train --config pipelines/configs/demo.yaml
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pipelines.ranking.loop import TrainingPlan
 
 log = logging.getLogger(__name__)
-KINDS = {"sarm": "model", "base": "base"}
+KINDS = {"sarm": "sarm", "base": "base"}
 """Artifact kind of each variant."""
 _RAY_TRAIN = {
     # A worker that hangs is noticed after this long; the default is ten minutes.

@@ -1,17 +1,11 @@
-"""Days as numbers, and the number of no day."""
+"""Days as numbers, and the number of no day, as tables and banks hold them."""
 
-from datetime import date
+from models.artifacts.bank import NO_ANCHOR, anchor_date, day_number
 
-NO_ANCHOR = -1
-"""Anchor day of an author without one."""
-
-
-def day_number(day: str) -> int:
-    """Days since 1970-01-01."""
-    return date.fromisoformat(day).toordinal() - date(1970, 1, 1).toordinal()
+__all__ = ["NO_ANCHOR", "day_name", "day_number"]
 
 
 def day_name(number: int) -> str:
-    if number == NO_ANCHOR:
-        return "no anchor"
-    return date.fromordinal(int(number) + date(1970, 1, 1).toordinal()).isoformat()
+    """The ISO date of so many days since 1970."""
+    day = anchor_date(number)
+    return "no anchor" if day is None else day.isoformat()

@@ -205,10 +205,10 @@ def test_ray_train_publishes_both_variants_and_then_leaves_them(tiny: Settings) 
     metrics = run_job(train, tiny)["variants"]
     artifacts = Artifacts(Storage.open(tiny.storage.root))
     assert {v: m["run_id"] for v, m in metrics.items()} == {
-        "sarm": artifacts.current("model"),
+        "sarm": artifacts.current("sarm"),
         "base": artifacts.current("base"),
     }
     assert metrics["sarm"]["steps"] == metrics["base"]["steps"] == metrics["sarm"]["curve"][-1]["step"]
     assert metrics["sarm"]["encoded_authors"] > 0 == metrics["base"]["encoded_authors"]
-    assert artifacts.manifest("model").made_from["tokenizer"] == artifacts.current("tokenizer")
+    assert artifacts.manifest("sarm").made_from["tokenizer"] == artifacts.current("tokenizer")
     assert {m["how"] for m in run_job(train, tiny)["variants"].values()} == {"current"}
