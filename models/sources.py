@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import numpy.typing as npt
 from torch import Tensor, nn
 
 from models.artifacts.checkpoint import config_from_dict, config_to_dict
@@ -93,6 +94,13 @@ class Source(nn.Module, ABC):
         read = self.of_history(table)
         history = None if read is None else read[batch.history]
         return Learnt(self.read(batch, table[batch.author], history))
+
+    def check_table(self, table: npt.NDArray[Any]) -> None:
+        """Raises ValueError, with both values, where ``table`` [n, ...] holds no rows of this source's table."""
+
+    def vectors(self, rows: Any) -> dict[str, Any]:
+        """Table rows [n, ...], arrays or tensors -> views [n, D] by name, by which authors may be compared."""
+        return {}
 
     def auxiliary(self, target: Tensor) -> Tensor | None:
         """Logits [B] of a loss of its own from the table's rows of the targets; None where it has none."""

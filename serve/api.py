@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 
 from serve.auth import LimitBody, RequireToken
-from serve.author_cache import NoAnchorError
+from serve.author_cache import NoAnchorError, NoVectorsError
 from serve.schema import (
     MAX_SIMILAR,
     AuthorResponse,
@@ -109,7 +109,7 @@ def _add_ranking(api: FastAPI, ranking: Ranking, executor: Executor) -> None:
 
 def _add_authors(api: FastAPI, authors: Authors) -> None:
     no_anchor: dict[int | str, dict[str, Any]] = {
-        404: {"model": ErrorResponse, "description": "Nothing to compare with: not known, or without an anchor."}
+        404: {"model": ErrorResponse, "description": "Not known, or without an anchor; or the bank holds no vectors."}
     }
 
     @api.get("/authors/{author_id}")
@@ -156,6 +156,7 @@ def _add_errors(api: FastAPI) -> None:
     answers: dict[type[Exception], tuple[int, dict[str, str]]] = {
         DuplicateCandidatesError: (422, {}),
         NoAnchorError: (404, {}),
+        NoVectorsError: (404, {}),
         NotReadyError: (503, _RETRY_AFTER),
     }
 

@@ -32,7 +32,7 @@ from serve.auth import token_from
 from serve.author_cache import AuthorCache
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Bank, Snapshot, load_bank
-from serve.user_sequence import FusionWeights, RankConfig, UserSequence
+from serve.user_sequence import FusionWeights, RankConfig, States, UserSequence
 from serve.watcher import LoadedT, NotReadyError, SnapshotWatcher, WatchConfig
 
 log = logging.getLogger(__name__)
@@ -51,9 +51,9 @@ class ServeArgs(BaseModel):
     watch: WatchConfig = WatchConfig()
     """How the published bank is followed."""
     lookup: Literal["local", "remote"] = "local"
-    """Where the ranker finds vectors: in its own mapping, or at the author cache, for banks larger than a node."""
+    """Where the ranker finds authors' states: in its own mapping, or at the author cache (banks larger than a node)."""
     lookup_timeout_s: float = Field(default=0.2, gt=0)
-    """After this a remote lookup is given up, and the request is answered with cold-start vectors and `degraded`."""
+    """After this a remote lookup is given up, and the request is answered with cold-start states and `degraded`."""
     weights: FusionWeights = FusionWeights()
     """How the tasks become one score."""
     api: ApiConfig = ApiConfig()
@@ -102,7 +102,7 @@ class UserSequenceReplica:
         self._token = token_from(args.token_env)
         local = args.lookup == "local"
         store = ArtifactStore.open(args.root, args.cache_dir)
-        load = partial(Snapshot.load, store, with_vectors=local)
+        load = partial(Snapshot.load, store, with_states=local)
         self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch)
         self._watcher.start()
         lookup = None if local else partial(remote_lookup, authors, args.lookup_timeout_s)
@@ -177,14 +177,14 @@ def _log_with_serve() -> None:
 
 def remote_lookup(
     authors: DeploymentHandle, timeout_s: float, version: str, rows: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32] | None:
-    """Vectors from the author cache; None where it does not hold the version, fails, or is late."""
+) -> States | None:
+    """States from the author cache; None where it does not hold the version, fails, or is late."""
     try:
-        found = authors.vectors.remote(version, rows).result(timeout_s=timeout_s)
+        found = authors.states.remote(version, rows).result(timeout_s=timeout_s)
     except (TimeoutError, RayError, RayServeException) as error:
-        log.warning("no vectors of bank %s from the author cache: %s", version, type(error).__name__)
+        log.warning("no states of bank %s from the author cache: %s", version, type(error).__name__)
         return None
-    return cast("npt.NDArray[np.float32] | None", found)
+    return cast("States | None", found)
 
 
 def build(args: ServeArgs) -> Application:

@@ -69,13 +69,13 @@ def profile(published: Published, candidates: int) -> dict[str, float]:
     model, bank = snapshot.model, snapshot.bank
     body = json.dumps(request_of(published, candidates, seed=1)).encode()
     request = RankRequest.model_validate(json.loads(body))
-    columns = request_columns(request, snapshot.histories, None)
+    columns = request_columns(request, snapshot.histories, NOW_MS)
     batch = request_batch(columns, bank.catalog)
     rows = np.concatenate([batch.author.numpy(), batch.history[0].numpy()])
-    vectors = bank.vectors[rows]
+    vectors = bank.states["sarm"][rows]
     cls, tar = torch.from_numpy(vectors[:candidates]).unbind(dim=1)
     history, mask = torch.from_numpy(vectors[candidates:, 0])[None], batch.history_mask[:1]
-    probabilities, known = score(snapshot, batch, vectors), np.ones(candidates, bool)
+    probabilities, known = score(snapshot, batch, {"sarm": vectors}), np.ones(candidates, bool)
     response = sequence.rank(request)
     weights = FusionWeights().in_order
     with torch.inference_mode():
@@ -84,8 +84,8 @@ def profile(published: Published, candidates: int) -> dict[str, float]:
         features = torch.cat([cls, tar, interest.expand(candidates, -1), model.ranker.rank_features(batch)], dim=-1)
         parts: dict[str, Callable[[], Any]] = {
             "json_in": lambda: RankRequest.model_validate(json.loads(body)),
-            "featurize": lambda: request_batch(request_columns(request, snapshot.histories, None), bank.catalog),
-            "gather": lambda: bank.vectors[rows],
+            "featurize": lambda: request_batch(request_columns(request, snapshot.histories, NOW_MS), bank.catalog),
+            "gather": lambda: bank.states["sarm"][rows],
             "uin": lambda: model.user_interest(history, mask),
             "features": lambda: model.ranker.rank_features(batch),
             "home": lambda: model.ranker.home(features),

@@ -18,7 +18,7 @@ from models import TASKS
 from pipelines.serving.serve import ServeConfig, sample_curl, serving
 from pipelines.settings import Settings
 from pipelines.tables.storage import StorageConfig
-from tests.serve.conftest import AUTHOR_IDS, NOW_MS, USER_IDS, Published, watcher_of
+from tests.serve.conftest import AUTHOR_IDS, NOW_MS, USER_IDS, Published, fill_with_nan, watcher_of
 from tests.serve.test_user_sequence import offline, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,7 +120,7 @@ def test_a_new_bank_is_swapped_in_under_load_and_a_bad_one_is_not(root: Publishe
         root.publish("b", seed=1)
         wanted["b"] = wanted_scores(root)
         eventually(lambda: answers[-1].json()["bank_version"] == "b")
-        root.bank("c", "m-b", change=lambda arrays: arrays["bank"].fill(np.nan))
+        root.bank("c", "m-b", change=fill_with_nan)
         eventually(lambda: "holds NaN" in str(client.get("/bank").json()["last_failure"]))
     finally:
         stop.set()

@@ -179,9 +179,9 @@ def test_config_refuses(config: dict[str, float]) -> None:
 def test_a_corrupt_bank_keeps_the_old_snapshot(published: Published) -> None:
     watcher = watcher_of(published.root)
     published.publish("b", point=False)
-    path = published.folder("bank", "b") / "bank.npy"
+    path = published.folder("bank", "b") / "source_sarm.npy"
     path.write_bytes(path.read_bytes()[:-1])
     published.point("b")
     assert not watcher.poll()
     assert watcher.current.version == "a"
-    assert "bank.npy wanted sha256" in str(watcher.last_failure)
+    assert "source_sarm.npy wanted sha256" in str(watcher.last_failure)
