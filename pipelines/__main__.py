@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     from pipelines.settings import Settings
 
     try:
-        settings = config.build(Settings, config.read_yaml(args.config, args.set))
+        settings = config.load(Settings, args.config, args.set)
         run_dir = Path(settings.run_dir)
         config.dump(settings, run_dir / "config" / f"{args.job}.yaml")
         started = time.perf_counter()

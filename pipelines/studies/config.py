@@ -1,10 +1,12 @@
 """What a study compares."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.runtime.config import ConfigError, build
 from pipelines.semantics import embed
+from pipelines.tables.contract import TASKS_COLUMNS
 
 OWN = ""
 """The source of variants that read the anchors which their data came with."""
@@ -25,6 +27,8 @@ DATA = ("world", "store")
 
 KINDS = ("base", "tags", *embed.READERS, "sarm")
 """What a variant may be: the base ranker, the base ranker with a fixed content feature, SARM."""
+WITHOUT = ("base", "tags")
+"""Kinds of variants that read no anchors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,9 +71,9 @@ class StudyConfig:
     """The variant that the cheaper ones of its kind save from (SARM, Table 5): what they lose is counted against it."""
     variants: dict[str, Any] = field(default_factory=dict)
     """Rows of the table: {name: keys of Variant}, in order."""
-    anchor_sources: dict[str, Any] = field(default_factory=dict)
-    """Models that write anchors for variants: {name: keys of AnchorSource}."""
-    paper: dict[str, Any] = field(default_factory=dict)
+    anchor_sources: Mapping[str, AnchorSource] = field(default_factory=dict)
+    """Models that write anchors for variants, by the name that variants call them."""
+    paper: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
     """The paper's delta to its base in points: {variant: {task: [AUC, GAUC]}}."""
 
     def __post_init__(self) -> None:
@@ -80,18 +84,43 @@ class StudyConfig:
         if self.parallel is not None and self.parallel < 1:
             raise ValueError(f"parallel: wanted at least 1, or null, got {self.parallel}")
 
+        if self.variants:  # other jobs have none, and then nothing has to fit together
+            self._check_names(self.rows())
+            self._check_anchors(self.rows())
+
     def rows(self) -> dict[str, Variant]:
-        """The variants. Raises ConfigError for unknown keys and where the reference is missing."""
-        made = {name: build(Variant, raw, f"config.study.variants.{name}") for name, raw in self.variants.items()}
-        for role in ("reference", "full"):
-            if (wanted := getattr(self, role)) is not None and wanted not in made:
-                raise ConfigError(
-                    f"config.study.variants: wanted the {role} {wanted!r} among them, got "
-                    f"{', '.join(made) or 'none'}; start from pipelines/configs/studies/table1.yaml"
-                )
-        unknown = sorted(set(self.paper) - set(made))
-        if unknown:
+        """The variants, in order. Raises ConfigError where there are none, and for unknown keys."""
+        if not self.variants:
             raise ConfigError(
-                f"config.study.paper: unknown variant(s) {', '.join(unknown)}; known are {', '.join(made)}"
+                "config.study.variants: wanted rows of a table, got none; start from "
+                "pipelines/configs/studies/table1.yaml"
             )
-        return made
+        return {name: build(Variant, raw, f"config.study.variants.{name}") for name, raw in self.variants.items()}
+
+    def _check_names(self, rows: Mapping[str, Variant]) -> None:
+        """Every variant and task that is spoken of must be there. Raises ValueError."""
+        for role, wanted in (("reference", self.reference), ("full", self.full)):
+            if wanted is not None and wanted not in rows:
+                raise ValueError(f"variants: wanted the {role} {wanted!r} among them, got {', '.join(rows)}")
+        tasks = {task for deltas in self.paper.values() for task in deltas}
+        for what, named, known in (("variant", self.paper, tuple(rows)), ("task", tasks, TASKS_COLUMNS)):
+            if unknown := sorted(set(named) - set(known)):
+                raise ValueError(f"paper: unknown {what}(s) {', '.join(unknown)}; known are {', '.join(known)}")
+
+    def _check_anchors(self, rows: Mapping[str, Variant]) -> None:
+        """Variants name sources that are there, and every source is read. Raises ValueError."""
+        for name, variant in rows.items():
+            if variant.anchors not in (OWN, *self.anchor_sources):
+                known = ", ".join(self.anchor_sources) or "none"
+                raise ValueError(
+                    f"variants.{name}.anchors: wanted one of anchor_sources ({known}), got {variant.anchors!r}"
+                )
+            if variant.anchors != OWN and variant.kind in WITHOUT:
+                raise ValueError(
+                    f"variants.{name}.anchors: wanted none, as kind {variant.kind} reads no anchors, "
+                    f"got {variant.anchors!r}"
+                )
+        if unused := sorted(set(self.anchor_sources) - {variant.anchors for variant in rows.values()}):
+            raise ValueError(
+                f"anchor_sources: wanted a variant that reads {', '.join(unused)}, got none; add one, or drop it"
+            )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipelines.ranking import evaluate
 from pipelines.ranking.train import make_plan
 from pipelines.runtime.cluster import connected
-from pipelines.runtime.config import to_dict
+from pipelines.runtime.config import merged, to_dict
 from pipelines.samples import examples
 from pipelines.semantics import embed, vocabulary
 from pipelines.studies import anchor_sources as study_anchors
@@ -47,7 +47,7 @@ def run(settings: "Settings") -> dict[str, Any]:
 
     config = settings.study
     variants = config.rows()
-    sources = study_anchors.sources(config.anchor_sources, variants)
+    sources = config.anchor_sources
     study_anchors.require_models(sources)
     seeds = list(range(settings.seed, settings.seed + config.seeds))
     with connected(settings.cluster):
@@ -120,15 +120,6 @@ def _code() -> str:
     here = Path(__file__).parents[1]
     files = [*sorted((here.parent / "models").rglob("*.py")), *(here / f"{name}.py" for name in TRIAL_SOURCES)]
     return digest([file.read_text(encoding="utf-8") for file in files])
-
-
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, section by section."""
-    result = dict(base)
-    for key, value in over.items():
-        inner = result.get(key)
-        result[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
-    return result
 
 
 def _run_missing(
