@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models import TASKS
 from models.batch import HISTORY_PAD, RankingBatch, collate
 from models.catalog import Catalog
+from serve.args import FusionWeights
 from serve.schema import HealthResponse, HistoryItem, Misses, RankedCandidate, RankRequest, RankResponse
 from serve.snapshot import Bank, Histories, Snapshot
 from serve.watcher import NotReadyError, SnapshotWatcher
@@ -25,30 +25,6 @@ Lookup = Callable[[str, npt.NDArray[np.int64]], npt.NDArray[np.float32] | None]
 """(bank version, rows [n]) -> vectors [n, 2, D], or None where they cannot be had in time."""
 
 _NOBODY = int(np.iinfo(np.int64).min)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FusionWeights:
-    """Exponents of the fused score: the product over tasks of (1 + probability) ** weight."""
-
-    click: float = 1.0
-    """Weight of a click."""
-    follow: float = 1.0
-    """Weight of a follow."""
-    long_view: float = 1.0
-    """Weight of a long view."""
-    gift: float = 1.0
-    """Weight of a gift."""
-
-    def __post_init__(self) -> None:
-        weights = self.in_order
-        if not np.isfinite(weights).all() or max(abs(weights)) > 100 or not weights.any():
-            raise ValueError(f"fusion weights must be within -100..100 and not all 0, got {self}")
-
-    @property
-    def in_order(self) -> npt.NDArray[np.float64]:
-        """[K], in the order of TASKS."""
-        return np.array([getattr(self, task) for task in TASKS], dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
