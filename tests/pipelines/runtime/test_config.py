@@ -55,6 +55,10 @@ def test_there_are_configs_to_load():
     assert len(CONFIGS) > 10
 
 
+def test_base_is_a_word_of_files_and_no_section():
+    assert config.BASE not in {field.name for field in dataclasses.fields(Settings)}
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_that_ships_loads_and_comes_back_from_its_dump(path: Path, tmp_path: Path):
     settings = config.load(Settings, path)

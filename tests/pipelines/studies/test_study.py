@@ -27,7 +27,9 @@ VARIANTS = {
     "sae": {"model": {"representations": ["cls", "tar"], "aux_weight": 0.0}},
     "sarm": {"label": "SARM"},
 }
-SHIPPED = sorted(Path("pipelines/configs/studies").glob("*.yaml"))
+SHARED = "simulated"
+"""What the studies start from, which is none itself."""
+SHIPPED = sorted(file for file in Path("pipelines/configs/studies").glob("*.yaml") if file.stem != SHARED)
 
 
 def _settings(root: Path, tiny_store: Path, **changes: Any) -> Settings:
