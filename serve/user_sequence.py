@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models import TASKS
 from models.artifacts.bank import Array, Histories
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
 from models.history import HISTORY_PAD, known_at
+from serve.args import FusionWeights
 from serve.schema import HealthResponse, HistoryItem, Misses, RankedCandidate, RankRequest, RankResponse
 from serve.snapshot import Bank, Snapshot
 from serve.watcher import NotReadyError, SnapshotWatcher
@@ -29,30 +29,6 @@ Lookup = Callable[[str, npt.NDArray[np.int64]], States | None]
 """(bank version, rows [n]) -> states of those rows, or None where they cannot be had in time."""
 
 _NOBODY = int(np.iinfo(np.int64).min)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FusionWeights:
-    """Exponents of the fused score: the product over tasks of (1 + probability) ** weight."""
-
-    click: float = 1.0
-    """Weight of a click."""
-    follow: float = 1.0
-    """Weight of a follow."""
-    long_view: float = 1.0
-    """Weight of a long view."""
-    gift: float = 1.0
-    """Weight of a gift."""
-
-    def __post_init__(self) -> None:
-        weights = self.in_order
-        if not np.isfinite(weights).all() or max(abs(weights)) > 100 or not weights.any():
-            raise ValueError(f"fusion weights must be within -100..100 and not all 0, got {self}")
-
-    @property
-    def in_order(self) -> npt.NDArray[np.float64]:
-        """[K], in the order of TASKS."""
-        return np.array([getattr(self, task) for task in TASKS], dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

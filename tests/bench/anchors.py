@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--authors", type=int, default=1500, help="authors on air")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key, repeatable")
     args = parser.parse_args(argv)
-    settings = config.build(Settings, config.read_yaml(args.config, args.set))
+    settings = config.load(Settings, args.config, args.set)
     with tempfile.TemporaryDirectory() as scratch:
         settings = replace(
             settings,

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key, repeatable")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    settings = config.build(Settings, config.read_yaml(args.config, args.set))
+    settings = config.load(Settings, args.config, args.set)
     tastes = {"on": [True], "off": [False], "both": [True, False]}[args.taste]
     runs = []
     with tempfile.TemporaryDirectory() as scratch, connected(settings.cluster):

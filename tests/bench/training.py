@@ -105,7 +105,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        settings = config.build(Settings, config.read_yaml(args.config, args.set))
+        settings = config.load(Settings, args.config, args.set)
         root = args.root or f"{scratch}/store"
         settings = replace(settings, run_dir=f"{scratch}/run", storage=replace(settings.storage, root=root))
         if args.root is None:

@@ -25,9 +25,10 @@ from models.ranker import RankerConfig
 from models.sarm.anchor_tokens import CLS_ROW, AnchorTokens, TokenRows
 from models.sarm.model import SARM, SARMConfig
 from models.sources import SourceSpec
+from serve.args import WatchConfig
 from serve.snapshot import Snapshot
 from serve.user_sequence import UserSequence
-from serve.watcher import SnapshotWatcher, WatchConfig
+from serve.watcher import SnapshotWatcher
 
 NUM_USERS, NUM_AUTHORS, LENGTH = 6, 40, 8
 USER_IDS = np.arange(NUM_USERS) * 7 + 3

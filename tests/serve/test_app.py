@@ -136,25 +136,9 @@ def test_a_new_bank_is_swapped_in_under_load_and_a_bad_one_is_not(root: Publishe
 def test_the_cluster_configuration_is_what_serve_expects() -> None:
     from ray.serve.schema import ServeDeploySchema
 
-    from serve.app import ServeArgs
+    from serve.args import ServeArgs
 
     raw = yaml.safe_load((ROOT / "serve" / "config.yaml").read_text(encoding="utf-8"))
     application = ServeDeploySchema.model_validate(raw).applications[0]
     assert application.import_path == "serve.app:build"
     assert ServeArgs.model_validate(application.args).token_env == "SERVE_TOKEN"
-
-
-@pytest.mark.parametrize(
-    "wrong", [{}, {"root": "r", "replica": 2}, {"root": "r", "watch": {"poll": 1}}, {"root": "r", "lookup": "far"}]
-)
-def test_wrong_arguments_are_refused(wrong: dict[str, Any]) -> None:
-    from serve.app import ServeArgs
-
-    with pytest.raises(ValueError, match="ServeArgs"):
-        ServeArgs.model_validate(wrong)
-
-
-def test_every_argument_is_described() -> None:
-    from serve.app import ServeArgs
-
-    assert [name for name, field in ServeArgs.model_fields.items() if not field.description] == []

@@ -143,7 +143,7 @@ def test_saved_and_loaded_models_score_alike(tmp_path: Path) -> None:
             r"encoder.live_tokens.weight has shape \[6, 8\] in the file, \[9, 8\] in the config",
         ),
         ("config", {"num_layers": 1}, "fusions.1"),
-        ("sizes", {"num_author": 1}, r"no \['num_author'\]"),
+        ("sizes", {"num_author": 1}, r"unknown key\(s\) num_author"),
     ],
 )
 def test_a_mismatch_is_refused_with_both_values(

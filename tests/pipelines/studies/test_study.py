@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from pipelines.runtime.config import ConfigError, build
 from pipelines.settings import Settings, read_settings
 from pipelines.studies import study
 from pipelines.studies import table as study_table
@@ -23,7 +22,9 @@ VARIANTS = {
     "sae": Variant(train=tiny_train(representations=["cls", "tar"], aux_weight=0.0)),
     "sarm": Variant(label="SARM", train=tiny_train()),
 }
-SHIPPED = sorted(Path("pipelines/configs/studies").glob("*.yaml"))
+SHARED = "simulated"
+"""What the studies start from, which is none itself."""
+SHIPPED = sorted(file for file in Path("pipelines/configs/studies").glob("*.yaml") if file.stem != SHARED)
 
 
 def _settings(root: Path, tiny_store: Path, **changes: Any) -> Settings:
@@ -168,10 +169,11 @@ def test_another_model_is_another_trial(done: Settings) -> None:
 
 
 def test_other_code_is_another_trial(done: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, alone = Path(done.run_dir) / "trials", replace(done.study, variants={"base": VARIANTS["base"]}, seeds=1)
+    folder = Path(done.run_dir) / "trials"
+    alone = replace(done.study, variants={"base": VARIANTS["base"]}, seeds=1, paper={})
     before = set(folder.iterdir())
     monkeypatch.setattr(study, "TRIAL_SOURCES", ("train_loop",))
-    study.run(replace(done, study=replace(alone, paper={})))
+    study.run(replace(done, study=alone))
     (made,) = set(folder.iterdir()) - before
     old = next(Path(file) for file in before if file.name.startswith(made.name.rsplit("-", 1)[0]))
     assert json.loads(made.read_text())["metrics"] == json.loads(old.read_text())["metrics"]
@@ -203,19 +205,6 @@ def test_a_metric_that_a_seed_does_not_have_is_none_and_not_a_number() -> None:
     assert "n/a" in study_table.markdown(table) and json.dumps(table, allow_nan=False)
 
 
-def test_a_study_wants_its_reference_and_known_keys(tmp_path: Path, tiny_store: Path) -> None:
-    with pytest.raises(ConfigError, match="reference 'base'"):
-        study.run(_settings(tmp_path, tiny_store, variants={"sarm": VARIANTS["sarm"]}))
-    with pytest.raises(ConfigError, match="the full 'all' among them"):
-        study.run(_settings(tmp_path, tiny_store, full="all"))
-    with pytest.raises(ConfigError, match="unknown variant"):
-        study.run(_settings(tmp_path, tiny_store, paper={"other": {}}))
-    with pytest.raises(ConfigError, match="study.variants.sarm.train: unknown key.*modle"):
-        build(Settings, {"study": {"variants": {"sarm": {"train": {"modle": {}}}}}})
-    with pytest.raises(ValueError, match="data"):
-        StudyConfig(data="elsewhere")
-
-
 def test_a_variant_says_only_what_differs_from_the_section_train(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(
@@ -233,6 +222,5 @@ def test_a_variant_says_only_what_differs_from_the_section_train(tmp_path: Path)
 @pytest.mark.parametrize("file", SHIPPED, ids=[file.stem for file in SHIPPED])
 def test_the_shipped_studies_can_be_read(file: Path) -> None:
     settings = read_settings(file)
-    settings.study.check()
     assert settings.study.name == file.stem and settings.run_dir == f"runs/studies/{file.stem}"
     assert len(settings.study.variants) > 1
