@@ -11,21 +11,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.studies import anchor_sources as study_anchors
-from pipelines.studies import convergence
-from pipelines.studies import cost as study_cost
-from pipelines.studies import table as study_table
+from pipelines.studies import anchor_sources, convergence, cost
+from pipelines.studies.table import exposure_markdown, table_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(<!-- study (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PAGES = (ROOT / "README.md", ROOT / "docs" / "studies" / "README.md")
 PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "click": lambda table: study_table.markdown(table, ["click"]),
-    "tasks": study_table.markdown,
-    "exposure": study_table.exposure_markdown,
+    "click": lambda table: table_markdown(table, ["click"]),
+    "tasks": table_markdown,
+    "exposure": exposure_markdown,
     "convergence": convergence.markdown,
-    "cost": study_cost.markdown,
-    "anchors": study_anchors.markdown,
+    "cost": cost.markdown,
+    "anchors": anchor_sources.markdown,
 }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.ranking import evaluate
 from pipelines.ranking.train import make_plan
 from pipelines.semantics import vocabulary
-from pipelines.studies import cost as study_cost
+from pipelines.studies.trial_cost import peak_memory_gib, trial_cost
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.storage import Storage
 
@@ -41,7 +41,7 @@ def run_trial(settings: "Settings", kind: str) -> dict[str, Any]:
         progress = train(
             plan, storage, tokenizer, work=Path(work), worker=Worker(), report=lambda *_: None, log_line=lambda _: None
         )
-        peak = study_cost.peak_memory_gib()
+        peak = peak_memory_gib()
         folder = Path(work) / f"after-{plan.days[-1]}"
         model, catalog = published.load_model(folder, kind), Catalog.load(folder / CATALOG)
     day = evaluate.day_of(settings.evaluate.day, storage)
@@ -66,7 +66,7 @@ def run_trial(settings: "Settings", kind: str) -> dict[str, Any]:
         "seconds": progress.seconds,
         "encoded": progress.encoded,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "cost": study_cost.of_trial(model, some, anchors.tokens if anchors else content, progress, peak),
+        "cost": trial_cost(model, some, anchors.tokens if anchors else content, progress, peak),
         "curve": progress.curve,
         "metrics": evaluate.measure(columns, scores),
         "buckets": evaluate.by_exposure(storage, list(plan.days), columns, of_model, bounds),

@@ -12,8 +12,9 @@ from pipelines.ranking.train import sarm_config
 from pipelines.runtime.config import ConfigError, build, read_yaml
 from pipelines.settings import Settings
 from pipelines.studies import study
-from pipelines.studies import table as study_table
 from pipelines.studies.config import StudyConfig, Variant
+from pipelines.studies.table import METRICS, build_table, paired_interval, table_markdown
+from pipelines.studies.trials import merged
 from pipelines.tables.contract import TASKS_COLUMNS
 from tests.pipelines.conftest import tiny_settings
 from tests.pipelines.pages import Page
@@ -57,14 +58,14 @@ def test_every_variant_has_a_row_of_every_task_and_metric(done: Settings) -> Non
     table = _table(done)
     assert table["study"] == "tiny" and table["seeds"] == [1, 2] and table["data"] == "simulated world"
     found = {(row["variant"], row["task"], row["metric"]) for row in table["rows"]}
-    wanted = {(v, t, m) for v in [*VARIANTS, "oracle"] for t in TASKS_COLUMNS for m in study_table.METRICS}
+    wanted = {(v, t, m) for v in [*VARIANTS, "oracle"] for t in TASKS_COLUMNS for m in METRICS}
     assert found == wanted
     assert all(row["delta"] == 0 for row in table["rows"] if row["variant"] == "base")
     rows_of_all = (Path(done.run_dir) / "table.md").read_text().count("\n| ")
     assert rows_of_all == 4 * (1 + len(VARIANTS)) + 1  # the first one has the oracle too
 
 
-def test_the_losses_of_the_pass_are_compared_too(done: Settings) -> None:
+def test_the_losses_of_the_epoch_are_compared_too(done: Settings) -> None:
     rows = _table(done)["convergence"]
     assert {(row["variant"], row["loss"]) for row in rows} == {
         (v, loss) for v in VARIANTS for loss in ("main_loss", "click_loss")
@@ -175,21 +176,22 @@ def test_another_model_is_another_trial(done: Settings) -> None:
 def test_other_code_is_another_trial(done: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, alone = Path(done.run_dir) / "trials", replace(done.study, variants={"base": VARIANTS["base"]}, seeds=1)
     before = set(folder.iterdir())
-    monkeypatch.setattr(study, "TRIAL_SOURCES", ("train_loop",))
+    monkeypatch.setattr(study, "code_digest", lambda module: f"other code of {module}")
     study.run(replace(done, study=replace(alone, paper={})))
-    (made,) = set(folder.iterdir()) - before
-    old = next(Path(file) for file in before if file.name.startswith(made.name.rsplit("-", 1)[0]))
-    assert json.loads(made.read_text())["metrics"] == json.loads(old.read_text())["metrics"]
+    (new,) = set(folder.iterdir()) - before
+    old = next(Path(file) for file in before if file.name.startswith(new.name.rsplit("-", 1)[0]))
+    assert json.loads(new.read_text())["metrics"] == json.loads(old.read_text())["metrics"]
+    monkeypatch.undo()
     study.run(done)
 
 
 def test_an_interval_is_students() -> None:
     # Differences 1, 2, 3: mean 2, standard error 1/sqrt(3), t(0.975, 2) = 4.302653.
-    low, high = study_table.paired_interval([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    low, high = paired_interval([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
     assert low == pytest.approx(2 - 4.302653 / 3**0.5, abs=1e-5) and high == pytest.approx(
         2 + 4.302653 / 3**0.5, abs=1e-5
     )
-    assert study_table.paired_interval([1.0], [0.5]) == (None, None)
+    assert paired_interval([1.0], [0.5]) == (None, None)
 
 
 def test_a_metric_that_a_seed_does_not_have_is_none_and_not_a_number() -> None:
@@ -202,10 +204,10 @@ def test_a_metric_that_a_seed_does_not_have_is_none_and_not_a_number() -> None:
         return {"variant": variant, "seed": seed, "day": "d", "seconds": 1.0, "metrics": metrics, "buckets": []}
 
     records = [record(v, s, math.nan if s == 2 else 0.5) for v in rows for s in (1, 2)]
-    table = study_table.build(config, rows, [1, 2], records)
+    table = build_table(config, rows, [1, 2], records)
     gift = [row for row in table["rows"] if row["task"] == "gift"]
     assert all(row["mean"] is None and row["delta"] is None and row["seeds"] == [50.0, None] for row in gift)
-    assert "n/a" in study_table.markdown(table) and json.dumps(table, allow_nan=False)
+    assert "n/a" in table_markdown(table) and json.dumps(table, allow_nan=False)
 
 
 def test_a_study_wants_its_reference_and_known_keys(tmp_path: Path, tiny_store: Path) -> None:
@@ -229,5 +231,5 @@ def test_the_shipped_studies_can_be_read(file: Path) -> None:
     rows = settings.study.rows()
     assert settings.study.name == file.stem and settings.run_dir == f"runs/studies/{file.stem}" and len(rows) > 1
     for variant in rows.values():
-        trial = replace(settings.train, model=study.merged(settings.train.model, variant.model))
+        trial = replace(settings.train, model=merged(settings.train.model, variant.model))
         assert sarm_config(trial).width == 64
