@@ -8,24 +8,21 @@ costs about twice as much again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.batch import RankingBatch
+from models.composed import ComposedRanker
 from models.embeddings import IdTable
-from models.ranker import Ranker
-from models.sarm.anchor_tokens import AnchorTokens
-from models.sarm.model import SARM
-from models.two_stage import TwoStageRanker
+from models.sources import Inputs
 
 TOTAL = "total"
 """Block of the last row."""
-_OPENED = ("ranker", "encoder")  # children of a model that are shown by their own children
+_OPENED = "encoder"  # the child of a source that is shown by its own children
 _OUTSIDE = "(outside blocks)"
 
 
@@ -46,20 +43,19 @@ class BlockCost:
 
 
 def cost_table(
-    model: Ranker | TwoStageRanker | SARM, batch: RankingBatch, content: AnchorTokens | Tensor | None = None
+    model: ComposedRanker, batch: RankingBatch, inputs: Mapping[str, Inputs] | None = None
 ) -> list[BlockCost]:
     """One row for each block, in the order of the model, and the row TOTAL.
 
-    ``content`` is what the model reads beside the batch, by author row: nothing for ``Ranker``, codes or embeddings for
-    ``TwoStageRanker``, ``AnchorTokens`` for ``SARM``. FLOPs are means over the impressions of ``batch`` and over its
-    authors, each encoded once. [UIN], which impressions of one request may share, counts for each of them. The model is
-    left as it was. Raises ValueError for content of another kind.
+    ``inputs`` are those of the model's sources, by name. FLOPs are means over the impressions of ``batch`` and over its
+    authors, each encoded once. What impressions of one request may share, such as [UIN], counts for each of them. The
+    model is left as it was.
     """
     authors = torch.unique(batch.author)
-    impressions, encoding = _passes(model, batch, authors, content)
     training = model.training
     model.eval()
     try:
+        impressions, encoding = _passes(model, batch, authors, inputs or {})
         of_impressions, of_authors = _flops(model, impressions), _flops(model, encoding)
     finally:
         model.train(training)
@@ -89,40 +85,37 @@ def markdown(rows: Sequence[BlockCost]) -> str:
 
 
 def _passes(
-    model: Ranker | TwoStageRanker | SARM, batch: RankingBatch, authors: Tensor, content: AnchorTokens | Tensor | None
+    model: ComposedRanker, batch: RankingBatch, authors: Tensor, inputs: Mapping[str, Inputs]
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """The two passes to count: over the impressions, and over the authors."""
-    if isinstance(model, SARM) and isinstance(content, AnchorTokens):
-        anchors = content.select(authors.cpu().numpy())
-        history = batch.history_age_s.new_zeros(*batch.history.shape, model.config.width)
-        vector = history[:, 0]
-        return lambda: model(batch, vector, vector, history), lambda: _encode_plainly(model, authors, anchors)
-    if isinstance(model, TwoStageRanker) and isinstance(content, Tensor):
-        return lambda: model(batch, content), lambda: None
-    if isinstance(model, Ranker) and content is None:
-        return lambda: model(batch), lambda: None
-    raise ValueError(
-        f"{type(model).__name__} got content of {type(content).__name__}; wanted AnchorTokens for SARM, a Tensor for "
-        "TwoStageRanker, None for Ranker"
-    )
+    ids = model.ranker.authors
+    tables = {name: source.table(inputs[name], ids) for name, source in model.items()}
+    targets = {name: table[batch.author] for name, table in tables.items()}
+    read = {name: source.of_history(tables[name]) for name, source in model.items()}
+    histories = {name: None if part is None else part[batch.history] for name, part in read.items()}
 
+    def impressions() -> None:
+        model(batch, model.read(batch, targets, histories))
+        for name, source in model.items():
+            source.auxiliary(targets[name])
 
-def _encode_plainly(model: SARM, authors: Tensor, anchors: AnchorTokens) -> None:
-    """Authors of one length at a time: no padding, and every token of every author computed."""
-    for length in np.unique(anchors.lengths):
-        chosen = np.flatnonzero(anchors.lengths == length)
-        base, live = (t.to(authors.device) for t in anchors.select(chosen).tensors())
-        states, mask = model.encoder(base, live)
-        model.identity(model.ranker.authors(authors[torch.from_numpy(chosen).to(authors.device)]), states, mask)
+    def encoding() -> None:
+        for name, source in model.items():
+            source.encode_plainly(authors, inputs[name], ids)
+
+    return impressions, encoding
 
 
 def _block(path: str) -> str | None:
-    """The block that a module or parameter belongs to; None for what holds blocks."""
-    first, _, below = path.partition(".")
-    if first not in _OPENED:
-        return first or None
-    name = below.partition(".")[0]
-    return (name if first == "ranker" else f"{first}.{name}") if name else None
+    """The block that a module or parameter belongs to; None for what holds blocks.
+
+    `home` of the base ranker, `sarm.interest` of a source, and one level more of what is opened: `sarm.encoder.blocks`.
+    """
+    first, *below = path.split(".")
+    if first == "ranker":
+        return below[0] if below else None
+    depth = 3 if below[1:2] == [_OPENED] else 2
+    return ".".join(below[:depth]) if len(below) >= depth else None
 
 
 def _blocks(model: nn.Module) -> list[str]:

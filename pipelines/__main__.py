@@ -64,10 +64,10 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one job; its metrics land in `<run_dir>/<job>.json`."""
     args = _parser().parse_args(argv)
     logging.basicConfig(level=os.environ.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(message)s")
-    from pipelines.settings import Settings
+    from pipelines.settings import read_settings
 
     try:
-        settings = config.build(Settings, config.read_yaml(args.config, args.set))
+        settings = read_settings(args.config, args.set)
         run_dir = Path(settings.run_dir)
         config.dump(settings, run_dir / "config" / f"{args.job}.yaml")
         started = time.perf_counter()

@@ -1,14 +1,16 @@
 """The whole configuration of a run: one section a job, each defined beside its owner."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.analysis.analyse import AnalyseConfig
 from pipelines.demo.config import DemoConfig
 from pipelines.ranking.evaluate import EvaluateConfig
+from pipelines.ranking.plan import TrainConfig
 from pipelines.ranking.publish import PublishConfig
-from pipelines.ranking.train import TrainConfig
 from pipelines.runtime.cluster import ClusterConfig
+from pipelines.runtime.config import build, read_yaml
 from pipelines.runtime.run import Run
 from pipelines.samples.examples import ExamplesConfig
 from pipelines.semantics.anchors import AnchorsConfig
@@ -20,9 +22,14 @@ from pipelines.sources.kuailive import KuaiLiveConfig
 from pipelines.sources.movielens import MovieLensConfig
 from pipelines.sources.validate import ValidateConfig
 from pipelines.students.distil import DistilConfig
-from pipelines.studies.config import StudyConfig
+from pipelines.studies.config import StudyConfig, inherit_train
 from pipelines.tables.storage import Storage, StorageConfig
 from pipelines.world.config import WorldConfig
+
+
+def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> "Settings":
+    """The configuration in a YAML file, with `a.b=c` on top. Raises ConfigError."""
+    return build(Settings, inherit_train(read_yaml(path, overrides)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -137,5 +137,5 @@ def _typed(hint: Any, value: Any) -> Any:
         if dataclasses.is_dataclass(option) and isinstance(option, type) and isinstance(value, Mapping):
             return config_from_dict(option, value)
         if typing.get_origin(option) is tuple and isinstance(value, list):
-            return tuple(value)
+            return tuple(_typed(typing.get_args(option)[0], item) for item in value)
     return value

@@ -1,40 +1,44 @@
-"""SARM, the semantic anchor ranking model (section 3.3): the anchor encoder and the ranker as one model."""
+"""SARM, the semantic anchor ranking model (section 3.3), as a source of a ranker: anchors, encoded end to end."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.artifacts.checkpoint import SavedModel
+from models import TASKS
 from models.batch import RankingBatch
-from models.catalog import CatalogSizes
-from models.ranker import Ranker, RankerConfig
+from models.embeddings import IdTable
+from models.losses import auxiliary_bce
+from models.packed import Distinct
+from models.ranker import RankerConfig
 from models.sarm.anchor_encoder import AnchorEncoder
-from models.sarm.anchor_tokens import PAD_ROW, AnchorTokens, TokenRows
+from models.sarm.anchor_tokens import PAD_ROW, TokenRows
 from models.sarm.author_identity import AuthorIdentity, AuthorMean
+from models.sarm.choice import choose_authors, distinct_histories
+from models.sarm.memory_bank import MemoryBank
 from models.sarm.user_interest import UserInterest
+from models.sources import Fresh, Inputs, Learnt, Representations, Source
 
 REPRESENTATIONS = ("cls", "tar", "uin")
 """What SARM adds to the ranker, in the order of eq. 11."""
 BANKED = ("cls", "tar")
 """The vectors of an author in the bank, in order."""
 
+_ENCODED_TOGETHER = 256
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SARMConfig:
     """Sizes and choices of SARM."""
 
-    ranker: RankerConfig = field(default_factory=RankerConfig)
-    """The base ranker; its extra widths are set by SARM and must be left at 0."""
     width: int = 64
     """D, of the anchor encoder, the bank and the user interest."""
-    num_layers: int = 4
-    """Blocks of the anchor encoder."""
+    num_layers: int = 1
+    """Blocks of the anchor encoder; the paper has 4, which gained no more than 1 where it was measured."""
     ffn_mult: int = 2
     """Hidden width of the feed-forward layers, in multiples of width."""
     fusion_layers: tuple[int, ...] | None = None
@@ -71,8 +75,6 @@ class SARMConfig:
         )
         if min(positive) < 1:
             raise ValueError(f"widths, layers and chunks of SARMConfig must be >= 1, got {self}")
-        if self.ranker.extra_dim:
-            raise ValueError(f"SARM sets the ranker's extra widths itself; leave them at 0, got {self.ranker}")
         if any(not 0 <= layer < self.num_layers for layer in self.fused):
             raise ValueError(f"fusion_layers {self.fusion_layers} must be within 0..{self.num_layers - 1}")
         for name, known in (("tokens", ("base", "live")), ("tar", ("attention", "mean")), ("interest_reads", BANKED)):
@@ -94,99 +96,131 @@ class SARMConfig:
         return tuple(range(self.num_layers)) if self.fusion_layers is None else self.fusion_layers
 
 
-class SARMOutput(NamedTuple):
-    """What one forward gives."""
+class SARM(Source):
+    """Anchors, encoded end to end with the ranker: [CLS], [TAR] of the author, [UIN] of the user.
 
-    logits: Tensor
-    """[B, K] of the ranking tasks, in the order of TASKS."""
-    aux_logit: Tensor
-    """[B] of the auxiliary click prediction (eq. 13)."""
-
-
-class SARM(SavedModel):
-    """Anchors, encoded end to end, and ranking features in one multi-task model (eq. 11).
-
-    ``forward`` is what training and serving share; the encoder runs in training and when a bank is made, never in
-    serving. The author id vector of [TAR] is the ranker's own.
+    The encoder runs in training and when a table is made, never in serving. The author id vector of [TAR] is the
+    ranker's own. Inputs are (base, live) [N+1, T], the tokens of all author rows; the table is [N+1, 2, D], BANKED.
     """
 
-    version = 1
-    parts = {"config": SARMConfig, "sizes": CatalogSizes, "rows": TokenRows}
+    Config = SARMConfig
+    Facts = TokenRows
 
-    def __init__(self, config: SARMConfig, sizes: CatalogSizes, rows: TokenRows) -> None:
-        super().__init__()
-        self.config, self.sizes, self.rows = config, sizes, rows
+    def __init__(self, config: SARMConfig, facts: TokenRows, ranker: RankerConfig) -> None:
+        super().__init__(config, facts, ranker)
+        self.config, self.rows = config, facts
         dim = config.width
-        of_user = "uin" in config.representations
-        of_author = len(config.representations) - of_user
-        ranker = replace(config.ranker, extra_author_dim=of_author * dim, extra_user_dim=of_user * dim)
-        self.ranker = Ranker(ranker, sizes)
-        self.encoder = AnchorEncoder(rows, dim, config.num_layers, config.ffn_mult, config.fused)
-        self.identity = AuthorIdentity(config.ranker.id_dim, dim) if config.tar == "attention" else AuthorMean()
+        self.encoder = AnchorEncoder(facts, dim, config.num_layers, config.ffn_mult, config.fused)
+        self.identity = AuthorIdentity(ranker.id_dim, dim) if config.tar == "attention" else AuthorMean()
         if "uin" in config.representations:
             self.interest = UserInterest(dim, config.interest_layers, config.interest_heads, config.ffn_mult)
         self.aux_head = nn.Sequential(nn.Linear(2 * dim, config.aux_hidden), nn.SiLU(), nn.Linear(config.aux_hidden, 1))
 
-    def encode_authors(self, rows: Tensor, base: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+    @classmethod
+    def dims(cls, config: SARMConfig) -> tuple[int, int]:
+        """Widths of [CLS] and [TAR] together, and of [UIN]; 0 for what the config leaves out."""
+        of_user = "uin" in config.representations
+        return (len(config.representations) - of_user) * config.width, of_user * config.width
+
+    def encode_authors(self, rows: Tensor, base: Tensor, live: Tensor, ids: IdTable) -> tuple[Tensor, Tensor]:
         """Author rows [A] with their tokens [A, T] -> h_CLS [A, D], h_TAR [A, D] (eq. 5 to 7)."""
         order = torch.argsort((base != PAD_ROW).sum(dim=1), stable=True)
         parts = []
         for start in range(0, len(order), self.config.encode_chunk):
             chunk = order[start : start + self.config.encode_chunk]
             states, mask = self.encoder.packed(base[chunk], live[chunk])
-            tar = self.identity(self.ranker.authors(rows[chunk]), states, mask)
+            tar = self.identity(ids(rows[chunk]), states, mask)
             parts.append(torch.stack([states[:, 0], tar], dim=1))
         cls, tar = torch.cat(parts)[torch.argsort(order)].unbind(dim=1)
         return cls, tar
-
-    def forward(self, batch: RankingBatch, cls: Tensor, tar: Tensor, history: Tensor) -> SARMOutput:
-        """cls, tar [B, D] of the targets, history [B, L, D] from the bank -> logits."""
-        return self.rank(batch, cls, tar, self.user_interest(history, batch.history_mask))
 
     @property
     def history_part(self) -> int:
         """Which of an author's BANKED vectors a history is made of."""
         return BANKED.index(self.config.interest_reads)
 
-    def user_interest(self, history: Tensor, mask: Tensor) -> Tensor | None:
-        """history [B, L, D], mask [B, L] -> h_UIN [B, D] (eq. 10); None where the config leaves [UIN] out."""
-        return self.interest(history, mask) if "uin" in self.config.representations else None
+    def of_history(self, rows: Tensor) -> Tensor | None:
+        """Table rows [..., 2, D] -> [..., D], what [UIN] reads; None where the config leaves [UIN] out."""
+        return rows[..., self.history_part, :] if "uin" in self.config.representations else None
 
-    def rank(self, batch: RankingBatch, cls: Tensor, tar: Tensor, interest: Tensor | None) -> SARMOutput:
-        """The ranker over all representations, each [B, D] (eq. 11), and the auxiliary head (eq. 13)."""
-        of_name = {"cls": cls, "tar": tar, "uin": interest}
-        chosen = [vector for name in self.config.representations if (vector := of_name[name]) is not None]
-        logits = self.ranker(batch, torch.cat(chosen, dim=-1))
-        return SARMOutput(logits, self.aux_head(torch.cat([cls, tar], dim=-1)).squeeze(-1))
+    def read(self, batch: RankingBatch, target: Tensor, history: Tensor | None) -> Representations:
+        """target [B, 2, D], history [B or 1, L, D] -> [CLS], [TAR] and [UIN] (eq. 10), those of the config."""
+        cls, tar = target.unbind(dim=1)
+        return self._chosen(cls, tar, self._interest(batch, history))
+
+    def _interest(self, batch: RankingBatch, history: Tensor | None) -> Tensor | None:
+        if history is None:
+            return None
+        interest: Tensor = self.interest(history, batch.history_mask[: len(history)])
+        # One history of all rows, as in a request, is read once.
+        return interest.expand(batch.size, -1) if len(history) < batch.size else interest
+
+    def _chosen(self, cls: Tensor, tar: Tensor, interest: Tensor | None) -> Representations:
+        of_name = {"cls": cls, "tar": tar}
+        author = tuple(of_name[name] for name in self.config.representations if name in of_name)
+        return Representations(author, () if interest is None else (interest,))
+
+    def auxiliary(self, target: Tensor) -> Tensor:
+        """target [B, 2, D] -> logits [B] of the auxiliary click prediction (eq. 13)."""
+        logit: Tensor = self.aux_head(target.flatten(1)).squeeze(-1)
+        return logit
+
+    def learn(self, batch: RankingBatch, inputs: Inputs, bank: MemoryBank | None, ids: IdTable) -> Learnt:
+        """Encodes the chosen authors with gradient; the others and all histories come from the bank (eq. 8)."""
+        assert bank is not None
+        base, live = inputs
+        authors, of_row, counts = torch.unique(batch.author, return_inverse=True, return_counts=True)
+        chosen = choose_authors(authors, counts, bank.written_step[authors], self.config.encode_budget)
+        rows = authors[chosen]
+        fresh = torch.stack(self.encode_authors(rows, base[rows], live[rows], ids), dim=1)
+        vectors = bank.read(authors).index_copy(0, chosen, fresh)
+        # An embedding lookup, because its gradient is deterministic and fast where plain indexing's is not.
+        of_target = F.embedding(of_row, vectors.flatten(1)).view(batch.size, 2, -1)
+        cls, tar = of_target.unbind(dim=1)
+        aux_logit = self.aux_head(torch.cat([cls, tar], dim=-1)).squeeze(-1)
+        return Learnt(
+            self._chosen(cls, tar, self._learnt_interest(batch, bank)),
+            aux=auxiliary_bce(aux_logit, batch.labels[:, TASKS.index("click")]),
+            aux_weight=self.config.aux_weight,
+            fresh=Fresh(rows, fresh.detach()),
+        )
+
+    def _learnt_interest(self, batch: RankingBatch, bank: MemoryBank) -> Tensor | None:
+        if "uin" not in self.config.representations:
+            return None
+        # Impressions of one request share their history, and [UIN] depends on nothing else: compute each one once.
+        first, of_row = distinct_histories(batch)
+        authors = Distinct(batch.history[first])
+        vectors = bank.read_part(authors.ids, self.history_part)
+        return F.embedding(of_row, self.interest.packed(vectors, authors, batch.history_mask[first]))
+
+    def memory_bank(self, num_authors: int) -> MemoryBank:
+        """An empty bank of both vectors (eq. 8)."""
+        return MemoryBank(num_authors, self.config.width)
+
+    def most_encoded(self, rows: int) -> int:
+        """The encode budget, if it is less."""
+        return min(rows, self.config.encode_budget or rows)
 
     @torch.no_grad()
-    def score_candidates(self, batch: RankingBatch, cls: Tensor, tar: Tensor, history: Tensor) -> Tensor:
-        """Score C candidates of one user -> probabilities [C, K].
-
-        ``batch`` has C rows with one and the same history; ``history`` [1, L, D] is that history, so that [UIN] is
-        computed once. Equal to the sigmoid of ``forward`` on the same rows. Raises ValueError in training mode.
-        """
-        if self.training:
-            raise ValueError("score_candidates wants model.eval(): in training mode the batch would change the scores")
-        interest = self.user_interest(history, batch.history_mask[:1])
-        expanded = None if interest is None else interest.expand(batch.size, -1)
-        return torch.sigmoid(self.rank(batch, cls, tar, expanded).logits)
-
-    @torch.no_grad()
-    def encode_bank(self, tokens: AnchorTokens, chunk: int = 256) -> npt.NDArray[np.float32]:
-        """Both vectors of every author row, [N+1, 2, D] float32, for a snapshot.
-
-        ``tokens`` has N + 1 rows; row 0 is the unknown author, with an empty anchor.
-        """
-        if len(tokens) != self.sizes.num_authors + 1:
-            raise ValueError(f"wanted tokens of {self.sizes.num_authors + 1} author rows, got {len(tokens)}")
-        bank = np.empty((len(tokens), 2, self.config.width), dtype=np.float32)
-        order = np.argsort(tokens.lengths, kind="stable")
-        for start in range(0, len(tokens), chunk):
-            rows = order[start : start + chunk]
-            vectors = self.encode_authors(torch.from_numpy(rows), *tokens.select(rows).tensors())
-            bank[rows] = torch.stack(vectors, dim=1).numpy()
+    def table(self, inputs: Inputs, ids: IdTable) -> Tensor:
+        """Both vectors of every author row, [N+1, 2, D] float32; row 0 is the unknown author, with an empty anchor."""
+        base, live = inputs
+        bank = base.new_empty((len(base), 2, self.config.width), dtype=torch.float32)
+        order = torch.argsort((base != PAD_ROW).sum(dim=1), stable=True)
+        for start in range(0, len(order), _ENCODED_TOGETHER):
+            rows = order[start : start + _ENCODED_TOGETHER]
+            bank[rows] = torch.stack(self.encode_authors(rows, base[rows], live[rows], ids), dim=1)
         return bank
+
+    def encode_plainly(self, authors: Tensor, inputs: Inputs, ids: IdTable) -> None:
+        """Authors of one length at a time: no padding, and every token of every author computed."""
+        base, live = (part[authors] for part in inputs)
+        lengths = (base != PAD_ROW).sum(dim=1)
+        for length in np.unique(lengths.cpu().numpy()).tolist():
+            chosen = lengths == length
+            states, mask = self.encoder(base[chosen], live[chosen])
+            self.identity(ids(authors[chosen]), states, mask)
 
     def grow_live_tokens(self, rows: TokenRows) -> None:
         """Make room for the tokenizer's newer ``rows``: rows that exist stay, new ones start at zero.

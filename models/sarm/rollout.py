@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.embeddings import IdTable
 from models.layers import SelfAttention
 from models.sarm.anchor_encoder import AnchorEncoder
 from models.sarm.author_identity import AuthorIdentity, AuthorMean
@@ -19,15 +20,17 @@ from models.sarm.model import SARM
 
 
 @torch.no_grad()
-def token_importance(model: SARM, rows: Tensor, base: Tensor, live: Tensor) -> Tensor:
+def token_importance(sarm: SARM, ids: IdTable, rows: Tensor, base: Tensor, live: Tensor) -> Tensor:
     """Author rows [A] with their tokens [A, T] -> the importance of each token for h_TAR, [A, T'].
+
+    ``ids`` are the author vectors of the ranker that the source has joined.
 
     T' is the longest anchor among the A. A row sums to 1 over the real tokens, [CLS] first, and is 0 at padding.
     """
-    maps, states, mask = attention_maps(model.encoder, base, live)
-    reader = model.identity
+    maps, states, mask = attention_maps(sarm.encoder, base, live)
+    reader = sarm.identity
     assert isinstance(reader, AuthorIdentity | AuthorMean)
-    return rollout(reader.attention(model.ranker.authors(rows), states, mask), maps)
+    return rollout(reader.attention(ids(rows), states, mask), maps)
 
 
 @torch.no_grad()

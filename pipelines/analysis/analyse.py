@@ -1,7 +1,7 @@
 """What the published SARM has learnt (SARM 4.3): similar authors against the truth, gates, and what [TAR] reads.
 
-Reads the artifact "model", the anchors that were current before the day of evaluation and, where the platform is
-simulated, the truth of those anchors; writes no table.
+Reads a published ranker with the source SARM, the anchors that are current before the day of evaluation and, where
+the platform is simulated, the truth of those anchors; writes no table.
 Run: python -m pipelines analyse --config pipelines/configs/demo.yaml
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from models.artifacts.manifest import ArtifactError
 from pipelines.analysis.neighbours import limits, nearest, precision
 from pipelines.ranking import evaluate
 from pipelines.runtime.run import Run
@@ -22,6 +23,7 @@ from pipelines.tables.storage import Storage
 
 if TYPE_CHECKING:
     from models.catalog import Catalog
+    from models.embeddings import IdTable
     from models.sarm.anchor_tokens import AnchorTokens
     from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
     from models.sarm.model import SARM
@@ -38,6 +40,8 @@ Rows = npt.NDArray[np.int64]
 class AnalyseConfig:
     """How much is looked at."""
 
+    ranker: str | None = None
+    """Which ranker, by the names of its sources, of which SARM must be one; null = the only one that is published."""
     day: str | None = None
     """Day of examples whose anchors are looked at, as they were before it, YYYY-MM-DD; null = the newest."""
     authors: int = 2000
@@ -58,9 +62,11 @@ class AnalyseConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Subject:
-    """The model that is analysed, and what it has read."""
+    """The SARM that is analysed, and what it has read."""
 
-    model: "SARM"
+    sarm: "SARM"
+    ids: "IdTable"
+    """The author vectors of its ranker."""
     catalog: "Catalog"
     tokenizer: "LiveStreamingTokenizer"
     tokens: "AnchorTokens"
@@ -73,28 +79,38 @@ class Subject:
     """[N+1, 2, D] the vectors of those anchors, as evaluation uses them."""
 
     @classmethod
-    def open(cls, storage: Storage, day: str) -> "Subject":
-        """The published SARM with the anchors current before `day`. Raises ContractError where there are none."""
+    def open(cls, storage: Storage, day: str, ranker: str | None) -> "Subject":
+        """A published SARM with the anchors that are current before `day`. Raises ContractError where there are none,
+        and ArtifactError where the ranker has no source SARM."""
         from models.sarm.model import SARM
         from pipelines.ranking import published
+        from pipelines.ranking.variants.sarm import CurrentAnchors
 
         before = [d for d in storage.days("anchors") if d < day]
         if not before:
             raise ContractError(f"table anchors: wanted a day before {day}, got none; run the job anchors")
         artifacts = Artifacts(storage)
-        trained = published.load(artifacts, "sarm")
-        assert isinstance(trained.model, SARM)
+        trained = published.load(artifacts, published.chosen_ranker(ranker, artifacts))
+        states = trained.states(storage, artifacts)
+        reader = next((name for name, state in states.items() if isinstance(state, CurrentAnchors)), None)
+        if reader is None:
+            raise ArtifactError(
+                f"analyse.ranker: wanted one that reads anchors, got {trained.name}; train one with SARM"
+            )
+        sarm, state = trained.model.source(reader), states[reader]
+        assert isinstance(sarm, SARM) and isinstance(state, CurrentAnchors)
         rows = storage.latest("anchors", before[-1]).to_pylist()
         at = trained.catalog.author_rows(np.array([row["author_id"] for row in rows], dtype=np.int64))
-        anchors = published.anchor_table(storage, artifacts, trained, before=day)
+        ids = trained.model.ranker.authors
         return cls(
-            model=trained.model,
+            sarm=sarm,
+            ids=ids,
             catalog=trained.catalog,
-            tokenizer=published.tokenizer_of(artifacts, trained),
-            tokens=anchors.tokens,
-            anchor_day=anchors.anchor_day,
+            tokenizer=state.tokenizer,
+            bank=sarm.table(state.advance(before=day), ids).numpy(),
+            tokens=state.tokens,
+            anchor_day=state.anchor_day,
             written={index: row for index, row in zip(at.tolist(), rows, strict=True) if index},
-            bank=trained.model.encode_bank(anchors.tokens),
         )
 
 
@@ -104,10 +120,10 @@ def run(config: AnalyseConfig, run: Run) -> dict[str, Any]:
 
     storage = run.storage
     day = evaluate.day_of(config.day, storage)
-    subject = Subject.open(storage, day)
+    subject = Subject.open(storage, day, config.ranker)
     chosen = np.random.default_rng([run.seed, 13]).permutation(sorted(subject.written))[: config.authors]
-    gates = MeanGates.of(subject.model.encoder, subject.tokens, subject.tokenizer.rows.num_live_rows)
-    a2a = similar_authors(subject, true_themes(run.storage.url, subject), chosen)
+    gates = MeanGates.of(subject.sarm.encoder, subject.tokens, subject.tokenizer.rows.num_live_rows)
+    a2a = similar_authors(subject, true_themes(storage, subject), chosen)
     if a2a is not None:
         precisions = ", ".join(
             f"[{name.upper()}] {by_how['whitened']:.4f} (plain {by_how['plain']:.4f})"
@@ -123,14 +139,14 @@ def run(config: AnalyseConfig, run: Run) -> dict[str, Any]:
     }
 
 
-def true_themes(root: str, subject: Subject) -> dict[int, frozenset[str]]:
+def true_themes(storage: Storage, subject: Subject) -> dict[int, frozenset[str]]:
     """The true themes of each current anchor, by author row: those of the day that the anchor was written on.
 
     Empty where the platform is not simulated. No training job may read them.
     """
     from pipelines.tables.days import day_number
 
-    oracle = Storage.open(root, oracle=True)
+    oracle = storage.with_oracle()
     themes: dict[int, frozenset[str]] = {}
     for day in oracle.days("oracle_anchors"):
         table = oracle.read("oracle_anchors", day, ["author_id", "theme"])
@@ -180,9 +196,9 @@ def token_importance(subject: Subject, chosen: Rows, drawn: int) -> dict[str, An
     """
     from pipelines.analysis import importance
 
-    if subject.model.config.tokens != "base":
+    if subject.sarm.config.tokens != "base":
         return None
-    weights = importance.of_authors(subject.model, subject.tokens, chosen)
+    weights = importance.of_authors(subject.sarm, subject.ids, subject.tokens, chosen)
     anchors = [subject.written[row] for row in chosen.tolist()]
     similar = _similar(subject, chosen[:drawn])
     return {

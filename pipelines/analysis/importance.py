@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.embeddings import IdTable
 from models.sarm.anchor_tokens import AnchorTokens
 from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
 from models.sarm.model import SARM
@@ -25,13 +26,16 @@ Span = tuple[int, int, int]
 """A token's field, first character and end, as of `LiveStreamingTokenizer.spans`."""
 
 
-def of_authors(model: SARM, tokens: AnchorTokens, rows: npt.NDArray[np.int64]) -> list[Floats]:
-    """The importance of every token of each author row's anchor, [CLS] first; each sums to 1."""
+def of_authors(sarm: SARM, ids: IdTable, tokens: AnchorTokens, rows: npt.NDArray[np.int64]) -> list[Floats]:
+    """The importance of every token of each author row's anchor, [CLS] first; each sums to 1.
+
+    `ids` are the author vectors of the ranker that the source has joined.
+    """
     importance: list[Floats] = []
     for start in range(0, len(rows), _ENCODED_TOGETHER):
         chosen = rows[start : start + _ENCODED_TOGETHER]
         anchors = tokens.select(chosen)
-        weights = token_importance(model, torch.from_numpy(chosen), *anchors.tensors()).double().numpy()
+        weights = token_importance(sarm, ids, torch.from_numpy(chosen), *anchors.tensors()).double().numpy()
         importance += [row[:length] for row, length in zip(weights, anchors.lengths, strict=True)]
     return importance
 

@@ -57,7 +57,7 @@ def run(settings: "Settings") -> dict[str, Any]:
             with stages(name):
                 stages.keep(job.run(getattr(settings, name), run))
         with stages("train"):
-            stages.keep(train.run(settings.train, run)["variants"])
+            stages.keep(train.run(settings.train, run)["rankers"])
         with stages("evaluate"):
             for key, value in evaluate.run(settings.evaluate, run).items():
                 report_json.merge(run_dir, key if key in HEADLINES else f"evaluated_{key}", value)
@@ -121,7 +121,7 @@ def _distil(settings: "Settings", run: Run) -> dict[str, Any]:
 
 def _as_evaluated(config: PublishConfig, run: Run) -> PublishConfig:
     """Publishes the bank that evaluation used, so that served and offline scores can be compared exactly."""
-    return replace(config, anchors_until=run.storage.days("examples")[-2])
+    return replace(config, until=run.storage.days("examples")[-2])
 
 
 def _anchor_quality(settings: "Settings") -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from pipelines.ranking.evaluate import scores_file
+from pipelines.ranking.variants import ranker_name
 from pipelines.samples.batches import read_examples
 from pipelines.semantics import agreement, anchors, author_day
 from pipelines.serving import client as served
@@ -56,9 +58,10 @@ def compare(settings: "Settings", url: str) -> dict[str, Any]:
     """Served against offline scores of the last day: same model, same bank, the histories of the examples."""
     storage = Storage.open(settings.storage.root)
     columns = read_examples(storage, storage.days("examples")[-1])
-    offline = np.load(Path(settings.run_dir) / "scores-sarm.npz", allow_pickle=False)
+    file = Path(settings.run_dir) / scores_file(ranker_name(settings.train.sources))
+    offline = np.load(file, allow_pickle=False)
     if not (offline["impression_id"] == columns["impression_id"]).all():
-        raise RuntimeError("scores-sarm.npz is of other examples; run the job evaluate again")
+        raise RuntimeError(f"{file} is of other examples; run the job evaluate again")
     rows = np.random.default_rng([settings.seed, 9]).permutation(len(columns["user_id"]))[: settings.demo.compared]
     worst = served.compare(url, columns, offline["scores"], [int(row) for row in rows])
     return {"max_abs_diff_vs_offline": worst, "compared": len(rows)}

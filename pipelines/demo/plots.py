@@ -1,7 +1,7 @@
 """The figures of the demo's report: numbers in, inline SVG out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,32 +10,44 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from pipelines.pages.drawing import GRID, SERIES, STYLE, lying_bars, panels, svg
+from pipelines.ranking.evaluate import ORACLE
+from pipelines.ranking.variants import BASE, ranker_label
 
-LABELS = {"base": "Base", "sarm": "SARM", "oracle": "Oracle"}
-"""How variants are named in figures and tables, in the order of tables."""
 MEASURES = ("auc", "gauc")
 
-_MARKERS = {"base": "s", "sarm": "o", "oracle": "D"}
+_MARKERS = {BASE: "s", "ranker": "o", ORACLE: "D"}
+
+
+def labels(names: Iterable[str]) -> dict[str, str]:
+    """What figures and tables call rankers and the oracle, in their order: Base first, the oracle last."""
+    ordered = sorted(names, key=lambda name: (name == ORACLE, name != BASE, name))
+    return {name: "Oracle" if name == ORACLE else ranker_label(name) for name in ordered}
+
+
+def _role(name: str) -> str:
+    return name if name in (BASE, ORACLE) else "ranker"
 
 
 def training_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """Main loss of each variant by step, and SARM's auxiliary loss; raw points faint, their running mean strong.
+    """Main loss of each ranker by step, and auxiliary losses; raw points faint, their running mean strong.
 
-    `curves` holds {step, main_loss, aux_loss} entries by variant.
+    `curves` holds {step, main_loss, aux_loss} entries by ranker.
     """
-    shown = {name: curves[name] for name in LABELS if curves.get(name)}
-    auxiliary = shown.get("sarm")
-    ends = [f"{LABELS[name]} ends at {_smooth(_column(c, 'main_loss'))[-1]:.4f}" for name, c in shown.items()]
+    named = labels(name for name, curve in curves.items() if curve)
+    shown = {name: curves[name] for name in named}
+    auxiliary = {name: curve for name, curve in shown.items() if any(_column(curve, "aux_loss"))}
+    ends = [f"{named[name]} ends at {_smooth(_column(c, 'main_loss'))[-1]:.4f}" for name, c in shown.items()]
     alt = f"Training loss by step: {', '.join(ends)} (running mean)."
     with rc_context(STYLE):
         figure, axes = panels(2 if auxiliary else 1, 2.7)
         for name, curve in shown.items():
-            _curve(axes[0], curve, "main_loss", name)
+            _curve(axes[0], curve, "main_loss", _role(name), named[name])
         axes[0].set_title("Main loss (four tasks)")
         axes[0].legend(loc="upper right")
         if auxiliary:
-            _curve(axes[1], auxiliary, "aux_loss", "sarm")
-            axes[1].set_title("Auxiliary click loss (SARM only)")
+            for name, curve in auxiliary.items():
+                _curve(axes[1], curve, "aux_loss", _role(name), named[name])
+            axes[1].set_title(f"Auxiliary click loss ({', '.join(named[name] for name in auxiliary)} only)")
         for axis in axes:
             axis.set_xlabel("step")
             axis.grid(axis="y")
@@ -49,10 +61,9 @@ def quality_dots(
 
     `name` makes the ids unique, `subject` opens the description. A number that is missing or nan leaves no mark.
     """
-    shown = [variant for variant in LABELS if variant in series]
-    alt = (
-        f"{subject}: AUC and GAUC of {', '.join(LABELS[v] for v in shown)} for {', '.join(rows)}; numbers in the table."
-    )
+    named = labels(series)
+    shown = list(named)
+    alt = f"{subject}: AUC and GAUC of {', '.join(named.values())} for {', '.join(rows)}; numbers in the table."
     with rc_context(STYLE):
         figure, axes = panels(2, 1.2 + 0.36 * len(rows), sharey=True)
         heights = np.arange(len(rows))
@@ -60,7 +71,7 @@ def quality_dots(
             values = np.array([_floats(series[variant][measure]) for variant in shown])
             axis.plot(np.stack([_low(values), _high(values)]), np.stack([heights, heights]), color=GRID, lw=1.2)
             for variant, line in zip(shown, values, strict=True):
-                axis.plot(line, heights, ls="", marker=_MARKERS[variant], ms=6.5, color=SERIES[variant])
+                axis.plot(line, heights, ls="", marker=_MARKERS[_role(variant)], ms=6.5, color=SERIES[_role(variant)])
             axis.set_title(measure.upper())
             axis.grid(axis="x")
             axis.margins(x=0.08)
@@ -69,7 +80,10 @@ def quality_dots(
             axis.spines["left"].set_visible(False)
         axes[0].set_yticks(heights, rows)
         axes[0].set_ylim(len(rows) - 0.5, -0.5)
-        marks = [axes[0].plot([], [], ls="", marker=_MARKERS[v], color=SERIES[v], label=LABELS[v])[0] for v in shown]
+        marks = [
+            axes[0].plot([], [], ls="", marker=_MARKERS[_role(v)], color=SERIES[_role(v)], label=named[v])[0]
+            for v in shown
+        ]
         figure.legend(handles=marks, loc="outside lower center", ncols=len(shown))
         return svg(figure, name, alt)
 
@@ -81,7 +95,7 @@ def gate_bars(layers: Mapping[str, float]) -> str:
     alt = "Mean gate by layer: " + ", ".join(f"layer {n} {v:.2f}" for n, v in zip(names, values, strict=True)) + "."
     with rc_context(STYLE):
         figure, (axis,) = panels(1, 0.9 + 0.3 * len(names))
-        bars = axis.barh([f"layer {name}" for name in names], values, color=SERIES["sarm"], height=0.6)
+        bars = axis.barh([f"layer {name}" for name in names], values, color=SERIES["ranker"], height=0.6)
         axis.bar_label(bars, fmt="{:.3f}", padding=4)
         axis.set_xlim(0, 1)
         lying_bars(axis, "mean gate α over covered tokens")
@@ -98,7 +112,7 @@ def agreement_bars(
         figure, (axis,) = panels(1, 1.1 + (0.5 if swapped else 0.35) * len(fields))
         heights, thick = np.arange(len(fields)), 0.36 if swapped else 0.6
         top = heights - (thick / 2 if swapped else 0)
-        bars = [axis.barh(top, [right[f] for f in fields], thick, color=SERIES["sarm"], label="own frames")]
+        bars = [axis.barh(top, [right[f] for f in fields], thick, color=SERIES["ranker"], label="own frames")]
         if swapped:
             alt += "; with another author's frames: " + ", ".join(f"{f} {swapped[f]:.0%}" for f in fields)
             low = [swapped[f] for f in fields]
@@ -125,17 +139,17 @@ def stage_bars(seconds: Mapping[str, float]) -> str:
     alt = "Seconds by stage: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()) + "."
     with rc_context(STYLE):
         figure, (axis,) = panels(1, 0.8 + 0.27 * len(seconds))
-        bars = axis.barh(list(seconds), list(seconds.values()), color=SERIES["sarm"], height=0.62)
+        bars = axis.barh(list(seconds), list(seconds.values()), color=SERIES["ranker"], height=0.62)
         axis.bar_label(bars, fmt="{:,.1f} s", padding=4, fontsize=8)
         axis.margins(x=0.12)
         lying_bars(axis, "seconds of wall clock")
         return svg(figure, "stages", alt)
 
 
-def _curve(axis: Axes, curve: Sequence[Mapping[str, float]], key: str, variant: str) -> None:
+def _curve(axis: Axes, curve: Sequence[Mapping[str, float]], key: str, role: str, label: str) -> None:
     steps, values = _column(curve, "step"), _column(curve, key)
-    axis.plot(steps, values, color=SERIES[variant], alpha=0.25, lw=1)
-    axis.plot(steps, _smooth(values), color=SERIES[variant], lw=1.8, label=LABELS[variant])
+    axis.plot(steps, values, color=SERIES[role], alpha=0.25, lw=1)
+    axis.plot(steps, _smooth(values), color=SERIES[role], lw=1.8, label=label)
 
 
 def _column(curve: Sequence[Mapping[str, float]], key: str) -> npt.NDArray[np.float64]:

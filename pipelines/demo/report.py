@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.pages import page
+from pipelines.ranking.evaluate import ORACLE
+from pipelines.ranking.published import is_ranker
+from pipelines.ranking.variants import BASE, ranker_label
 from pipelines.tables.contract import FIELDS, TASKS_COLUMNS
 
 _TEMPLATE = Path(__file__).parent / "report.html.jinja"
@@ -73,6 +76,7 @@ def render(report: Mapping[str, Any], pictures: ReportPictures) -> str:
         "tasks": TASKS_COLUMNS,
         "summary": _summary(report),
         "variants": _variants(report.get("metrics") or {}),
+        "trained": _variants(report.get("train") or {}),
         "buckets": [(page.bucket(row["from"], row["to"]), row) for row in report.get("buckets") or []],
         "terms": _terms(report.get("gates") or {}),
         "drawn": _drawn((report.get("analysis") or {}).get("importance") or {}),
@@ -86,13 +90,11 @@ def render(report: Mapping[str, Any], pictures: ReportPictures) -> str:
 
 
 def _check(report: Mapping[str, Any]) -> None:
-    from pipelines.demo.plots import LABELS
-
     for part in ("train", "metrics"):
         found = report.get(part) or {}
-        if found and not set(found) & set(LABELS):
+        if found and not any(name == ORACLE or is_ranker(name) for name in found):
             raise ValueError(
-                f"report.json, {part}: wanted results by variant ({', '.join(LABELS)}), got {', '.join(found)}; "
+                f"report.json, {part}: wanted results by ranker, got {', '.join(found)}; "
                 "run the job again, and write the report after it"
             )
 
@@ -103,13 +105,15 @@ def _summary(report: Mapping[str, Any]) -> dict[str, Any]:
     anchors, serve = report.get("anchors") or {}, report.get("serve") or {}
     agreement = anchors.get("agreement")
     gain = share = None
-    if "sarm" in click and "base" in click:
-        gain = {m: _minus(click["sarm"][m], click["base"][m]) for m in ("auc", "gauc")}
-        room = _minus(click["oracle"]["gauc"], click["base"]["gauc"]) if "oracle" in click else None
+    ranker = next((name for name in click if name not in (BASE, ORACLE)), None)
+    if ranker in click and BASE in click:
+        gain = {m: _minus(click[ranker][m], click[BASE][m]) for m in ("auc", "gauc")}
+        room = _minus(click[ORACLE]["gauc"], click[BASE]["gauc"]) if ORACLE in click else None
         share = gain["gauc"] / room if gain["gauc"] is not None and room is not None and room > 0 else None
     return {
         "click": click,
         "gain": gain,
+        "ranker": ranker and ranker_label(ranker),
         "share": share,
         "valid_rate": anchors.get("valid_rate"),
         "agreement": sum(agreement.values()) / len(agreement) if agreement else None,
@@ -132,7 +136,7 @@ def _figures(report: Mapping[str, Any]) -> dict[str, str]:
             "quality", "Ranking quality", [page.words(t) for t in TASKS_COLUMNS], series
         )
     if buckets := report.get("buckets"):
-        known = [v for v in plots.LABELS if all(v in row for row in buckets)]
+        known = [v for v in buckets[0] if v in (metrics or {}) and all(v in row for row in buckets)]
         series = {v: {m: [row[v][m] for row in buckets] for m in plots.MEASURES} for v in known}
         names = [page.bucket(row["from"], row["to"]) for row in buckets]
         figures["buckets"] = plots.quality_dots("buckets", "Clicks by exposure of the author", names, series)
@@ -149,10 +153,10 @@ def _figures(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _variants(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(key, label) of the variants that were measured, Base first."""
-    from pipelines.demo.plots import LABELS
+    """(key, label) of the rankers that were measured, Base first, and of the oracle."""
+    from pipelines.demo.plots import labels
 
-    return [(key, label) for key, label in LABELS.items() if key in metrics]
+    return list(labels(metrics).items())
 
 
 def _stages(report: Mapping[str, Any]) -> dict[str, float]:

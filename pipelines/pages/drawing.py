@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-SERIES = {"base": "#D55E00", "sarm": "#0072B2", "oracle": "#009E73", "control": "#8C8C8C"}
+SERIES = {"base": "#D55E00", "ranker": "#0072B2", "oracle": "#009E73", "control": "#8C8C8C"}
 """Okabe and Ito's colours, told apart by colour-blind readers, with enough contrast on white and on black."""
 INK, GRID = "#010203", "#040506"
 """Stand-ins that `svg` replaces with the page's colours."""

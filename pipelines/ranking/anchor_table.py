@@ -10,12 +10,12 @@ from pipelines.samples.batches import Ints
 from pipelines.tables.anchor_text import field_texts
 from pipelines.tables.columns import Columns
 from pipelines.tables.contract import FIELDS, ContractError
-from pipelines.tables.days import NO_ANCHOR, day_name, day_number
+from pipelines.tables.days import NO_ANCHOR, day_name, day_number, day_of
 from pipelines.tables.storage import Storage, batches
 
 
 class AnchorTable:
-    """The newest anchor of every author row as tokens, moved forward day by day."""
+    """The newest anchor of every author row as tokens, moved forward in time."""
 
     def __init__(
         self, storage: Storage, catalog: Catalog, tokenizer: LiveStreamingTokenizer, *, tokens: str = "base"
@@ -28,7 +28,7 @@ class AnchorTable:
         self.tokens = AnchorTokens.empty(num_rows)
         """Tokens of N + 1 author rows; [CLS] alone where there is no anchor yet."""
         self.anchor_day = np.full(num_rows, NO_ANCHOR, dtype=np.int32)
-        """[N+1] day of the anchor in force, days since 1970, NO_ANCHOR where there is none."""
+        """[N+1] day of the current anchor, days since 1970, NO_ANCHOR where there is none."""
         self.num_truncated = 0
         """Anchors read so far that were longer than the tokenizer's max_tokens."""
 
@@ -37,16 +37,15 @@ class AnchorTable:
         """Sizes of the token tables that an encoder of these anchors needs."""
         return self._tokenizer.live_rows if self._live_only else self._tokenizer.rows
 
-    def advance(self, before: str | None = None, until: str | None = None) -> "AnchorTable":
-        """Takes in the anchors of all days before `before` (or up to and including `until`) that were not read yet."""
+    def advance(self, before: str) -> "AnchorTable":
+        """Takes in the anchors of all days before a time key that were not read yet."""
         for day in self._storage.days("anchors"):
-            due = (before is None or day < before) and (until is None or day <= until)
-            if due and day not in self._days_read:
+            if day < day_of(before) and day not in self._days_read:
                 self._take(day)
         return self
 
     def check_examples(self, day: str, columns: Columns) -> None:
-        """Raises ContractError where the examples of `day` were joined with other anchors than those in force here."""
+        """Raises ContractError where the examples of `day` were joined with other anchors than the current ones."""
         known = self._catalog.author_rows(columns["author_id"])
         here = np.where(known > 0, self.anchor_day[known], NO_ANCHOR)
         differs = np.flatnonzero((known > 0) & (here != columns["anchor_day"]))

@@ -1,6 +1,6 @@
 """AUC and GAUC of the published models on a day that they were not trained on, beside the oracle's where there is one.
 
-Reads examples, anchors and the artifacts "model" and "base"; writes `scores-<variant>.npz` into the run's folder.
+Reads examples, what the sources read, and every published ranker; writes `scores-<ranker>.npz` into the run's folder.
 Run: python -m pipelines evaluate --config pipelines/configs/demo.yaml
 """
 
@@ -8,18 +8,19 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.ranking import published
+from pipelines.ranking.variants.source import State
 from pipelines.runtime.run import Run
+from pipelines.samples.batches import read_examples
 from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.columns import Columns
 from pipelines.tables.contract import TASKS_COLUMNS, ContractError
 from pipelines.tables.storage import Storage
-
-if TYPE_CHECKING:
-    from pipelines.tables.columns import Columns
 
 log = logging.getLogger(__name__)
 Scores = npt.NDArray[np.float32]
@@ -40,43 +41,42 @@ class EvaluateConfig:
 
 
 def run(config: EvaluateConfig, run: Run) -> dict[str, Any]:
-    """Scores the day with every published variant and measures."""
-    from models.sarm.model import SARM
-    from pipelines.ranking import published
-    from pipelines.samples.batches import read_examples
-
+    """Scores the day with every published ranker and measures."""
     storage = run.storage
     artifacts = Artifacts(storage)
     day = day_of(config.day, storage)
-    variants = {v: published.load(artifacts, v) for v in published.variants(artifacts)}
-    for trained in variants.values():
-        refuse_trained_day(day, trained.days, trained.variant)
+    rankers = [published.load(artifacts, name) for name in published.published_rankers(artifacts)]
+    for ranker in rankers:
+        refuse_trained_day(day, ranker.days, ranker.name)
     columns = read_examples(storage, day)
     scores: dict[str, Scores] = {}
     result: dict[str, Any] = {"day": day, "examples": len(columns["user_id"])}
-    for variant, trained in variants.items():
+    for ranker in rankers:
         started = time.perf_counter()
-        bank = None
-        if isinstance(trained.model, SARM):
-            anchors = published.anchor_table(storage, artifacts, trained, before=day)
-            anchors.check_examples(day, columns)
-            bank = trained.model.encode_bank(anchors.tokens)
-        scores[variant] = published.score(trained.model, trained.catalog, columns, bank=bank)
-        _write_scores(run, variant, columns, scores[variant])
+        states = ranker.states(storage, artifacts)
+        scores[ranker.name] = score_day(ranker, states, day, columns)
+        _write_scores(run, ranker.name, columns, scores[ranker.name])
         took = time.perf_counter() - started
-        log.info("%s scored %d examples of %s | %.1f s", variant, len(columns["user_id"]), day, took)
+        log.info("%s scored %d examples of %s | %.1f s", ranker.name, len(columns["user_id"]), day, took)
     if day in storage.days("oracle_impressions"):
-        scores[ORACLE] = oracle_scores(run.storage.url, day, columns)
+        scores[ORACLE] = oracle_scores(storage, day, columns)
     result["metrics"] = {name: measure(columns, values) for name, values in scores.items()}
-    bounds = config.exposure_bounds
-    result["buckets"] = by_exposure(storage, list(variants.values())[0].days, columns, scores, bounds)
+    result["buckets"] = by_exposure(storage, rankers[0].days, columns, scores, config.exposure_bounds)
     for name, tasks in result["metrics"].items():
         shown = " | ".join(f"{task} AUC {m['auc']:.4f} GAUC {m['gauc']:.4f}" for task, m in tasks.items())
         log.info("%-6s | %s", name, shown)
     return result
 
 
-def measure(columns: "Columns", scores: Scores) -> dict[str, dict[str, float]]:
+def score_day(ranker: published.PublishedRanker, states: Mapping[str, State], day: str, columns: Columns) -> Scores:
+    """Probabilities [n, K] of a day's examples, with what the sources knew before it."""
+    inputs = published.advance(states, before=day)
+    for state in states.values():
+        state.check(day, columns)
+    return published.score(ranker.model, ranker.catalog, columns, ranker.model.tables(inputs))
+
+
+def measure(columns: Columns, scores: Scores) -> dict[str, dict[str, float]]:
     """AUC and GAUC (by user) of each task; nan where a task has one class only."""
     from models.metrics import auc, gauc
 
@@ -89,7 +89,7 @@ def measure(columns: "Columns", scores: Scores) -> dict[str, dict[str, float]]:
     }
 
 
-def redrawn_gauc(columns: "Columns", chance: Scores, scores: Scores) -> dict[str, float]:
+def redrawn_gauc(columns: Columns, chance: Scores, scores: Scores) -> dict[str, float]:
     """GAUC of each task as the mean over labels drawn again from their true probabilities `chance` [n, K].
 
     It estimates what `measure` estimates, without the luck of the one draw that became the day's labels. The draws are
@@ -117,18 +117,18 @@ def day_of(day: str | None, storage: Storage) -> str:
     return day or days[-1]
 
 
-def refuse_trained_day(day: str, trained_on: list[str], variant: str) -> None:
-    """Raises ContractError where the variant was trained on the day that it is to be scored on."""
+def refuse_trained_day(day: str, trained_on: list[str], ranker: str) -> None:
+    """Raises ContractError where the ranker was trained on the day that it is to be scored on."""
     if day in trained_on:
         raise ContractError(
-            f"evaluate.day: {day} is one of the days that {variant} was trained on "
+            f"evaluate.day: {day} is one of the days that {ranker} was trained on "
             f"({trained_on[0]} to {trained_on[-1]}); choose a later one"
         )
 
 
-def oracle_scores(root: str, day: str, columns: "Columns") -> Scores:
+def oracle_scores(storage: Storage, day: str, columns: Columns) -> Scores:
     """The true probabilities of the same impressions, in the same order. Raises ContractError where one is missing."""
-    truth = Storage.open(root, oracle=True).read("oracle_impressions", day).sort_by("impression_id")
+    truth = storage.with_oracle().read("oracle_impressions", day).sort_by("impression_id")
     ids = truth["impression_id"].to_numpy()
     at = np.minimum(np.searchsorted(ids, columns["impression_id"]), len(ids) - 1)
     if not (ids[at] == columns["impression_id"]).all():
@@ -136,14 +136,19 @@ def oracle_scores(root: str, day: str, columns: "Columns") -> Scores:
     return np.stack([truth[task].to_numpy()[at] for task in TASKS_COLUMNS], axis=1)
 
 
-def _write_scores(run: Run, variant: str, columns: "Columns", scores: Scores) -> None:
+def scores_file(ranker: str) -> str:
+    """Name of the file in the run's folder with a ranker's scores: impression_id [n], scores [n, K]."""
+    return f"scores-{ranker}.npz"
+
+
+def _write_scores(run: Run, name: str, columns: Columns, scores: Scores) -> None:
     folder = run.folder
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / f"scores-{variant}.npz", impression_id=columns["impression_id"], scores=scores)
+    np.savez(folder / scores_file(name), impression_id=columns["impression_id"], scores=scores)
 
 
 def by_exposure(
-    storage: Storage, days: list[str], columns: "Columns", scores: Mapping[str, Scores], bounds: tuple[int, ...]
+    storage: Storage, days: list[str], columns: Columns, scores: Mapping[str, Scores], bounds: tuple[int, ...]
 ) -> list[dict[str, Any]]:
     """Click AUC and GAUC by how often the author was shown on the training days: from (included) to (excluded)."""
     from models.metrics import auc, gauc

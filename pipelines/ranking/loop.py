@@ -1,169 +1,65 @@
 """The training loop. Knows models, tables and torch.distributed; does not know Ray.
 
-One pass over the days in order: before a day the anchors in force move forward, then its impressions come in time
-order.
+Once through the time keys in order: before each, the sources move forward; then its impressions come in time order.
 """
 
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models import TASKS
 from models.batch import RankingBatch
 from models.catalog import Catalog
-from models.losses import multi_task_bce
+from models.composed import ComposedRanker, Sources
 from models.optimizer import param_groups
-from models.quantize import ResidualConfig
-from models.ranker import Ranker
-from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
 from models.sarm.memory_bank import MemoryBank
-from models.sarm.model import SARM, SARMConfig
-from models.sarm.training import TrainingSARM, TrainingStep
-from models.two_stage import TwoStageConfig, TwoStageRanker
-from pipelines.ranking.anchor_table import AnchorTable
-from pipelines.ranking.variants.two_stage import READS, Content, open_content
+from models.sources import Inputs, SourceSpec
+from models.training import TrainingRanker, TrainingStep
+from pipelines.ranking.checkpoint import (
+    CATALOG,
+    CATEGORIES,
+    OPTIMIZER,
+    PROGRESS,
+    Progress,
+    bank_file,
+    folder_after,
+    read_progress,
+)
+from pipelines.ranking.plan import TrainingPlan
+from pipelines.ranking.variants import SOURCES
+from pipelines.ranking.variants.source import Context, State
+from pipelines.ranking.worker import Worker, all_gather_rows
 from pipelines.samples.batches import DayBatches, build_catalog, read_examples
+from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.storage import Storage
 
 Report = Callable[[Mapping[str, Any], Path | None], None]
-"""Called by every worker when a day is done: metrics, and the checkpoint's folder where this worker wrote one."""
+"""Called by every worker when a time key is done: metrics, and the checkpoint's folder where this worker wrote one."""
 LogLine = Callable[[str], None]
-Model = SARM | TwoStageRanker | Ranker
-
-_OPTIMIZER, _BANK, _PROGRESS = "optimizer.pt", "bank.safetensors", "progress.json"
-CATALOG, CATEGORIES = "catalog.safetensors", "categories.json"
-PUBLISHED = ("config.json", "model.safetensors", CATALOG, CATEGORIES)
-"""Files of a checkpoint that make up a model's artifact."""
 _UNTIMED_STEPS = 5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingPlan:
-    """All that fixes a run: the same plan gives the same weights."""
-
-    variant: str
-    """"sarm", "base" (the ranker without anchors), or a two-stage variant of `content.READS`."""
-    seed: int
-    model: SARMConfig
-    """For "base" its ranker alone counts, for two-stage variants its ranker and width."""
-    semantic_ids: ResidualConfig
-    """Sizes of the codes of the variant "sids"."""
-    days: tuple[str, ...]
-    """Days to train on, oldest first."""
-    rows: tuple[int, ...]
-    """Examples of each day."""
-    catalog_until: str
-    """Users and authors known by this day get rows."""
-    batch_size: int
-    """Examples a step, of all workers together."""
-    lr_ids: float
-    lr_encoder: float
-    lr_dense: float
-    l2_ids: float
-    warmup_steps: int
-    end_rate: float
-    log_every: int
-
-    def rate_at(self, step: int) -> float:
-        """Share of the learning rates that holds at a step: up over the warm-up, then down in a line to `end_rate`."""
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        return warm * (1.0 - (1.0 - self.end_rate) * step / self.num_steps)
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of the whole run."""
-        return sum(max(1, -(-rows // self.batch_size)) for rows in self.rows)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Worker:
-    """Which worker this is, and what it computes on."""
-
-    rank: int = 0
-    world_size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-
-@dataclass(kw_only=True, slots=True)
-class Progress:
-    """How far a run has come; kept in its checkpoints."""
-
-    step: int = 0
-    examples: int = 0
-    encoded: int = 0
-    days: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    """Seconds in training steps, by the clock on the wall."""
-    cpu_seconds: float = 0.0
-    """The same in CPU seconds of this process, all its threads together."""
-    curve: list[dict[str, float]] = field(default_factory=list)
-    """{step, loss, main_loss, click_loss, aux_loss, examples_per_s}, means since the entry before."""
-
-
-class RankerStep(nn.Module):
-    """The training step of a ranker that encodes nothing, in the form of `TrainingSARM`."""
-
-    def __init__(self, ranker: Ranker | TwoStageRanker) -> None:
-        super().__init__()
-        self.ranker = ranker
-        self.content: Tensor | None = None
-        """What a two-stage ranker reads, by author row."""
-
-    def forward(self, batch: RankingBatch, bank: MemoryBank | None) -> TrainingStep:
-        """The sum of the tasks' losses (SARM eq. 12); nothing is encoded."""
-        logits = self.ranker(batch) if self.content is None else self.ranker(batch, self.content)
-        per_task = multi_task_bce(logits, batch.labels)
-        loss = per_task.sum()
-        parts = {"rec": loss, "aux": loss.new_zeros(()), **dict(zip(TASKS, per_task, strict=True))}
-        nothing = batch.author.new_zeros(0)
-        return TrainingStep(
-            loss=loss,
-            parts={name: value.detach() for name, value in parts.items()},
-            rows=nothing,
-            vectors=loss.new_zeros(0, 2, 0),
-        )
-
-
-def all_gather_rows(rows: Tensor, vectors: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
-    """Every worker's freshly encoded rows [A] and vectors [A, 2, D], in the order of ranks: the same everywhere.
-
-    `capacity` is the most rows that any worker has; what is missing to it travels as padding.
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return rows, vectors
-    padded_rows = rows.new_full((capacity,), -1)
-    padded_rows[: len(rows)] = rows
-    padded = vectors.new_zeros(capacity, *vectors.shape[1:])
-    padded[: len(rows)] = vectors
-    of_workers = [torch.empty_like(padded_rows) for _ in range(dist.get_world_size())]
-    their_vectors = [torch.empty_like(padded) for _ in range(dist.get_world_size())]
-    dist.all_gather(of_workers, padded_rows)
-    dist.all_gather(their_vectors, padded)
-    all_rows = torch.cat(of_workers)
-    real = all_rows >= 0
-    return all_rows[real], torch.cat(their_vectors)[real]
 
 
 class Loop:
     """A model in training: steps over batches, bank kept equal on all workers, one line every `log_every` steps."""
 
-    def __init__(
-        self, plan: TrainingPlan, step: nn.Module, bank: MemoryBank | None, worker: Worker, log_line: LogLine
-    ) -> None:
-        self.plan, self.bank, self.worker = plan, bank, worker
+    def __init__(self, plan: TrainingPlan, model: ComposedRanker, worker: Worker, log_line: LogLine) -> None:
+        self.plan, self.model, self.worker = plan, model, worker
         self.progress = Progress()
-        self.step = step.to(worker.device)
+        self.step = TrainingRanker(model).to(worker.device)
+        banks = {name: source.memory_bank(model.sizes.num_authors) for name, source in model.items()}
+        self.banks = {name: _on(bank, worker.device) for name, bank in banks.items() if bank is not None}
+        """Of the sources that have one."""
+        step: nn.Module = self.step
         self._wrapped = DistributedDataParallel(step, broadcast_buffers=False) if worker.world_size > 1 else step
         rates = {"lr_ids": plan.lr_ids, "lr_encoder": plan.lr_encoder, "lr_dense": plan.lr_dense}
-        groups = param_groups(step, **rates, l2_ids=plan.l2_ids)
+        groups = param_groups(self.step, **rates, l2_ids=plan.l2_ids)
         self.optimizer = torch.optim.Adam(groups, fused=True)
         self._rates = [float(group["lr"]) for group in groups]
         self._log_line = log_line
@@ -173,32 +69,32 @@ class Loop:
         self._first_step = 0
         self._timed_from: tuple[int, float] | None = None
 
-    def train_day(self, day: str, batches: DayBatches) -> None:
-        """One pass over a day's batches."""
+    def train_key(self, key: str, inputs: Mapping[str, Inputs], batches: DayBatches) -> None:
+        """Once through the batches of a time key, with what the sources knew before it."""
+        self.step.inputs = {name: tuple(part.to(self.worker.device) for part in of) for name, of in inputs.items()}
         self._wrapped.train()
         self._clock, self._cpu_clock = time.perf_counter(), time.process_time()
         for batch, size in zip(batches, batches.global_sizes, strict=True):
             self._train_step(batch.to(self.worker.device), size)
             if self.progress.step % self.plan.log_every == 0:
-                self._log(day)
+                self._log(key)
         if self._since:
-            self._log(day)
-        self.progress.days.append(day)
+            self._log(key)
+        self.progress.done.append(key)
 
     def _train_step(self, batch: RankingBatch, size: int) -> None:
         progress = self.progress
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * self.plan.rate_at(progress.step)
         self.optimizer.zero_grad()
-        result = self._wrapped(batch, self.bank)
-        result.loss.backward()
+        result: TrainingStep = self._wrapped(batch, self.banks)
+        torch.autograd.backward(result.loss)
         self.optimizer.step()
-        if self.bank is not None:
-            budget = self.plan.model.encode_budget
+        for name, fresh in result.fresh.items():
             # A worker's batch is at most one row larger than another's.
-            capacity = size // self.worker.world_size + 1
-            rows, vectors = all_gather_rows(result.rows, result.vectors, min(capacity, budget or capacity))
-            self.bank.write(rows, vectors, progress.step)
+            capacity = self.model.source(name).most_encoded(size // self.worker.world_size + 1)
+            rows, vectors = all_gather_rows(fresh.rows, fresh.vectors, capacity)
+            self.banks[name].write(rows, vectors, progress.step)
             progress.encoded += len(rows)
         progress.step += 1
         progress.examples += size
@@ -214,7 +110,7 @@ class Loop:
         self.progress.cpu_seconds += cpu_now - self._cpu_clock
         self._clock, self._cpu_clock = now, cpu_now
 
-    def _log(self, day: str) -> None:
+    def _log(self, key: str) -> None:
         self._tick()
         means = self._sums / self._since
         if self.worker.world_size > 1:
@@ -233,48 +129,39 @@ class Loop:
         progress.curve.append(entry)
         if self.worker.rank == 0:
             self._log_line(
-                f"{self.plan.variant} | step {progress.step}/{total} ({100 * progress.step / total:.0f} %) | {day} | "
+                f"{self.plan.name} | step {progress.step}/{total} ({100 * progress.step / total:.0f} %) | {key} | "
                 f"loss {main:.4f} | aux {aux:.4f} | encoded {progress.encoded} | {rate:.0f} examples/s | "
                 f"eta {left / rate if rate else 0.0:.0f} s"
             )
 
-    @property
-    def model(self) -> Model:
-        """The model itself, without its wrappers."""
-        inner = self.step.sarm if isinstance(self.step, TrainingSARM) else self.step.ranker
-        assert isinstance(inner, Model)
-        return inner
-
     def save(self, folder: Path) -> None:
         """Everything to go on from: model, optimizer, bank, progress."""
         self.model.save(folder)
-        torch.save(self.optimizer.state_dict(), folder / _OPTIMIZER)
-        if self.bank is not None:
-            self.bank.save(folder / _BANK)
-        (folder / _PROGRESS).write_text(json.dumps(asdict(self.progress)))
+        torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
+        for name, bank in self.banks.items():
+            bank.save(folder / bank_file(name))
+        (folder / PROGRESS).write_text(json.dumps(asdict(self.progress)))
 
     def restore(self, folder: Path) -> None:
         """Goes on from what `save` wrote."""
         trained = type(self.model).load(folder)
         self.model.load_state_dict(trained.state_dict())
-        self.optimizer.load_state_dict(torch.load(folder / _OPTIMIZER, weights_only=True))
-        if self.bank is not None:
-            stored = MemoryBank.load(folder / _BANK)
-            self.bank.vectors = stored.vectors.to(self.worker.device)
-            self.bank.written_step = stored.written_step.to(self.worker.device)
+        self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True))
+        for name in self.banks:
+            self.banks[name] = _on(MemoryBank.load(folder / bank_file(name)), self.worker.device)
         self.progress = read_progress(folder)
         self._first_step = self.progress.step
 
 
-def read_progress(folder: Path) -> Progress:
-    """The progress in a checkpoint's folder."""
-    return Progress(**json.loads((folder / _PROGRESS).read_text()))
+def _on(bank: MemoryBank, device: torch.device) -> MemoryBank:
+    bank.vectors, bank.written_step = bank.vectors.to(device), bank.written_step.to(device)
+    return bank
 
 
 def train(
     plan: TrainingPlan,
     storage: Storage,
-    tokenizer: LiveStreamingTokenizer | None,
+    made_from: Mapping[str, str],
     *,
     work: Path,
     worker: Worker,
@@ -282,62 +169,46 @@ def train(
     log_line: LogLine,
     resume: Path | None = None,
 ) -> Progress:
-    """Trains over the plan's days and reports each; goes on after the last finished day of the checkpoint `resume`.
+    """Trains over the plan's time keys and reports each; goes on after the last one of the checkpoint `resume`.
 
     Every worker calls this with its own `worker`; the first one leaves a checkpoint below `work` at each report.
-    `tokenizer` may be None for all but "sarm", which alone reads anchors.
+    `made_from` is what `make_plan` gave with the plan.
     """
     torch.manual_seed(plan.seed)
     catalog, categories = build_catalog(storage, plan.catalog_until)
-    anchors = None if tokenizer is None else AnchorTable(storage, catalog, tokenizer, tokens=plan.model.tokens)
-    content = (
-        open_content(plan.variant, storage, catalog, plan.days, plan.semantic_ids) if plan.variant in READS else None
+    context = Context(
+        storage=storage, artifacts=Artifacts(storage), catalog=catalog, days=plan.keys, made_from=made_from
     )
-    loop = _make_loop(plan, catalog, anchors, content, worker, log_line)
+    states = {source.name: SOURCES[source.name].open(source.config, context) for source in plan.sources}
+    loop = Loop(plan, compose(plan, catalog, states), worker, log_line)
     if resume is not None:
         loop.restore(resume)
-        log_line(f"{plan.variant} | goes on after {loop.progress.days[-1]}")
-    for day in plan.days[len(loop.progress.days) :]:
-        columns = read_examples(storage, day)
-        if isinstance(loop.step, TrainingSARM):
-            assert anchors is not None
-            anchors.advance(before=day).check_examples(day, columns)
-            loop.step.base, loop.step.live = (t.to(worker.device) for t in anchors.tokens.tensors())
-        elif isinstance(loop.step, RankerStep) and content is not None:
-            loop.step.content = content.advance(before=day).table.to(worker.device)
-        loop.train_day(day, DayBatches(columns, catalog, plan.batch_size, worker.rank, worker.world_size))
+        log_line(f"{plan.name} | goes on after {loop.progress.done[-1]}")
+    for key in plan.keys[len(loop.progress.done) :]:
+        columns = read_examples(storage, key)
+        inputs = {}
+        for name, state in states.items():
+            inputs[name] = state.advance(before=key)
+            state.check(key, columns)
+        batches = DayBatches(columns, catalog, plan.batch_size, worker.rank, worker.world_size)
+        loop.train_key(key, inputs, batches)
         folder = None
         if worker.rank == 0:
-            folder = work / f"after-{day}"
+            folder = work / folder_after(key)
             folder.mkdir(parents=True, exist_ok=True)
             loop.save(folder)
             catalog.save(folder / CATALOG)
             (folder / CATEGORIES).write_text(json.dumps(categories, ensure_ascii=False))
-        report({"day": day, **loop.progress.curve[-1]}, folder)
+            for state in states.values():
+                state.save(folder)
+        report({"key": key, **loop.progress.curve[-1]}, folder)
     return loop.progress
 
 
-def _make_loop(
-    plan: TrainingPlan,
-    catalog: Catalog,
-    anchors: AnchorTable | None,
-    content: Content | None,
-    worker: Worker,
-    log_line: LogLine,
-) -> Loop:
-    if plan.variant == "base":
-        return Loop(plan, RankerStep(Ranker(plan.model.ranker, catalog.sizes)), None, worker, log_line)
-    if content is not None:
-        config = TwoStageConfig(
-            reads=READS[plan.variant],
-            num_codes=content.num_codes,
-            embedding_dim=content.table.shape[1],
-            width=plan.model.width,
-            ranker=plan.model.ranker,
-        )
-        return Loop(plan, RankerStep(TwoStageRanker(config, catalog.sizes)), None, worker, log_line)
-    assert anchors is not None
-    sarm = SARM(plan.model, catalog.sizes, anchors.rows)
-    bank = MemoryBank(catalog.num_authors, plan.model.width)
-    bank.vectors, bank.written_step = bank.vectors.to(worker.device), bank.written_step.to(worker.device)
-    return Loop(plan, TrainingSARM(sarm, *anchors.tokens.tensors()), bank, worker, log_line)
+def compose(plan: TrainingPlan, catalog: Catalog, states: Mapping[str, State]) -> ComposedRanker:
+    """The plan's ranker with new parameters, drawn from torch's generator."""
+    specs = tuple(
+        SourceSpec.of(source.name, SOURCES[source.name].module, source.config, states[source.name].facts)
+        for source in plan.sources
+    )
+    return ComposedRanker(plan.ranker, catalog.sizes, Sources(specs=specs))

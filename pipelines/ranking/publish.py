@@ -1,23 +1,30 @@
-"""The bank snapshot that serving reads: both vectors of every author, and every user's newest clicks.
+"""The bank that serving reads: what the sources of a ranker say of every author, and every user's newest clicks.
 
-Reads the artifact "model", anchors and impressions; publishes the artifact "bank".
+Reads a published ranker, what its sources read, and impressions; publishes the artifact "bank".
 Run: python -m pipelines publish --config pipelines/configs/demo.yaml
 """
 
 import logging
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from models.artifacts.manifest import ArtifactError
+from pipelines.ranking import published
+from pipelines.ranking.published import PublishedRanker
+from pipelines.ranking.variants import SOURCES
+from pipelines.ranking.variants.source import State
 from pipelines.runtime.run import Run
-from pipelines.samples.examples import HistoryRule, window
+from pipelines.samples.examples import HistoryRule, histories, window
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
+from pipelines.tables.days import NO_ANCHOR, day_after
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
 
@@ -37,68 +44,94 @@ HISTORY = {
 class PublishConfig:
     """What goes into the snapshot."""
 
-    anchors_until: str | None = None
-    """Newest day of anchors, YYYY-MM-DD; null = the newest there is. The day before the day under evaluation gives
-    the very bank that evaluation used."""
+    ranker: str | None = None
+    """Which ranker to publish a bank of, by the names of its sources ("sarm", "sarm+tags"); null = the only one with
+    sources that is trained."""
+    until: str | None = None
+    """Newest day that the sources know, YYYY-MM-DD; null = the newest there is. The day before the day under evaluation
+    gives the very bank that evaluation used."""
     histories: bool = True
     """False leaves the users' histories out, where requests bring their own."""
 
 
 def run(config: PublishConfig, run: Run) -> dict[str, Any]:
-    """Encodes every author of the published model's catalog, verifies the bank, and moves CURRENT to it."""
-    from models.sarm.model import SARM
-    from pipelines.ranking import published
-
+    """Makes the tables of the published ranker's sources, verifies the bank, and moves CURRENT to it."""
     storage = run.storage
     artifacts = Artifacts(storage)
-    model = published.load(artifacts, "sarm")
-    days = [d for d in storage.days("anchors") if config.anchors_until is None or d <= config.anchors_until]
-    if not days:
-        raise ContractError(f"table anchors: wanted a day up to {config.anchors_until}, got none; run the job anchors")
-    clicks = storage.days("impressions") if config.histories else []
+    ranker = published.load(artifacts, published.chosen_ranker(config.ranker, artifacts))
+    until = _newest_day(config, storage, ranker)
+    before = day_after(until)
     rule = HistoryRule.committed(storage)
+    clicks = storage.days("impressions") if config.histories else []
     clicks = window(clicks[-1], clicks, rule.days) if clicks else []
-    made_from = {
-        "config": digest([asdict(config), asdict(rule)]),
-        "model": model.manifest.run_id,
-        "model_weights": model.manifest.files["model.safetensors"],
-        "tokenizer": model.manifest.made_from["tokenizer"],
-    }
-    made_from |= {f"anchors/{day}": storage.fingerprint("anchors", day) for day in days}
-    made_from |= {f"impressions/{day}": storage.fingerprint("impressions", day) for day in clicks}
-    run_id = f"{days[-1]}-{digest(made_from)}"
+    made_from = _made_from(config, storage, ranker, before, rule, clicks)
+    run_id = f"{until}-{digest(made_from)}"
     if artifacts.current(KIND) == run_id:
         return {"run_id": run_id, "how": "current"}
     started = time.perf_counter()
-    anchors = published.anchor_table(storage, artifacts, model, until=days[-1])
-    assert isinstance(model.model, SARM)
-    bank = model.model.encode_bank(anchors.tokens)
+    states = ranker.states(storage, artifacts)
+    tables = ranker.model.tables(published.advance(states, before))
     encode_s = time.perf_counter() - started
+    anchor_day = _anchor_day(states, ranker.catalog.num_authors)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        np.save(folder / BANK, bank)
-        np.save(folder / ANCHOR_DAY, anchors.anchor_day)
+        for table in tables.values():
+            np.save(folder / BANK, table)
+        np.save(folder / ANCHOR_DAY, anchor_day)
         users = _save_histories(storage, clicks, rule.length, folder)
-        verify(folder, num_authors=model.catalog.num_authors, width=model.model.config.width)
         artifacts.publish(KIND, folder, run_id, made_from)
-    known = anchors.anchor_day[anchors.anchor_day >= 0]
-    metrics = {
+    known = anchor_day[anchor_day != NO_ANCHOR]
+    bank_mb = sum(table.nbytes for table in tables.values()) / 2**20
+    log.info(
+        "bank %s | %d rows, %d with an anchor | %d histories | %.1f MB | encoded in %.1f s",
+        run_id, len(anchor_day), len(known), users, bank_mb, encode_s,
+    )  # fmt: skip
+    return {
         "run_id": run_id,
         "how": "published",
-        "model": model.manifest.run_id,
-        "anchors_until": days[-1],
-        "rows": len(bank),
+        "ranker": ranker.name,
+        "model": ranker.manifest.run_id,
+        "until": until,
+        "rows": len(anchor_day),
         "authors_with_anchor": len(known),
         "anchor_age_days_mean": float(known.max() - known.mean()) if len(known) else None,
         "users_with_history": users,
-        "bank_mb": round(bank.nbytes / 2**20, 2),
+        "bank_mb": round(bank_mb, 2),
         "encode_seconds": round(encode_s, 2),
     }
-    log.info(
-        "bank %s | %d rows, %d with an anchor | %d histories | %.1f MB | encoded in %.1f s",
-        run_id, len(bank), len(known), users, bank.nbytes / 2**20, encode_s,
-    )  # fmt: skip
-    return metrics
+
+
+def _newest_day(config: PublishConfig, storage: Storage, ranker: PublishedRanker) -> str:
+    """The newest day that the bank knows. Raises ContractError where the sources' tables hold no such day."""
+    read = {table for name in ranker.sources for table in SOURCES[name].reads}
+    days = {day for table in read for day in storage.days(table) if config.until is None or day <= config.until}
+    if not days:
+        raise ContractError(
+            f"table(s) {', '.join(sorted(read))}: wanted a day up to {config.until or 'today'}, got none; "
+            "run the jobs that write them"
+        )
+    return config.until or max(days)
+
+
+def _made_from(
+    config: PublishConfig, storage: Storage, ranker: PublishedRanker, before: str, rule: HistoryRule, clicks: list[str]
+) -> dict[str, str]:
+    """What the bank is made from, the ranker first: serving loads both."""
+    made_from = {
+        "config": digest([asdict(config), asdict(rule)]),
+        "ranker": ranker.name,
+        "model": ranker.manifest.run_id,
+        "model_weights": ranker.manifest.files["model.safetensors"],
+    }
+    for name in ranker.sources:
+        made_from |= SOURCES[name].depends_on(storage, before)
+    return made_from | {f"impressions/{day}": storage.fingerprint("impressions", day) for day in clicks}
+
+
+def _anchor_day(states: Mapping[str, State], num_authors: int) -> npt.NDArray[np.int32]:
+    """[N+1] of the first source that reads anchors; NO_ANCHOR everywhere where none does."""
+    known = [state.anchor_day for state in states.values() if state.anchor_day is not None]
+    return known[0] if known else np.full(num_authors + 1, NO_ANCHOR, dtype=np.int32)
 
 
 def verify(folder: Path, *, num_authors: int, width: int) -> None:
@@ -134,7 +167,6 @@ def _verify_histories(folder: Path) -> None:
 
 def _save_histories(storage: Storage, days: list[str], length: int, folder: Path) -> int:
     """Each user's newest clicks of `days`; returns the number of users."""
-    from pipelines.samples.examples import histories
 
     if not days:
         return 0

@@ -1,27 +1,24 @@
-"""Published models, as evaluation and publishing read them."""
+"""Published rankers, as evaluation, analysis and publishing read them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from models.artifacts.manifest import ArtifactError, Manifest
 from models.batch import collate
 from models.catalog import Catalog
-from models.ranker import Ranker
-from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
-from models.sarm.model import SARM
-from models.two_stage import TwoStageRanker
-from pipelines.ranking.anchor_table import AnchorTable
-from pipelines.ranking.loop import CATALOG, CATEGORIES, Model
-from pipelines.ranking.train import KINDS
-from pipelines.ranking.variants.two_stage import READS
+from models.composed import ComposedRanker
+from models.sources import Inputs
+from pipelines.ranking.checkpoint import CATALOG, CATEGORIES
+from pipelines.ranking.variants import BASE, SOURCES, sources_of
+from pipelines.ranking.variants.source import Context, State
 from pipelines.samples.batches import take
-from pipelines.semantics import vocabulary
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.columns import Columns
 from pipelines.tables.storage import Storage
@@ -30,94 +27,108 @@ _SCORED_TOGETHER = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Trained:
-    """A published variant, in evaluation mode."""
+class PublishedRanker:
+    """A ranker as training left it, in evaluation mode."""
 
-    variant: str
+    name: str
+    """Artifact kind, made of the names of its sources."""
     manifest: Manifest
-    model: Model
+    folder: Path
+    model: ComposedRanker
     catalog: Catalog
     categories: list[str]
     """Author category of value c is categories[c - 1]."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of its sources, in order."""
+        return tuple(spec.name for spec in self.model.described.specs)
 
     @property
     def days(self) -> list[str]:
         """Days it was trained on."""
         return sorted(key.removeprefix("examples/") for key in self.manifest.made_from if key.startswith("examples/"))
 
+    def states(self, storage: Storage, artifacts: Artifacts) -> dict[str, State]:
+        """The states of its sources, which know nothing yet. Raises ArtifactError where they do not fit the model."""
+        context = Context(
+            storage=storage,
+            artifacts=artifacts,
+            catalog=self.catalog,
+            days=tuple(self.days),
+            made_from=self.manifest.made_from,
+            learnt=self.folder,
+        )
+        states = {}
+        for spec in self.model.described.specs:
+            state = states[spec.name] = SOURCES[spec.name].open(spec.typed_config(), context)
+            if state.facts != spec.typed_facts():
+                raise ArtifactError(
+                    f"ranker {self.name} {self.manifest.run_id}: its source {spec.name} was trained with "
+                    f"{spec.typed_facts()}, the tables have {state.facts}; train it again"
+                )
+        return states
 
-def variants(artifacts: Artifacts) -> list[str]:
-    """What is published, in the order of KINDS. Raises ArtifactError where nothing is."""
-    found = [variant for variant, kind in KINDS.items() if artifacts.current(kind)]
+
+def published_rankers(artifacts: Artifacts) -> list[str]:
+    """Names of the rankers that are published, those with sources first. Raises ArtifactError where there is none."""
+    found = [kind for kind in artifacts.kinds() if is_ranker(kind) and artifacts.current(kind)]
     if not found:
         raise ArtifactError("no ranker is published below storage.root; run the job train first")
-    return found
+    return sorted(found, key=lambda name: (name == BASE, name))
 
 
-def load_model(folder: Path, variant: str) -> Model:
-    """A variant's model from the folder of a checkpoint or an artifact, in evaluation mode."""
-    if variant in READS:
-        return TwoStageRanker.load(folder)
-    return SARM.load(folder) if variant == "sarm" else Ranker.load(folder)
+def is_ranker(kind: str) -> bool:
+    """Whether an artifact kind is that of a ranker."""
+    try:
+        sources_of(kind)
+    except ValueError:
+        return False
+    return True
 
 
-def load(artifacts: Artifacts, variant: str, run_id: str | None = None) -> Trained:
-    """The variant's version `run_id` (default: CURRENT). Raises ArtifactError where nothing is published."""
-    folder = artifacts.fetch(KINDS[variant], run_id)
-    return Trained(
-        variant=variant,
-        manifest=Manifest.verify(folder),
-        model=load_model(folder, variant),
-        catalog=Catalog.load(Path(folder) / CATALOG),
-        categories=json.loads((Path(folder) / CATEGORIES).read_text(encoding="utf-8")),
+def chosen_ranker(name: str | None, artifacts: Artifacts) -> str:
+    """The ranker `name`, or the only one with sources that is published. Raises ArtifactError where that is not one."""
+    found = [ranker for ranker in published_rankers(artifacts) if ranker != BASE or name == BASE]
+    if name is not None and name in found:
+        return name
+    if name is None and len(found) == 1:
+        return found[0]
+    wanted = f"ranker {name}" if name else "one ranker with sources"
+    raise ArtifactError(
+        f"wanted {wanted}, published are {', '.join(found) or 'none'}; run the job train, or name one of these"
     )
 
 
-def tokenizer_of(artifacts: Artifacts, trained: Trained) -> LiveStreamingTokenizer:
-    """The tokenizer that the model was trained with. Raises ArtifactError where its sizes differ from the model's."""
-    run_id = trained.manifest.made_from["tokenizer"]
-    tokenizer = LiveStreamingTokenizer.load(artifacts.fetch(vocabulary.KIND, run_id))
-    assert isinstance(trained.model, SARM)
-    rows = tokenizer.live_rows if trained.model.config.tokens == "live" else tokenizer.rows
-    if rows != trained.model.rows:
-        raise ArtifactError(f"tokenizer {run_id} has {rows}, the model wants {trained.model.rows}")
-    return tokenizer
+def load(artifacts: Artifacts, name: str, run_id: str | None = None) -> PublishedRanker:
+    """A ranker's version `run_id` (default: CURRENT). Raises ArtifactError where nothing is published."""
+    return load_folder(artifacts.fetch(name, run_id), name)
 
 
-def anchor_table(
-    storage: Storage, artifacts: Artifacts, trained: Trained, *, before: str | None = None, until: str | None = None
-) -> AnchorTable:
-    """The anchors in force of every author that the model knows."""
-    assert isinstance(trained.model, SARM)
-    tokens = trained.model.config.tokens
-    table = AnchorTable(storage, trained.catalog, tokenizer_of(artifacts, trained), tokens=tokens)
-    return table.advance(before=before, until=until)
+def load_folder(folder: Path, name: str) -> PublishedRanker:
+    """A ranker from the folder of its artifact."""
+    return PublishedRanker(
+        name=name,
+        manifest=Manifest.verify(folder),
+        folder=folder,
+        model=ComposedRanker.load(folder),
+        catalog=Catalog.load(folder / CATALOG),
+        categories=json.loads((folder / CATEGORIES).read_text(encoding="utf-8")),
+    )
 
 
-@torch.no_grad()
+def advance(states: Mapping[str, State], before: str) -> dict[str, Inputs]:
+    """The inputs of all sources as of a time key."""
+    return {name: state.advance(before) for name, state in states.items()}
+
+
 def score(
-    model: Model,
-    catalog: Catalog,
-    columns: Columns,
-    *,
-    bank: npt.NDArray[np.float32] | None = None,
-    content: Tensor | None = None,
+    model: ComposedRanker, catalog: Catalog, columns: Columns, tables: Mapping[str, npt.NDArray[Any]]
 ) -> npt.NDArray[np.float32]:
-    """Probabilities [n, K] of examples.
-
-    SARM reads targets and histories from `bank` [N+1, 2, D], as serving does; a two-stage ranker reads `content`.
-    """
-    parts: list[Tensor] = []
-    vectors = None if bank is None else torch.from_numpy(bank)
+    """Probabilities [n, K] of examples. Targets and histories are read from `tables` [N+1, ...], as serving does."""
+    rows = {name: torch.from_numpy(table) for name, table in tables.items()}
+    parts = []
     for start in range(0, len(columns["user_id"]), _SCORED_TOGETHER):
         batch = collate(take(columns, slice(start, start + _SCORED_TOGETHER)), catalog)
-        if isinstance(model, SARM):
-            assert vectors is not None
-            cls, tar = vectors[batch.author].unbind(dim=1)
-            logits = model(batch, cls, tar, vectors[:, model.history_part][batch.history]).logits
-        elif isinstance(model, TwoStageRanker):
-            logits = model(batch, content)
-        else:
-            logits = model(batch)
-        parts.append(torch.sigmoid(logits))
+        parts.append(model.score_rows(batch, rows))
     return torch.cat(parts).numpy()

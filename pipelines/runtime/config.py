@@ -37,6 +37,8 @@ def build(cls: type[T], raw: Any, path: str = "config") -> T:
 
 def _value(hint: Any, raw: Any, path: str) -> Any:
     """`raw` as the type `hint` asks for."""
+    if hint is Any:
+        return raw
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if raw is None and type(None) in args:
@@ -51,7 +53,7 @@ def _value(hint: Any, raw: Any, path: str) -> Any:
     if origin in (dict, Mapping) or hint is dict:
         if not isinstance(raw, Mapping):
             raise ConfigError(f"{path}: wanted a mapping, got {raw!r}")
-        return dict(raw)
+        return {key: _value(args[1], value, f"{path}.{key}") for key, value in raw.items()} if args else dict(raw)
     if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
         return float(raw)
     if hint is float and isinstance(raw, str) and _EXPONENT.fullmatch(raw):
@@ -101,6 +103,8 @@ def to_dict(config: Any) -> Any:
         return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, tuple | list):
         return [to_dict(item) for item in config]
+    if isinstance(config, Mapping):
+        return {key: to_dict(value) for key, value in config.items()}
     return config
 
 

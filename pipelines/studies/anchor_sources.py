@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 DERIVED = ("anchors", "rejections", "anchor_embeddings", "examples")
 """Tables that a derived store makes for itself."""
-WITHOUT = ("base", "tags")
-"""Kinds of variants that read no anchors."""
 Seeds = Mapping[int, "Settings"]
 
 
@@ -45,9 +43,9 @@ def read_sources(raw: Mapping[str, Any], variants: Mapping[str, "Variant"]) -> d
                 f"config.study.variants.{name}.anchors: wanted one of {', '.join(by_name) or 'no source'} "
                 f"(config.study.anchor_sources), got {variant.anchors!r}"
             )
-        if variant.anchors != OWN and variant.kind in WITHOUT:
+        if variant.anchors != OWN and not variant.reads_anchors:
             raise ConfigError(
-                f"config.study.variants.{name}.anchors: wanted none, as kind {variant.kind} reads no anchors, "
+                f"config.study.variants.{name}.anchors: wanted none, as its ranker {variant.ranker} reads no anchors, "
                 f"got {variant.anchors!r}"
             )
     if unused := sorted(set(by_name) - used):
@@ -119,7 +117,7 @@ def benchmark(
     scores: dict[str, dict[str, Any]] = {}
     rows = []
     for name, variant in variants.items():
-        if variant.kind in WITHOUT:
+        if not variant.reads_anchors:
             continue
         roots = {seed: store.storage.root for seed, store in data[variant.anchors].items()}
         for root in roots.values():

@@ -1,10 +1,12 @@
 """What a study compares."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.runtime.config import ConfigError, build
-from pipelines.semantics import embed
+from pipelines.ranking.plan import TrainConfig
+from pipelines.ranking.variants import SOURCES, ranker_name
+from pipelines.runtime.config import ConfigError
 
 OWN = ""
 """The source of variants that read the anchors which their data came with."""
@@ -23,26 +25,31 @@ class AnchorSource:
 DATA = ("world", "store")
 
 
-KINDS = ("base", "tags", *embed.READERS, "sarm")
-"""What a variant may be: the base ranker, the base ranker with a fixed content feature, SARM."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
     """One row of a study's table."""
 
-    kind: str = "sarm"
-    """One of KINDS."""
     label: str = ""
     """How the table names it; empty = its key."""
     anchors: str = OWN
     """One of the study's `anchor_sources`, whose anchors it reads; empty = those that the data came with."""
-    model: dict[str, Any] = field(default_factory=dict)
-    """Keys of SARMConfig that differ from `train.model`."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How its ranker is trained. In YAML: the keys that differ from the section `train` of the study's file."""
 
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind: wanted one of {', '.join(KINDS)}, got {self.kind!r}")
+    @property
+    def ranker(self) -> str:
+        """Name of its ranker."""
+        return ranker_name(self.train.sources)
+
+    @property
+    def reads(self) -> set[str]:
+        """Tables that the sources of its ranker are made from."""
+        return {table for name in self.train.sources for table in SOURCES[name].reads}
+
+    @property
+    def reads_anchors(self) -> bool:
+        """Whether another model's anchors would change it."""
+        return bool(self.reads & {"anchors", "anchor_embeddings"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +72,8 @@ class StudyConfig:
     """The variant that the others are compared with."""
     full: str | None = None
     """The variant that the cheaper ones of its kind save from (SARM, Table 5): what they lose is counted against it."""
-    variants: dict[str, Any] = field(default_factory=dict)
-    """Rows of the table: {name: keys of Variant}, in order."""
+    variants: dict[str, Variant] = field(default_factory=dict)
+    """Rows of the table by name, in order."""
     anchor_sources: dict[str, Any] = field(default_factory=dict)
     """Models that write anchors for variants: {name: keys of AnchorSource}."""
     paper: dict[str, Any] = field(default_factory=dict)
@@ -80,18 +87,41 @@ class StudyConfig:
         if self.parallel is not None and self.parallel < 1:
             raise ValueError(f"parallel: wanted at least 1, or null, got {self.parallel}")
 
-    def rows(self) -> dict[str, Variant]:
-        """The variants. Raises ConfigError for unknown keys and where the reference is missing."""
-        made = {name: build(Variant, raw, f"config.study.variants.{name}") for name, raw in self.variants.items()}
+    def check(self) -> None:
+        """Raises ConfigError where the reference is missing, and for figures of the paper about no variant."""
         for role in ("reference", "full"):
-            if (wanted := getattr(self, role)) is not None and wanted not in made:
+            if (wanted := getattr(self, role)) is not None and wanted not in self.variants:
                 raise ConfigError(
                     f"config.study.variants: wanted the {role} {wanted!r} among them, got "
-                    f"{', '.join(made) or 'none'}; start from pipelines/configs/studies/table1.yaml"
+                    f"{', '.join(self.variants) or 'none'}; start from pipelines/configs/studies/table1.yaml"
                 )
-        unknown = sorted(set(self.paper) - set(made))
+        unknown = sorted(set(self.paper) - set(self.variants))
         if unknown:
             raise ConfigError(
-                f"config.study.paper: unknown variant(s) {', '.join(unknown)}; known are {', '.join(made)}"
+                f"config.study.paper: unknown variant(s) {', '.join(unknown)}; known are {', '.join(self.variants)}"
             )
-        return made
+
+
+def inherit_train(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as YAML gives it, with the section `train` below each variant's own keys of it."""
+    study = raw.get("study")
+    variants = study.get("variants") if isinstance(study, Mapping) else None
+    if not isinstance(study, Mapping) or not isinstance(variants, Mapping):
+        return dict(raw)
+    shared = raw.get("train") or {}
+    inherited = {
+        name: {**variant, "train": merged(shared, variant.get("train") or {})}
+        if isinstance(variant, Mapping)
+        else variant
+        for name, variant in variants.items()
+    }
+    return {**raw, "study": {**study, "variants": {**variants, **inherited}}}
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`, section by section."""
+    result = dict(base)
+    for key, value in over.items():
+        inner = result.get(key)
+        result[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return result

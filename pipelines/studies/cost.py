@@ -33,7 +33,7 @@ def build(
     reference = by_variant[config.reference]
     full = None if config.full is None else by_variant[config.full]
     rows = [
-        {"variant": name, "label": variant.label or name, "kind": variant.kind}
+        {"variant": name, "label": variant.label or name, "kind": variant.ranker}
         | _costs(by_variant[name], reference)
         | ({} if full is None else _lost(by_variant[name], full))
         for name, variant in variants.items()

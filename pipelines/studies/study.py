@@ -40,7 +40,8 @@ def run(settings: "Settings") -> dict[str, Any]:
     from pipelines.studies.report import write_report
 
     config = settings.study
-    variants = config.rows()
+    config.check()
+    variants = config.variants
     sources = anchor_sources.read_sources(config.anchor_sources, variants)
     anchor_sources.require_models(sources)
     seeds = list(range(settings.seed, settings.seed + config.seeds))
@@ -97,7 +98,7 @@ def _make_world(settings: "Settings") -> None:
 
 def _embed(settings: "Settings", variants: Mapping[str, Variant], stores: Stores) -> None:
     """Embeds the anchors that variants read as embeddings, of all stores with one start of the engine."""
-    read = {variant.anchors for variant in variants.values() if variant.kind in embed.READERS}
+    read = {variant.anchors for variant in variants.values() if "anchor_embeddings" in variant.reads}
     roots = {store.storage.root for source in read for store in stores[source].values()}
     if roots:
         embed.embed_stores(settings.embed, settings.open(), [Storage.open(root) for root in sorted(roots)])

@@ -2,15 +2,15 @@
 
 import resource
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from models.batch import RankingBatch
-    from models.sarm.anchor_tokens import AnchorTokens
-    from pipelines.ranking.loop import Model, Progress
+    from models.composed import ComposedRanker
+    from models.sources import Inputs
+    from pipelines.ranking.checkpoint import Progress
 
 
 def peak_memory_gib() -> float:
@@ -20,12 +20,12 @@ def peak_memory_gib() -> float:
 
 
 def trial_cost(
-    model: "Model", batch: "RankingBatch", content: "AnchorTokens | Tensor | None", progress: "Progress", peak: float
+    model: "ComposedRanker", batch: "RankingBatch", inputs: "Mapping[str, Inputs]", progress: "Progress", peak: float
 ) -> dict[str, Any]:
-    """The cost of one trial, as its file keeps it; `batch` and `content` as `models.cost.cost_table` wants them."""
+    """The cost of one trial, as its file keeps it; `batch` and `inputs` as `models.cost.cost_table` wants them."""
     from models.cost import TOTAL, cost_table
 
-    rows = {row.block: asdict(row) for row in cost_table(model, batch, content)}
+    rows = {row.block: asdict(row) for row in cost_table(model, batch, inputs)}
     total = rows[TOTAL]
     return {
         "cpu_s": progress.cpu_seconds,

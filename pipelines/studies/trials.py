@@ -5,12 +5,13 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.ranking import evaluate
-from pipelines.ranking.train import make_plan
+from pipelines.ranking.plan import make_plan
+from pipelines.ranking.variants import SOURCES
 from pipelines.studies.config import Variant
 from pipelines.studies.side_by_side import side_by_side
 from pipelines.studies.trial import run_trial
@@ -29,11 +30,11 @@ class Trial:
     """One variant with one seed."""
 
     settings: "Settings"
-    """Those of the study, with the variant's model."""
-    kind: str
-    """One of KINDS."""
+    """Those of the study, with the seed and its store."""
+    variant: Variant
+    """What is trained."""
     key: str
-    """Digest of all that its numbers depend on: code, settings and data."""
+    """Digest of all that its numbers depend on: code, configuration and data."""
 
 
 def plan_trial(settings: "Settings", variant: Variant, code: str) -> Trial:
@@ -41,35 +42,21 @@ def plan_trial(settings: "Settings", variant: Variant, code: str) -> Trial:
 
     Raises ContractError where days to train on or to score are missing.
     """
-    settings = replace(settings, train=replace(settings.train, model=merged(settings.train.model, variant.model)))
-    storage = Storage.open(settings.storage.root)
-    plan, made_from = make_plan(settings.train, settings.open(), storage, Artifacts(storage), variant.kind)
-    day = evaluate.day_of(settings.evaluate.day, storage)
-    evaluate.refuse_trained_day(day, list(plan.days), variant.kind)
-    scored = [day, _scored_from(storage, day, plan.days[-1], made_from), list(settings.evaluate.exposure_bounds)]
-    return Trial(settings=settings, kind=variant.kind, key=digest([code, made_from, scored]))
+    run = settings.open()
+    plan, made_from = make_plan(variant.train, run, Artifacts(run.storage), variant.train.sources)
+    day = evaluate.day_of(settings.evaluate.day, run.storage)
+    evaluate.refuse_trained_day(day, list(plan.keys), variant.ranker)
+    scored = [day, _scored_from(run.storage, day, variant), list(settings.evaluate.exposure_bounds)]
+    return Trial(settings=settings, variant=variant, key=digest([code, made_from, scored]))
 
 
-def _scored_from(storage: Storage, day: str, last_trained: str, made_from: Mapping[str, str]) -> list[list[str]]:
-    """Fingerprints of what scoring `day` reads beside what training did.
-
-    The day's examples, their true probabilities where the platform is simulated, and, of each table that the variant
-    reads day by day, the days since training stopped to read it.
-    """
-    daily = {name.partition("/")[0] for name in made_from if "/" in name} - {"examples"}
-    read = [("examples", day)]
-    read += [("oracle_impressions", day)] if day in storage.days("oracle_impressions") else []
-    read += [(table, d) for table in sorted(daily) for d in storage.days(table) if last_trained <= d < day]
-    return [[table, d, storage.fingerprint(table, d)] for table, d in read]
-
-
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, section by section."""
-    result = dict(base)
-    for key, value in over.items():
-        inner = result.get(key)
-        result[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
-    return result
+def _scored_from(storage: Storage, day: str, variant: Variant) -> dict[str, str]:
+    """Fingerprints of what scoring `day` reads, of which training read less: sources move on until that day begins."""
+    tables = ["examples", *(["oracle_impressions"] if day in storage.days("oracle_impressions") else [])]
+    read = {f"{table}/{day}": storage.fingerprint(table, day) for table in tables}
+    for name in variant.train.sources:
+        read |= SOURCES[name].depends_on(storage, before=day)
+    return read
 
 
 def run_missing(
@@ -81,8 +68,10 @@ def run_missing(
     the trials that they have in common, and an interrupted study resumes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = {name: folder / f"{trial.kind}-{name[1]}-{trial.key}.json" for name, trial in trials.items()}
-    missing = {file: (trials[name].settings, trials[name].kind) for name, file in files.items() if not file.is_file()}
+    files = {name: folder / f"{trial.variant.ranker}-{name[1]}-{trial.key}.json" for name, trial in trials.items()}
+    missing = {
+        file: (trials[name].settings, trials[name].variant) for name, file in files.items() if not file.is_file()
+    }
     titles = {file: f"{variant} seed {seed}" for (variant, seed), file in files.items()}
     log.info("study | %d trials, %d still to run", len(trials), len(missing))
     started = time.perf_counter()

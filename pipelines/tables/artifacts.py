@@ -27,6 +27,12 @@ class Artifacts:
         """Path of one version inside the filesystem."""
         return f"{self._storage.root}/artifacts/{kind}/v={run_id}"
 
+    def kinds(self) -> list[str]:
+        """Kinds of which a version was stored, sorted."""
+        selector = pafs.FileSelector(f"{self._storage.root}/artifacts", allow_not_found=True)
+        infos = self._filesystem.get_file_info(selector)
+        return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+
     def current(self, kind: str) -> str | None:
         """The published run id, or None where nothing was published."""
         path = f"{self._storage.root}/artifacts/{kind}/{CURRENT}"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from models.artifacts.manifest import ArtifactError
 from pipelines.ranking import evaluate, publish, published
@@ -23,7 +24,7 @@ def _artifacts(settings: Settings) -> Artifacts:
 
 
 def _until(settings: Settings, day: str) -> Settings:
-    return replace(settings, publish=replace(settings.publish, anchors_until=day))
+    return replace(settings, publish=replace(settings.publish, until=day))
 
 
 def test_the_bank_holds_every_author_and_the_day_of_its_anchor(trained: Settings) -> None:
@@ -48,7 +49,7 @@ def test_the_bank_of_the_day_before_gives_the_scores_of_evaluation(trained: Sett
     bank = np.load(artifacts.fetch("bank") / BANK)
     columns = read_examples(Storage.open(trained.storage.root), "2026-01-03")
     sarm = published.load(artifacts, "sarm")
-    scores = published.score(sarm.model, sarm.catalog, columns, bank=bank)
+    scores = published.score(sarm.model, sarm.catalog, columns, {"sarm": bank})
     with np.load(Path(trained.run_dir) / "scores-sarm.npz") as file:
         assert np.array_equal(file["scores"], scores)
 
@@ -68,10 +69,10 @@ def test_a_second_run_publishes_nothing(trained: Settings) -> None:
 def test_the_manifest_names_model_tokenizer_and_anchors(trained: Settings) -> None:
     run_job(publish, trained)
     artifacts = _artifacts(trained)
-    made_from, model = artifacts.manifest("bank").made_from, artifacts.manifest("model")
+    made_from, model = artifacts.manifest("bank").made_from, artifacts.manifest("sarm")
     assert made_from["model"] == model.run_id
     assert made_from["model_weights"] == model.files["model.safetensors"]
-    assert made_from["tokenizer"] == model.made_from["tokenizer"]
+    assert made_from["ranker"] == "sarm" and "tokenizer" in model.made_from
     assert {key for key in made_from if key.startswith("anchors/")} == {f"anchors/2026-01-0{d}" for d in (1, 2, 3)}
 
 
@@ -120,7 +121,7 @@ def test_a_refused_bank_does_not_become_current(trained: Settings, monkeypatch: 
     good = run_job(publish, _until(trained, "2026-01-02"))["run_id"]
     from models.sarm.model import SARM
 
-    monkeypatch.setattr(SARM, "encode_bank", lambda self, tokens: np.zeros((len(tokens), 2, 8), dtype=np.float32))
+    monkeypatch.setattr(SARM, "table", lambda self, inputs, ids: torch.zeros(len(inputs[0]), 2, 8))
     with pytest.raises(ArtifactError):
         run_job(publish, trained)
     assert _artifacts(trained).current("bank") == good

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipelines.ranking.plan import TrainConfig
 from pipelines.runtime.config import ConfigError
 from pipelines.semantics import agreement, anchors, engine
 from pipelines.semantics.anchors import AnchorsConfig
@@ -19,14 +20,14 @@ from pipelines.studies.table import table_markdown
 from pipelines.tables import contract, rejections
 from pipelines.tables.contract import FIELDS, ContractError
 from pipelines.tables.storage import Storage
-from tests.pipelines.conftest import tiny_settings
+from tests.pipelines.conftest import tiny_settings, tiny_train
 
 SEEDS = (1, 2)
 STUDENT = {"model": "pipelines/world/student", "made_by": "make distil"}
 VARIANTS = {
-    "base": {"kind": "base", "label": "Base"},
-    "student": {"anchors": "student", "label": "anchors of the student"},
-    "truth": {},
+    "base": Variant(label="Base", train=tiny_train(())),
+    "student": Variant(anchors="student", label="anchors of the student", train=tiny_train()),
+    "truth": Variant(train=tiny_train()),
 }
 DAY = "2026-01-01"
 
@@ -157,7 +158,7 @@ def test_a_missing_model_is_refused_before_a_world_is_made(tmp_path: Path, tiny_
 
 
 def test_sources_and_variants_fit_together() -> None:
-    rows = {"base": Variant(kind="base"), "a": Variant(anchors="a")}
+    rows = {"base": Variant(train=TrainConfig(sources=())), "a": Variant(anchors="a")}
     assert anchor_sources.read_sources({"a": STUDENT}, rows) == {"a": AnchorSource(**STUDENT)}
     with pytest.raises(ConfigError, match="variants.a.anchors: wanted one of b .*, got 'a'"):
         anchor_sources.read_sources({"b": STUDENT}, rows)
@@ -165,8 +166,9 @@ def test_sources_and_variants_fit_together() -> None:
         anchor_sources.read_sources({"a": STUDENT, "b": STUDENT}, rows)
     with pytest.raises(ConfigError, match="anchor_sources.a: unknown key.*modle"):
         anchor_sources.read_sources({"a": {"modle": "x"}}, rows)
-    with pytest.raises(ConfigError, match="kind base reads no anchors"):
-        anchor_sources.read_sources({"a": STUDENT}, rows | {"base": Variant(kind="base", anchors="a")})
+    base = Variant(anchors="a", train=TrainConfig(sources=()))
+    with pytest.raises(ConfigError, match="ranker base reads no anchors"):
+        anchor_sources.read_sources({"a": STUDENT}, rows | {"base": base})
 
 
 def test_swapped_frames_are_for_one_store(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 from pipelines.runtime.config import to_dict
 from pipelines.settings import Settings
 from pipelines.studies.closure import PACKAGES, ROOT, closure, code_digest
+from pipelines.studies.config import Variant
 from pipelines.studies.trial import run_trial
+from tests.pipelines.conftest import tiny_train
 
 TRIAL = run_trial.__module__
 OUTSIDE = (
@@ -26,32 +28,32 @@ RUN_TRIALS = """
 import json, sys
 from pathlib import Path
 from types import SimpleNamespace
-from pipelines.studies.trial import run_trial
 from pipelines.ranking.evaluate import EvaluateConfig
-from pipelines.ranking.train import TrainConfig
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.config import build
 from pipelines.runtime.run import Run
-from pipelines.tables.storage import Storage, StorageConfig
+from pipelines.studies.config import Variant
+from pipelines.studies.trial import run_trial
+from pipelines.tables.storage import Storage
 
-root, train = json.loads(sys.argv[1])
+root, variants = json.loads(sys.argv[1])
 settings = SimpleNamespace(
-    train=build(TrainConfig, train),
     evaluate=EvaluateConfig(),
-    storage=StorageConfig(root=root),
     open=lambda: Run(seed=1, folder=Path(root), storage=Storage.open(root), cluster=ClusterConfig()),
 )
-for kind in ("base", "tags", "sarm"):
-    run_trial(settings, kind)
+for variant in variants:
+    run_trial(settings, build(Variant, variant))
 print(json.dumps(sorted(sys.modules)))
 """
 
 
 def test_the_closure_of_a_trial_holds_every_module_that_trials_load(tiny: Settings) -> None:
-    arguments = json.dumps([tiny.storage.root, to_dict(tiny.train)])
+    """The whole Settings would load every job, which a trial does not run: it gets a stand-in with what it reads."""
+    variants = [to_dict(Variant(train=tiny_train(sources))) for sources in ((), ("tags",), ("sarm",))]
     process = subprocess.run(
-        [sys.executable, "-c", RUN_TRIALS, arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", RUN_TRIALS, json.dumps([tiny.storage.root, variants])],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert process.returncode == 0, process.stderr
     loaded = {name for name in json.loads(process.stdout.splitlines()[-1]) if name.partition(".")[0] in PACKAGES}
     assert {"models.sarm.model", "models.home", "pipelines.ranking.loop", "pipelines.tables.storage"} <= loaded

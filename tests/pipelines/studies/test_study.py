@@ -8,25 +8,20 @@ from typing import Any
 
 import pytest
 
-from pipelines.ranking.train import sarm_config
-from pipelines.runtime.config import ConfigError, build, read_yaml
-from pipelines.settings import Settings
+from pipelines.runtime.config import ConfigError, build
+from pipelines.settings import Settings, read_settings
 from pipelines.studies import study
 from pipelines.studies.config import StudyConfig, Variant
 from pipelines.studies.table import METRICS, build_table, paired_interval, table_markdown
-from pipelines.studies.trials import merged
 from pipelines.tables.contract import TASKS_COLUMNS
-from tests.pipelines.conftest import tiny_settings
+from tests.pipelines.conftest import tiny_settings, tiny_train
 from tests.pipelines.pages import Page
 
 VARIANTS = {
-    "base": {"kind": "base", "label": "Base"},
-    "tags": {"kind": "tags"},
-    "sids": {"kind": "sids"},
-    "mllm_target": {"kind": "mllm_target"},
-    "mllm_history": {"kind": "mllm_history"},
-    "sae": {"model": {"representations": ["cls", "tar"], "aux_weight": 0.0}},
-    "sarm": {"label": "SARM"},
+    "base": Variant(label="Base", train=tiny_train(())),
+    **{name: Variant(train=tiny_train((name,))) for name in ("tags", "sids", "mllm_target", "mllm_history")},
+    "sae": Variant(train=tiny_train(representations=["cls", "tar"], aux_weight=0.0)),
+    "sarm": Variant(label="SARM", train=tiny_train()),
 }
 SHIPPED = sorted(Path("pipelines/configs/studies").glob("*.yaml"))
 
@@ -35,8 +30,7 @@ def _settings(root: Path, tiny_store: Path, **changes: Any) -> Settings:
     settings = tiny_settings(root)
     config = StudyConfig(name="tiny", seeds=2, variants=VARIANTS, paper={"sarm": {"click": [0.24, 0.32]}})
     vocabulary = replace(settings.vocabulary, base_tokenizer=str(tiny_store / "tokenizer.json"))
-    train = replace(settings.train, semantic_ids={"levels": 2, "clusters": 8})
-    return replace(settings, study=replace(config, **changes), vocabulary=vocabulary, train=train)
+    return replace(settings, study=replace(config, **changes), vocabulary=vocabulary)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +149,7 @@ def test_a_trial_that_is_missing_is_run_again_with_the_same_result(done: Setting
 
 
 def test_what_is_the_same_is_trained_once_and_studies_may_share_it(done: Settings, tmp_path: Path) -> None:
-    twins = {"base": VARIANTS["base"], "one": {"label": "one"}, "two": {"label": "two"}}
+    twins = {"base": VARIANTS["base"]} | {name: replace(VARIANTS["sarm"], label=name) for name in ("one", "two")}
     folder = Path(done.run_dir) / "trials"
     before = set(folder.iterdir())
     other = replace(done.study, name="other", variants=twins, paper={}, trials=str(folder))
@@ -166,7 +160,7 @@ def test_what_is_the_same_is_trained_once_and_studies_may_share_it(done: Setting
 
 
 def test_another_model_is_another_trial(done: Settings) -> None:
-    changed = dict(VARIANTS, sae={"model": {"representations": ["cls"], "aux_weight": 0.0}})
+    changed = dict(VARIANTS, sae=Variant(train=tiny_train(representations=["cls"], aux_weight=0.0)))
     count = len(list((Path(done.run_dir) / "trials").iterdir()))
     study.run(replace(done, study=replace(done.study, variants=changed, seeds=1)))
     assert len(list((Path(done.run_dir) / "trials").iterdir())) == count + 1
@@ -196,7 +190,7 @@ def test_an_interval_is_students() -> None:
 
 def test_a_metric_that_a_seed_does_not_have_is_none_and_not_a_number() -> None:
     config = StudyConfig(name="x", variants=VARIANTS)
-    rows = {"base": Variant(kind="base"), "sarm": Variant()}
+    rows = {name: VARIANTS[name] for name in ("base", "sarm")}
 
     def record(variant: str, seed: int, gift: float) -> dict[str, Any]:
         metrics = {task: {"auc": 0.6, "gauc": 0.5 + 0.01 * seed} for task in TASKS_COLUMNS}
@@ -212,24 +206,34 @@ def test_a_metric_that_a_seed_does_not_have_is_none_and_not_a_number() -> None:
 
 def test_a_study_wants_its_reference_and_known_keys(tmp_path: Path, tiny_store: Path) -> None:
     with pytest.raises(ConfigError, match="reference 'base'"):
-        study.run(_settings(tmp_path, tiny_store, variants={"sarm": {}}))
+        study.run(_settings(tmp_path, tiny_store, variants={"sarm": VARIANTS["sarm"]}))
     with pytest.raises(ConfigError, match="the full 'all' among them"):
         study.run(_settings(tmp_path, tiny_store, full="all"))
-    with pytest.raises(ConfigError, match="study.variants.sarm: unknown key"):
-        study.run(_settings(tmp_path, tiny_store, variants={"base": {"kind": "base"}, "sarm": {"modle": {}}}))
     with pytest.raises(ConfigError, match="unknown variant"):
         study.run(_settings(tmp_path, tiny_store, paper={"other": {}}))
-    with pytest.raises(ValueError, match="kind"):
-        Variant(kind="other")
+    with pytest.raises(ConfigError, match="study.variants.sarm.train: unknown key.*modle"):
+        build(Settings, {"study": {"variants": {"sarm": {"train": {"modle": {}}}}}})
     with pytest.raises(ValueError, match="data"):
         StudyConfig(data="elsewhere")
 
 
+def test_a_variant_says_only_what_differs_from_the_section_train(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "train: {batch_size: 64, models: {sarm: {width: 16, num_layers: 2}}}\n"
+        "study: {variants: {base: {train: {sources: []}}, one: {train: {models: {sarm: {num_layers: 1}}}}, two: {}}}\n"
+    )
+    variants = read_settings(file, ["train.lr_dense=0.5"]).study.variants
+    assert [v.train.batch_size for v in variants.values()] == [64, 64, 64]
+    assert {v.train.lr_dense for v in variants.values()} == {0.5}
+    assert variants["base"].train.sources == () and variants["two"].train.sources == ("sarm",)
+    sarm = [variants[name].train.models.sarm for name in ("one", "two")]
+    assert [(config.width, config.num_layers) for config in sarm] == [(16, 1), (16, 2)]
+
+
 @pytest.mark.parametrize("file", SHIPPED, ids=[file.stem for file in SHIPPED])
 def test_the_shipped_studies_can_be_read(file: Path) -> None:
-    settings = build(Settings, read_yaml(file))
-    rows = settings.study.rows()
-    assert settings.study.name == file.stem and settings.run_dir == f"runs/studies/{file.stem}" and len(rows) > 1
-    for variant in rows.values():
-        trial = replace(settings.train, model=merged(settings.train.model, variant.model))
-        assert sarm_config(trial).width == 64
+    settings = read_settings(file)
+    settings.study.check()
+    assert settings.study.name == file.stem and settings.run_dir == f"runs/studies/{file.stem}"
+    assert len(settings.study.variants) > 1

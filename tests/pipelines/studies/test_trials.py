@@ -1,17 +1,17 @@
 """A trial's key: another one as soon as anything changes that its numbers depend on, and the same one otherwise."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from pipelines.ranking.evaluate import EvaluateConfig
 from pipelines.settings import Settings
 from pipelines.studies.config import Variant
-from pipelines.studies.trials import merged, plan_trial
+from pipelines.studies.trials import plan_trial
 from pipelines.tables.storage import Storage
+from tests.pipelines.conftest import tiny_train
 
-BASE, SARM = Variant(kind="base", label="Base"), Variant(label="SARM")
+BASE, SARM = Variant(label="Base", train=tiny_train(())), Variant(label="SARM", train=tiny_train())
 TRAINED, SCORED = "2026-01-02", "2026-01-03"
 """The last day that is trained on, and the day that is scored."""
 
@@ -25,13 +25,10 @@ def test_equal_trials_have_equal_keys_whatever_they_are_called(tiny: Settings) -
 
 
 def test_code_settings_and_seed_are_in_the_key(tiny: Settings) -> None:
-    others: list[dict[str, Any]] = [
-        {"seed": tiny.seed + 1},
-        {"train": replace(tiny.train, lr_dense=0.5)},
-        {"evaluate": EvaluateConfig(exposure_bounds=(3,))},
-    ]
-    keys = [key(tiny), key(tiny, BASE), key(tiny, code="other"), key(tiny, Variant(model={"width": 16}))]
-    keys += [key(replace(tiny, **changes)) for changes in others]
+    keys = [key(tiny), key(tiny, BASE), key(tiny, code="other")]
+    keys += [key(tiny, Variant(train=train)) for train in (tiny_train(width=16), replace(tiny_train(), lr_dense=0.5))]
+    keys += [key(replace(tiny, seed=tiny.seed + 1))]
+    keys += [key(replace(tiny, evaluate=EvaluateConfig(exposure_bounds=(3,))))]
     assert len(set(keys)) == len(keys)
 
 
@@ -54,9 +51,3 @@ def test_the_data_that_a_trial_reads_are_in_its_key(tiny: Settings, table: str, 
     storage.write(table, day, [storage.read(table, day).slice(1)])
     changed = [key(tiny) != before[0], key(tiny, BASE) != before[1]]
     assert changed == [of_base is not None, bool(of_base)]
-
-
-def test_models_are_merged_section_by_section() -> None:
-    base = {"width": 8, "ranker": {"id_dim": 8, "home": {"tower_hidden": 4}}}
-    over = {"ranker": {"home": {"tower_hidden": 2}, "cross_rank": 1}}
-    assert merged(base, over) == {"width": 8, "ranker": {"id_dim": 8, "home": {"tower_hidden": 2}, "cross_rank": 1}}

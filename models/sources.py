@@ -1,0 +1,153 @@
+"""What a ranker may read beside ids: sources, each a module that learns, and the tables by author row that it reads.
+
+A ranker is the base ranker plus a list of sources (models/composed.py). A source never sees another one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from models.artifacts.checkpoint import config_from_dict, config_to_dict
+from models.batch import RankingBatch
+from models.embeddings import IdTable
+from models.ranker import RankerConfig
+from models.sarm.memory_bank import MemoryBank
+
+Inputs = tuple[Tensor, ...]
+"""What a source is made from, by author row, as of a moment: anchor tokens, codes, embeddings."""
+
+
+class Representations(NamedTuple):
+    """What a source says of the rows of a batch."""
+
+    author: tuple[Tensor, ...] = ()
+    """[B, .] each, of the target author."""
+    user: tuple[Tensor, ...] = ()
+    """[B, .] each, of the user."""
+
+
+class Fresh(NamedTuple):
+    """Vectors that a training step made, for the memory bank."""
+
+    rows: Tensor
+    """[A] int64, the authors that were encoded, ascending."""
+    vectors: Tensor
+    """[A, 2, D], detached."""
+
+
+class Learnt(NamedTuple):
+    """What a source gives to a training step."""
+
+    representations: Representations
+    aux: Tensor | None = None
+    """Scalar, a loss of its own; None where it has none."""
+    aux_weight: float = 0.0
+    """Its weight beside the losses of the tasks."""
+    fresh: Fresh | None = None
+    """None where nothing is encoded."""
+
+
+class Source(nn.Module, ABC):
+    """One source: parameters that turn a table by author row into representations.
+
+    Made from ``config`` (what a user chooses), ``facts`` (what only the data tell, such as the number of codes) and the
+    config of the ranker that it joins. At scoring it reads its ``table``, which is all that serving has of it.
+    """
+
+    Config: ClassVar[type]
+    """Dataclass with a default for every field."""
+    Facts: ClassVar[type]
+    """Dataclass."""
+
+    @abstractmethod
+    def __init__(self, config: Any, facts: Any, ranker: RankerConfig) -> None:
+        super().__init__()
+
+    @classmethod
+    @abstractmethod
+    def dims(cls, config: Any) -> tuple[int, int]:
+        """Widths of all that it says of the author, and of the user."""
+
+    @abstractmethod
+    def read(self, batch: RankingBatch, target: Tensor, history: Tensor | None) -> Representations:
+        """``target`` [B, ...] are the table's rows of the targets; ``history`` [B, L, ...], or [1, L, ...] where all
+        rows have one history, those of ``of_history``."""
+
+    def of_history(self, rows: Tensor) -> Tensor | None:
+        """The part of table rows [..., *] that is read of the authors in a history; None where none is."""
+        return None
+
+    def table(self, inputs: Inputs, ids: IdTable) -> Tensor:
+        """The table [N+1, ...] that is read, row 0 of an author who is not known; ``ids`` are the ranker's authors."""
+        return inputs[0]
+
+    def learn(self, batch: RankingBatch, inputs: Inputs, bank: MemoryBank | None, ids: IdTable) -> Learnt:
+        """A training step's part. Reads the bank and never writes it."""
+        table = self.table(inputs, ids)
+        read = self.of_history(table)
+        history = None if read is None else read[batch.history]
+        return Learnt(self.read(batch, table[batch.author], history))
+
+    def auxiliary(self, target: Tensor) -> Tensor | None:
+        """Logits [B] of a loss of its own from the table's rows of the targets; None where it has none."""
+        return None
+
+    def memory_bank(self, num_authors: int) -> MemoryBank | None:
+        """An empty bank, where training keeps vectors from step to step."""
+        return None
+
+    def most_encoded(self, rows: int) -> int:
+        """Most authors that a training step over so many rows encodes."""
+        return 0
+
+    def encode_plainly(self, authors: Tensor, inputs: Inputs, ids: IdTable) -> None:
+        """Encodes author rows [A] without sharing or padding, for counting what it costs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceSpec:
+    """A source as a saved ranker describes it."""
+
+    name: str
+    """Its name in the ranker."""
+    kind: str
+    """``module:Class`` within models/."""
+    config: Mapping[str, Any]
+    """Keys of the class's Config."""
+    facts: Mapping[str, Any]
+    """Keys of the class's Facts."""
+
+    @classmethod
+    def of(cls, name: str, source: type[Source], config: Any, facts: Any) -> SourceSpec:
+        """Of a class and its two dataclasses."""
+        kind = f"{source.__module__}:{source.__qualname__}"
+        return cls(name=name, kind=kind, config=config_to_dict(config), facts=config_to_dict(facts))
+
+    @property
+    def source(self) -> type[Source]:
+        """The class. Raises ValueError unless it is a source of this package: a config may come from outside."""
+        module, _, name = self.kind.partition(":")
+        if not module.startswith("models."):
+            raise ValueError(f"source {self.name}: wanted a class of models/, got {self.kind!r}")
+        found = getattr(importlib.import_module(module), name, None)
+        if not (isinstance(found, type) and issubclass(found, Source)):
+            raise ValueError(f"source {self.name}: wanted a models.sources.Source, got {self.kind!r}")
+        return found
+
+    def typed_config(self) -> Any:
+        """``config`` as the dataclass. Raises ValueError for unknown keys."""
+        return config_from_dict(self.source.Config, self.config)
+
+    def typed_facts(self) -> Any:
+        """``facts`` as the dataclass. Raises ValueError for unknown keys."""
+        return config_from_dict(self.source.Facts, self.facts)
+
+    def build(self, ranker: RankerConfig) -> Source:
+        """The module, with new parameters."""
+        return self.source(self.typed_config(), self.typed_facts(), ranker)

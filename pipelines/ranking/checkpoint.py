@@ -1,0 +1,49 @@
+"""What a checkpoint of training holds: the model as it is published, and what is needed to go on."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CATALOG, CATEGORIES = "catalog.safetensors", "categories.json"
+OPTIMIZER, PROGRESS = "optimizer.pt", "progress.json"
+
+
+@dataclass(kw_only=True, slots=True)
+class Progress:
+    """How far a run has come; kept in its checkpoints."""
+
+    step: int = 0
+    examples: int = 0
+    encoded: int = 0
+    done: list[str] = field(default_factory=list)
+    """Time keys that were trained on."""
+    seconds: float = 0.0
+    """Seconds in training steps, by the clock on the wall."""
+    cpu_seconds: float = 0.0
+    """The same in CPU seconds of this process, all its threads together."""
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """{step, loss, main_loss, click_loss, aux_loss, examples_per_s}, means since the entry before."""
+
+
+def bank_file(source: str) -> str:
+    """Where the memory bank of a source is kept."""
+    return f"bank-{source}.safetensors"
+
+
+def folder_after(key: str) -> str:
+    """Name of the checkpoint that is left when the examples of a time key are done."""
+    return f"after-{key}"
+
+
+def published_files(checkpoint: Path) -> list[Path]:
+    """Files that make up a ranker's artifact: all but those that only training needs."""
+    return sorted(
+        path
+        for path in checkpoint.iterdir()
+        if path.name not in (OPTIMIZER, PROGRESS) and not path.match(bank_file("*"))
+    )
+
+
+def read_progress(folder: Path) -> Progress:
+    """The progress in a checkpoint's folder."""
+    return Progress(**json.loads((folder / PROGRESS).read_text()))

@@ -1,0 +1,178 @@
+"""What is trained, and how: the configuration of training, and the plan that fixes one run of it."""
+
+from dataclasses import dataclass, field, make_dataclass
+from typing import TYPE_CHECKING, Any
+
+from models.ranker import RankerConfig
+from pipelines.ranking.variants import SOURCES, ranker_name
+from pipelines.runtime.config import to_dict
+from pipelines.runtime.run import Run
+from pipelines.runtime.scaling import TrainScaling
+from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.contract import ContractError
+from pipelines.tables.fingerprint import digest
+from pipelines.tables.storage import Storage
+
+if TYPE_CHECKING:
+
+    class SourceModels:
+        """Made below."""
+else:
+    SourceModels = make_dataclass(
+        "SourceModels",
+        [(name, source.module.Config, field(default_factory=source.module.Config)) for name, source in SOURCES.items()],
+        frozen=True,
+        kw_only=True,
+        slots=True,
+        namespace={
+            "__module__": __name__,
+            "__doc__": "One section per source of a ranker, by its name: the Config of its module.",
+        },
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """What is trained, and how."""
+
+    sources: tuple[str, ...] = ("sarm",)
+    """What the ranker reads beside ids, in order: some of the names in `models`. None of them is Base."""
+    base: bool = True
+    """Also train Base, the ranker without sources, in the same order with the same budget, to compare with."""
+    test_days: int = 1
+    """Newest days of examples that are left out."""
+    batch_size: int = 256
+    """Examples a step, of all workers together."""
+    lr_ids: float = 0.01
+    """Adam's learning rate for id tables."""
+    lr_encoder: float = 0.00075
+    """Adam's learning rate for the anchor encoder, but for its tokens: a Transformer wants smaller steps."""
+    lr_dense: float = 0.003
+    """Adam's learning rate for everything else."""
+    l2_ids: float = 0.0001
+    """Weight of half the squared norm of id tables in the loss."""
+    warmup_steps: int = 0
+    """Steps over which the learning rates rise to their value."""
+    end_rate: float = 0.02
+    """Share of the learning rates that is left at the last step; they fall in a line from the first on."""
+    log_every: int = 50
+    """Steps from one line of progress, and one point of the loss curve, to the next."""
+    max_failures: int = 2
+    """Worker failures after which training goes on from its last finished day, before it gives up."""
+    checkpoints: str | None = None
+    """Folder or URL for checkpoints, shared by all nodes; null = `ray` below run_dir."""
+    scaling: TrainScaling = field(default_factory=TrainScaling)
+    """Workers."""
+    ranker: RankerConfig = field(default_factory=RankerConfig)
+    """The base ranker, which every source joins."""
+    models: SourceModels = field(default_factory=SourceModels)
+    """One section per source, of which those in `sources` count."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.sources if name not in SOURCES]
+        if unknown or len(set(self.sources)) != len(self.sources):
+            raise ValueError(f"sources: wanted some of {', '.join(SOURCES)}, each once, got {list(self.sources)}")
+        if self.ranker.extra_dim:
+            raise ValueError(f"ranker: sources set its extra widths; leave them at 0, got {self.ranker}")
+        if min(self.batch_size, self.log_every, self.scaling.num_workers, self.scaling.cpus_per_worker) < 1:
+            raise ValueError("batch_size, log_every and the scaling's num_workers and cpus_per_worker must be >= 1")
+        if min(self.test_days, self.max_failures, self.warmup_steps, self.l2_ids) < 0 or not 0 <= self.end_rate <= 1:
+            raise ValueError("test_days, max_failures, warmup_steps and l2_ids must be >= 0, end_rate in 0..1")
+
+    @property
+    def rankers(self) -> list[tuple[str, ...]]:
+        """The sources of each ranker to train, one after another."""
+        return list(dict.fromkeys([self.sources, *([()] if self.base else [])]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedSource:
+    """One source of the ranker that a plan trains."""
+
+    name: str
+    config: Any
+    """The Config of its module."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingPlan:
+    """All that fixes a run: the same plan gives the same weights."""
+
+    seed: int
+    ranker: RankerConfig
+    """The base ranker."""
+    sources: tuple[PlannedSource, ...]
+    """What joins it, in order."""
+    keys: tuple[str, ...]
+    """Time keys of the examples to train on, oldest first."""
+    rows: tuple[int, ...]
+    """Examples of each."""
+    catalog_until: str
+    """Users and authors known by this day get rows."""
+    batch_size: int
+    """Examples a step, of all workers together."""
+    lr_ids: float
+    lr_encoder: float
+    lr_dense: float
+    l2_ids: float
+    warmup_steps: int
+    end_rate: float
+    log_every: int
+
+    def rate_at(self, step: int) -> float:
+        """Share of the learning rates that holds at a step: up over the warm-up, then down in a line to `end_rate`."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        return warm * (1.0 - (1.0 - self.end_rate) * step / self.num_steps)
+
+    @property
+    def name(self) -> str:
+        """Name of the ranker."""
+        return ranker_name(source.name for source in self.sources)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        return sum(max(1, -(-rows // self.batch_size)) for rows in self.rows)
+
+
+def train_days(config: TrainConfig, storage: Storage) -> list[str]:
+    """Days of `examples` to train on: all but the newest `test_days`. Raises ContractError where none is left."""
+    days = storage.days("examples")
+    if len(days) <= config.test_days:
+        raise ContractError(
+            f"table examples: wanted more than train.test_days={config.test_days} day(s), got {len(days)} "
+            f"({', '.join(days) or 'none'}); run the job examples over more days"
+        )
+    return days[: len(days) - config.test_days]
+
+
+def make_plan(
+    config: TrainConfig, run: Run, artifacts: Artifacts, sources: tuple[str, ...]
+) -> tuple[TrainingPlan, dict[str, str]]:
+    """What training a ranker with these sources does, and fingerprints of all that it depends on."""
+    storage = run.storage
+    days = tuple(train_days(config, storage))
+    plan = TrainingPlan(
+        seed=run.seed,
+        ranker=config.ranker,
+        sources=tuple(PlannedSource(name=name, config=getattr(config.models, name)) for name in sources),
+        keys=days,
+        rows=tuple(storage.dataset("examples", day).count_rows() for day in days),
+        catalog_until=storage.days("examples")[-1],
+        batch_size=config.batch_size,
+        lr_ids=config.lr_ids,
+        lr_encoder=config.lr_encoder,
+        lr_dense=config.lr_dense,
+        l2_ids=config.l2_ids,
+        warmup_steps=config.warmup_steps,
+        end_rate=config.end_rate,
+        log_every=config.log_every,
+    )
+    made_from = {"config": digest([to_dict(plan), config.scaling.num_workers])}
+    for table in ("users", "authors"):
+        known = [d for d in storage.days(table) if d <= plan.catalog_until]
+        made_from[table] = digest([[d, storage.fingerprint(table, d)] for d in known])
+    made_from |= {f"examples/{day}": storage.fingerprint("examples", day) for day in days}
+    for name in sources:
+        made_from |= SOURCES[name].depends_on(storage, before=days[-1]) | SOURCES[name].pinned(artifacts)
+    return plan, made_from

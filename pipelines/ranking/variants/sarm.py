@@ -1,0 +1,72 @@
+"""SARM as a source: the current anchor of every author as tokens, learnt end to end."""
+
+import numpy as np
+import numpy.typing as npt
+
+from models.sarm.anchor_tokens import AnchorTokens, TokenRows
+from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
+from models.sarm.model import SARM, SARMConfig
+from models.sources import Inputs
+from pipelines.ranking.anchor_table import AnchorTable
+from pipelines.ranking.variants.source import Context, Source, State
+from pipelines.semantics import vocabulary
+from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.columns import Columns
+from pipelines.tables.days import day_of
+from pipelines.tables.storage import Storage
+
+TOKENIZER = "tokenizer"
+"""Where a ranker's lineage names the tokenizer that it reads anchors with."""
+
+
+class CurrentAnchors(State):
+    """The newest anchor of every author row before a moment."""
+
+    def __init__(self, config: SARMConfig, context: Context) -> None:
+        run_id = context.made_from[TOKENIZER]
+        self.tokenizer = LiveStreamingTokenizer.load(context.artifacts.fetch(vocabulary.KIND, run_id))
+        self._table = AnchorTable(context.storage, context.catalog, self.tokenizer, tokens=config.tokens)
+        self.facts: TokenRows = self._table.rows
+
+    @property
+    def tokens(self) -> AnchorTokens:
+        """Of all N + 1 author rows."""
+        return self._table.tokens
+
+    @property
+    def anchor_day(self) -> npt.NDArray[np.int32]:  # type: ignore[override]
+        """[N+1], NO_ANCHOR where there is none."""
+        return self._table.anchor_day
+
+    def advance(self, before: str) -> Inputs:
+        """Tokens (base, live), [N+1, T] int64 each."""
+        return self._table.advance(before).tokens.tensors()
+
+    def check(self, key: str, columns: Columns) -> None:
+        """Compares the examples' anchor days with those here."""
+        self._table.check_examples(key, columns)
+
+
+class SARMSource(Source):
+    """Reads `anchors`, by the tokenizer that is published when training begins."""
+
+    name = "sarm"
+    label = "SARM"
+    reads: tuple[str, ...] = ("anchors",)
+    module = SARM
+
+    def depends_on(self, storage: Storage, before: str) -> dict[str, str]:
+        """Every day of anchors before."""
+        days = [day for day in storage.days("anchors") if day < day_of(before)]
+        return {f"anchors/{day}": storage.fingerprint("anchors", day) for day in days}
+
+    def pinned(self, artifacts: Artifacts) -> dict[str, str]:
+        """The tokenizer."""
+        return {TOKENIZER: artifacts.manifest(vocabulary.KIND).run_id}
+
+    def open(self, config: SARMConfig, context: Context) -> CurrentAnchors:
+        """Raises ArtifactError where the tokenizer of the lineage is gone."""
+        return CurrentAnchors(config, context)
+
+
+SOURCES = (SARMSource(),)

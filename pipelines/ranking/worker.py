@@ -1,0 +1,36 @@
+"""One worker of data-parallel training, and what workers exchange. Knows torch.distributed, not Ray."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worker:
+    """Which worker this is, and what it computes on."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+def all_gather_rows(rows: Tensor, vectors: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+    """Every worker's freshly encoded rows [A] and vectors [A, 2, D], in the order of ranks: the same everywhere.
+
+    `capacity` is the most rows that any worker has; what is missing to it travels as padding.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return rows, vectors
+    padded_rows = rows.new_full((capacity,), -1)
+    padded_rows[: len(rows)] = rows
+    padded = vectors.new_zeros(capacity, *vectors.shape[1:])
+    padded[: len(rows)] = vectors
+    of_workers = [torch.empty_like(padded_rows) for _ in range(dist.get_world_size())]
+    their_vectors = [torch.empty_like(padded) for _ in range(dist.get_world_size())]
+    dist.all_gather(of_workers, padded_rows)
+    dist.all_gather(their_vectors, padded)
+    all_rows = torch.cat(of_workers)
+    real = all_rows >= 0
+    return all_rows[real], torch.cat(their_vectors)[real]
