@@ -11,10 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.studies import anchor_sources as study_anchors
-from pipelines.studies import convergence
-from pipelines.studies import cost as study_cost
-from pipelines.studies import table as study_table
+from pipelines.studies import anchor_sources, convergence, cost
+from pipelines.studies.table import ORACLE, exposure_markdown, table_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(<!-- study (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -34,7 +32,7 @@ def headline(table: Mapping[str, Any]) -> str:
         "| ranker | click AUC | difference to Base | click GAUC | difference to Base | the paper's |",
         "|---|---|---|---|---|---|",
     ]
-    for name in (table["reference"], best, table["cost"]["full"], study_table.ORACLE):
+    for name in (table["reference"], best, table["cost"]["full"], ORACLE):
         cells = [gauc[name]["label"]]
         for row in (auc[name], gauc[name]):
             cells += [f"{row['mean']:.2f}", "" if name == table["reference"] else _difference(row)]
@@ -49,12 +47,12 @@ def _difference(row: Mapping[str, Any]) -> str:
 
 PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "headline": headline,
-    "click": lambda table: study_table.markdown(table, ["click"]),
-    "tasks": study_table.markdown,
-    "exposure": study_table.exposure_markdown,
+    "click": lambda table: table_markdown(table, ["click"]),
+    "tasks": table_markdown,
+    "exposure": exposure_markdown,
     "convergence": convergence.markdown,
-    "cost": study_cost.markdown,
-    "anchors": study_anchors.markdown,
+    "cost": cost.markdown,
+    "anchors": anchor_sources.markdown,
 }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.artifacts.manifest import ArtifactError
-from pipelines.analysis import neighbours as retrieval
+from pipelines.analysis.neighbours import limits, nearest, precision
 from pipelines.ranking import evaluate
 from pipelines.runtime.run import Run
 from pipelines.tables.artifacts import Artifacts
@@ -125,11 +125,11 @@ def run(config: AnalyseConfig, run: Run) -> dict[str, Any]:
     gates = MeanGates.of(subject.sarm.encoder, subject.tokens, subject.tokenizer.rows.num_live_rows)
     a2a = similar_authors(subject, true_themes(storage, subject), chosen)
     if a2a is not None:
-        found = ", ".join(
-            f"[{name.upper()}] {of['whitened']:.4f} (plain {of['plain']:.4f})"
-            for name, of in a2a["precision_at_10"].items()
+        precisions = ", ".join(
+            f"[{name.upper()}] {by_how['whitened']:.4f} (plain {by_how['plain']:.4f})"
+            for name, by_how in a2a["precision_at_10"].items()
         )
-        log.info("author to author, precision@10 | %s | chance %.4f", found, a2a["chance"])
+        log.info("author to author, precision@10 | %s | chance %.4f", precisions, a2a["chance"])
     return {
         "day": day,
         "a2a": a2a,
@@ -169,21 +169,21 @@ def similar_authors(subject: Subject, themes: Mapping[int, frozenset[str]], chos
     if not themes:
         return None
     rows = np.array(sorted(themes), dtype=np.int64)
-    of_row = [themes[row] for row in rows.tolist()]
+    by_position = [themes[row] for row in rows.tolist()]
     queries = np.flatnonzero(np.isin(rows, chosen))
-    precision = {}
+    precisions = {}
     for part, name in enumerate(BANKED):
         plain = subject.bank[rows, part]
-        of_vectors = {"plain": plain, "whitened": Whitening.fit([plain])(plain)}
-        precision[name] = {
-            how: retrieval.precision(retrieval.nearest(vectors, queries, NEIGHBOURS)[0], queries, of_row)
-            for how, vectors in of_vectors.items()
+        by_how = {"plain": plain, "whitened": Whitening.fit([plain])(plain)}
+        precisions[name] = {
+            how: precision(nearest(vectors, queries, NEIGHBOURS)[0], queries, by_position)
+            for how, vectors in by_how.items()
         }
-    chance, ceiling = retrieval.limits(queries, of_row, NEIGHBOURS)
+    chance, ceiling = limits(queries, by_position, NEIGHBOURS)
     return {
         "authors": len(rows),
         "queries": len(queries),
-        "precision_at_10": precision,
+        "precision_at_10": precisions,
         "chance": chance,
         "ceiling": ceiling,
     }
@@ -205,8 +205,8 @@ def token_importance(subject: Subject, chosen: Rows, drawn: int) -> dict[str, An
         "authors": len(chosen),
         "parts": importance.by_part(anchors, weights, subject.tokenizer),
         "drawn": [
-            {"author_id": anchor["author_id"], **importance.by_word(anchor, mine, subject.tokenizer), "similar": near}
-            for anchor, mine, near in zip(anchors, weights, similar, strict=False)
+            {"author_id": anchor["author_id"], **importance.by_word(anchor, shares, subject.tokenizer), "similar": near}
+            for anchor, shares, near in zip(anchors, weights, similar, strict=False)
         ],
     }
 
@@ -215,13 +215,13 @@ def _similar(subject: Subject, rows: Rows) -> list[list[dict[str, Any]]]:
     """The nearest authors of each row by whitened [CLS], with the theme that was written of them."""
     from models.whitening import Whitening
 
-    known = np.array(sorted(subject.written), dtype=np.int64)
-    k, cls = min(_NAMED, len(known) - 1), subject.bank[known, 0]
-    found, cosines = retrieval.nearest(Whitening.fit([cls])(cls), np.searchsorted(known, rows), k)
+    candidates = np.array(sorted(subject.written), dtype=np.int64)
+    k, cls = min(_NAMED, len(candidates) - 1), subject.bank[candidates, 0]
+    positions, cosines = nearest(Whitening.fit([cls])(cls), np.searchsorted(candidates, rows), k)
     return [
         [
             {"author_id": anchor["author_id"], "cosine": float(cosine), "theme": ", ".join(anchor["theme"])}
-            for anchor, cosine in zip([subject.written[row] for row in known[near].tolist()], of_near, strict=True)
+            for anchor, cosine in zip([subject.written[row] for row in candidates[near].tolist()], of_near, strict=True)
         ]
-        for near, of_near in zip(found, cosines, strict=True)
+        for near, of_near in zip(positions, cosines, strict=True)
     ]

@@ -12,7 +12,7 @@ from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
 
 _ENCODED_TOGETHER = 256
 _BANDS = (1, 10, 100, 1000)
-"""Bands of terms, by the tokens that they cover, begin here."""
+"""Where bands of terms begin: tokens that a term covers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -57,9 +57,9 @@ class MeanGates:
         `terms` counts those that cover at least `min_tokens` tokens; of these, `highest` and `lowest` have the largest
         and the smallest gate as a mean over layers. Bands of `by_frequency` go from (included) to (excluded).
         """
-        known = np.flatnonzero(self.counts >= max(min_tokens, 1)) if self.sums else np.zeros(0, dtype=np.int64)
-        mean = sum(total[known] for total in self.sums.values()) / self.counts[known] / max(len(self.sums), 1)
-        order = [int(row) for row in known[np.argsort(-mean, kind="stable")]]
+        rows = np.flatnonzero(self.counts >= max(min_tokens, 1)) if self.sums else np.zeros(0, dtype=np.int64)
+        mean = sum(total[rows] for total in self.sums.values()) / self.counts[rows] / max(len(self.sums), 1)
+        order = [int(row) for row in rows[np.argsort(-mean, kind="stable")]]
         return {
             "layers": self.layers(),
             "min_tokens": min_tokens,

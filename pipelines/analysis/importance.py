@@ -31,13 +31,13 @@ def of_authors(sarm: SARM, ids: IdTable, tokens: AnchorTokens, rows: npt.NDArray
 
     `ids` are the author vectors of the ranker that the source has joined.
     """
-    found = []
+    importance: list[Floats] = []
     for start in range(0, len(rows), _ENCODED_TOGETHER):
         chosen = rows[start : start + _ENCODED_TOGETHER]
         anchors = tokens.select(chosen)
         weights = token_importance(sarm, ids, torch.from_numpy(chosen), *anchors.tensors()).double().numpy()
-        found += [row[:length] for row, length in zip(weights, anchors.lengths, strict=True)]
-    return found
+        importance += [row[:length] for row, length in zip(weights, anchors.lengths, strict=True)]
+    return importance
 
 
 def by_part(
@@ -52,8 +52,8 @@ def by_part(
         shares[1] += np.bincount(parts, minlength=len(PARTS)) / len(parts)
     shares /= max(len(anchors), 1)
     return [
-        {"part": part, "importance": float(mine), "tokens": float(tokens)}
-        for part, mine, tokens in zip(PARTS, *shares, strict=True)
+        {"part": part, "importance": float(weight), "tokens": float(tokens)}
+        for part, weight, tokens in zip(PARTS, *shares, strict=True)
     ]
 
 
@@ -76,15 +76,15 @@ def by_word(
 
 
 def _words(text: str, ends: Sequence[int], weights: Sequence[float]) -> list[dict[str, Any]]:
-    """The words of a text, with what its tokens, of which the ends and weights are given, add up to."""
-    found = list(re.finditer(r"\S+", text))
-    word = np.searchsorted([match.end() for match in found], np.asarray(ends, dtype=np.int64))
-    word = np.minimum(word, len(found) - 1)
-    totals = np.bincount(word, weights=weights, minlength=len(found))
-    counts = np.bincount(word, minlength=len(found))
+    """The words of a text with the summed weights of their tokens, which are given by end and weight."""
+    words = list(re.finditer(r"\S+", text))
+    word = np.searchsorted([match.end() for match in words], np.asarray(ends, dtype=np.int64))
+    word = np.minimum(word, len(words) - 1)
+    totals = np.bincount(word, weights=weights, minlength=len(words))
+    counts = np.bincount(word, minlength=len(words))
     return [
         {"word": match.group(), "importance": float(total), "tokens": int(count)}
-        for match, total, count in zip(found, totals, counts, strict=True)
+        for match, total, count in zip(words, totals, counts, strict=True)
     ]
 
 

@@ -16,24 +16,26 @@ def nearest(vectors: npt.NDArray[np.float32], queries: Positions, k: int) -> tup
     `vectors` [N, D]; `queries` [Q] are positions among them. Raises ValueError where there are fewer than k others.
     """
     if len(vectors) <= k:
-        raise ValueError(f"retrieval: wanted more than {k} authors to look among, got {len(vectors)}")
+        raise ValueError(f"neighbours: wanted more than {k} authors to look among, got {len(vectors)}")
     units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    found, cosines = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+    positions, cosines = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
     step = max(1, _COMPARED_TOGETHER // len(units))
     for part in (slice(start, start + step) for start in range(0, len(queries), step)):
         asked = queries[part]
         cosine = units[asked] @ units.T
         cosine[np.arange(len(asked)), asked] = -np.inf
         best = np.sort(np.argpartition(-cosine, k - 1, axis=1)[:, :k], axis=1)
-        of_best = np.take_along_axis(cosine, best, axis=1)
-        order = np.argsort(-of_best, axis=1, kind="stable")
-        found[part], cosines[part] = np.take_along_axis(best, order, 1), np.take_along_axis(of_best, order, 1)
-    return found, cosines
+        cosine_of_best = np.take_along_axis(cosine, best, axis=1)
+        order = np.argsort(-cosine_of_best, axis=1, kind="stable")
+        positions[part] = np.take_along_axis(best, order, 1)
+        cosines[part] = np.take_along_axis(cosine_of_best, order, 1)
+    return positions, cosines
 
 
-def precision(found: Positions, queries: Positions, themes: Sequence[Set[str]]) -> float:
-    """The share of hits among the neighbours `found` [Q, k]: those that share at least one theme with their query."""
-    hits = [bool(themes[query] & themes[other]) for query, row in zip(queries, found, strict=True) for other in row]
+def precision(neighbours: Positions, queries: Positions, themes: Sequence[Set[str]]) -> float:
+    """The share of hits among `neighbours` [Q, k]: those that share at least one theme with their query."""
+    pairs = ((query, other) for query, row in zip(queries, neighbours, strict=True) for other in row)
+    hits = [bool(themes[query] & themes[other]) for query, other in pairs]
     return sum(hits) / len(hits)
 
 

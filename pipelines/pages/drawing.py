@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 SERIES = {"base": "#D55E00", "ranker": "#0072B2", "oracle": "#009E73", "control": "#8C8C8C"}
 """Okabe and Ito's colours, told apart by colour-blind readers, with enough contrast on white and on black."""
 INK, GRID = "#010203", "#040506"
-"""Stand-ins that `svg` replaces by the page's colours."""
+"""Stand-ins that `svg` replaces with the page's colours."""
 _WIDTH = 7.6
 STYLE: dict[str, Any] = {
     "svg.hashsalt": "report",
@@ -46,7 +46,7 @@ STYLE: dict[str, Any] = {
 
 
 def panels(count: int, height: float, *, sharey: bool = False) -> tuple[Figure, Sequence[Axes]]:
-    """A figure as wide as the page, `height` inches high, with so many panels side by side."""
+    """A figure as wide as the page, `height` inches high, with `count` panels side by side."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     return figure, figure.subplots(1, count, sharey=sharey, squeeze=False)[0]
 

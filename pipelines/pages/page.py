@@ -11,7 +11,7 @@ from typing import Any
 def render(template: Path, content: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     """The page of a template, which may include those beside this file.
 
-    Text is escaped; `figures` are SVG of `drawing.svg`, kept as it is.
+    Text is escaped; `figures` are SVG by `drawing.svg` and are not.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -88,7 +88,7 @@ def bucket(low: int, high: int | None) -> str:
 
 
 def as_yaml(config: Any) -> str | None:
-    """A resolved configuration as YAML; text as it is."""
+    """A resolved configuration as YAML; a text stays as it is."""
     if config is None or isinstance(config, str):
         return config
     import yaml

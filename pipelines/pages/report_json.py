@@ -1,4 +1,4 @@
-"""`<run_dir>/report.json`: one key a job, each job replaces its own."""
+"""`<run_dir>/report.json`: one key per job, and each job replaces its own."""
 
 import json
 import os

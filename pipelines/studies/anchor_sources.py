@@ -32,9 +32,9 @@ DERIVED = ("anchors", "rejections", "anchor_embeddings", "examples")
 Seeds = Mapping[int, "Settings"]
 
 
-def require_models(known: Mapping[str, AnchorSource]) -> None:
+def require_models(sources: Mapping[str, AnchorSource]) -> None:
     """Raises ConfigError where a source's checkpoint is missing, before anything else takes time."""
-    for name, source in known.items():
+    for name, source in sources.items():
         if not (Path(source.model) / "config.json").is_file():
             remedy = f"make it first: {source.made_by}" if source.made_by else "give the folder of a checkpoint"
             raise ConfigError(
@@ -44,31 +44,31 @@ def require_models(known: Mapping[str, AnchorSource]) -> None:
 
 
 def prepare(
-    settings: "Settings", of_seed: Seeds, known: Mapping[str, AnchorSource]
+    settings: "Settings", per_seed: Seeds, sources: Mapping[str, AnchorSource]
 ) -> dict[str, dict[int, "Settings"]]:
-    """The data of every source and seed, {source: {seed: settings}}; those of OWN are `of_seed`.
+    """The data of every source and seed, {source: {seed: settings}}; those of OWN are `per_seed`.
 
     Anchors of all seeds are written with one start of the engine; finished days are left alone.
     """
-    made = {OWN: dict(of_seed)}
-    for name, source in known.items():
+    data = {OWN: dict(per_seed)}
+    for name, source in sources.items():
         writer = replace(settings.anchors, model=source.model, swap_frames=0)
-        made[name] = {seed: _derived(data, name, writer) for seed, data in of_seed.items()}
+        data[name] = {seed: _derived(world, name, writer) for seed, world in per_seed.items()}
         # Seeds share a store where the data are no simulated worlds.
-        stores = {data.storage.root: made[name][seed] for seed, data in of_seed.items()}
-        for root, data in stores.items():
-            derive(Storage.open(root, oracle=True), Storage.open(data.storage.root))
-        written = [Storage.open(data.storage.root) for data in stores.values()]
-        figures = anchors.write_stores(writer, settings.open(), written)
+        derived = {world.storage.root: data[name][seed] for seed, world in per_seed.items()}
+        for root, one in derived.items():
+            derive(Storage.open(root, oracle=True), Storage.open(one.storage.root))
+        stores = [Storage.open(one.storage.root) for one in derived.values()]
+        figures = anchors.write_stores(writer, settings.open(), stores)
         log.info("study | anchors of %s | %s", name, figures)
-        for data in stores.values():
-            examples.run(data.examples, data.open())
-            vocabulary.run(data.vocabulary, data.open())
-    return made
+        for one in derived.values():
+            examples.run(one.examples, one.open())
+            vocabulary.run(one.vocabulary, one.open())
+    return data
 
 
-def _derived(data: "Settings", name: str, writer: anchors.AnchorsConfig) -> "Settings":
-    return replace(data, anchors=writer, storage=replace(data.storage, root=f"{data.storage.root}-{name}"))
+def _derived(world: "Settings", name: str, writer: anchors.AnchorsConfig) -> "Settings":
+    return replace(world, anchors=writer, storage=replace(world.storage, root=f"{world.storage.root}-{name}"))
 
 
 def derive(data: Storage, derived: Storage) -> None:
@@ -83,30 +83,30 @@ def derive(data: Storage, derived: Storage) -> None:
         if gone := sorted(set(derived.days(name)) - set(days)):
             raise ContractError(
                 f"table {name} of {derived.url}: wanted the days of {data.url}, got {', '.join(gone)} too; "
-                f"remove {derived.url}, it is made again"
+                f"remove {derived.url}, and the study makes it again"
             )
         for day in days:
             derived.adopt(name, day, data)
 
 
 def benchmark(
-    variants: Mapping[str, "Variant"], known: Mapping[str, AnchorSource], made: Mapping[str, Seeds]
+    variants: Mapping[str, "Variant"], sources: Mapping[str, AnchorSource], data: Mapping[str, Seeds]
 ) -> list[dict[str, Any]]:
-    """How right the anchors are that each variant reads, a row a variant: shares over seeds, and of each seed."""
+    """How often the anchors that each variant reads are right, over seeds and in each seed; one row per variant."""
     scores: dict[str, dict[str, Any]] = {}
     rows = []
     for name, variant in variants.items():
         if not variant.reads_anchors:
             continue
-        of_seed = {seed: data.storage.root for seed, data in made[variant.anchors].items()}
-        for root in of_seed.values():
+        roots = {seed: store.storage.root for seed, store in data[variant.anchors].items()}
+        for root in roots.values():
             if root not in scores:
                 scores[root] = score(Storage.open(root, oracle=True))
-        source = known.get(variant.anchors)
+        source = sources.get(variant.anchors)
         rows.append(
             {"variant": name, "label": variant.label or name, "model": source.model if source else None}
-            | _over_seeds([scores[root] for root in of_seed.values()])
-            | {"seeds": [{"seed": seed} | scores[root] for seed, root in of_seed.items()]}
+            | _over_seeds([scores[root] for root in roots.values()])
+            | {"seeds": [{"seed": seed} | scores[root] for seed, root in roots.items()]}
         )
     return rows
 
@@ -121,12 +121,12 @@ def score(storage: Storage) -> dict[str, Any]:
     rejected = sum(rejections.of_stage(storage, day, anchors.STAGE).num_rows for day in days)
     valid = sum(rows_of(storage, "anchors", day) for day in days)
     truth = _by_author_day(storage, "oracle_anchors")
-    found = agreement(_by_author_day(storage, "anchors"), truth) if truth else None
+    shares = agreement(_by_author_day(storage, "anchors"), truth) if truth else None
     return {
         "author_days": valid + rejected,
         "valid_rate": valid / (valid + rejected),
-        "agreement": found,
-        "agreement_mean": None if found is None else float(np.mean(list(found.values()))),
+        "agreement": shares,
+        "agreement_mean": None if shares is None else float(np.mean(list(shares.values()))),
     }
 
 
@@ -140,31 +140,31 @@ def _by_author_day(storage: Storage, table: str) -> dict[tuple[str, int], dict[s
 
 def _over_seeds(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over seeds of what `score` says."""
-    known = all(score["agreement"] is not None for score in scores)
+    truth_is_known = all(score["agreement"] is not None for score in scores)
     return {
         "author_days": sum(score["author_days"] for score in scores),
         "valid_rate": float(np.mean([score["valid_rate"] for score in scores])),
         "agreement": {f: float(np.mean([score["agreement"][f] for score in scores])) for f in FIELDS}
-        if known
+        if truth_is_known
         else None,
-        "agreement_mean": float(np.mean([score["agreement_mean"] for score in scores])) if known else None,
+        "agreement_mean": float(np.mean([score["agreement_mean"] for score in scores])) if truth_is_known else None,
     }
 
 
 def cells(table: Mapping[str, Any]) -> dict[str, str]:
-    """The benchmark's score beside a variant's row, as text; no variants where the study has none."""
+    """The benchmark's score beside a variant's row, as text; empty where the study has none."""
     return {row["variant"]: _percent(row["agreement_mean"]) for row in table.get("anchors", [])}
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """The benchmark as a table of its own: a row a variant, a column a field; "" where the study has none."""
+    """The benchmark as a table of its own: one row per variant, one column per field; "" where the study has none."""
     if not table.get("anchors"):
         return ""
     titles = ["mean of the six", *(field.replace("_", " ") for field in FIELDS), "valid"]
     lines = ["| anchors exactly right | " + " | ".join(titles) + " |", "|" + "---|" * (1 + len(titles))]
     for row in table["anchors"]:
-        of_field = row["agreement"] or dict.fromkeys(FIELDS)
-        shares = [row["agreement_mean"], *(of_field[field] for field in FIELDS), row["valid_rate"]]
+        by_field = row["agreement"] or dict.fromkeys(FIELDS)
+        shares = [row["agreement_mean"], *(by_field[field] for field in FIELDS), row["valid_rate"]]
         lines.append(f"| {row['label']} | " + " | ".join(map(_percent, shares)) + " |")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""How fast variants learn (SARM, Fig. 5): training loss over the steps of the pass, all seeds on the same scale.
+"""How fast variants learn (SARM, Fig. 5): training loss over the steps of the epoch, all seeds on the same scale.
 
 Examples are seen once, in time order, so the loss of a step is that on examples not yet trained on. Losses are in nats.
 """
@@ -14,9 +14,9 @@ from pipelines.studies.table import compared
 LOSSES = {"main_loss": "main loss (four tasks)", "click_loss": "click loss"}
 """Keys of a trial's curve, and how they are named."""
 PARTS = ((0.0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1.0), (0.0, 1.0))
-"""Parts of the pass that are compared."""
+"""Parts of the epoch that are compared."""
 _WINDOW = 0.05
-"""Width of the running mean of `curves`, as a share of the pass."""
+"""Width of the running mean of `curves`, as a share of the epoch."""
 
 Record = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]
@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 def build(
     variants: Sequence[str], seeds: Sequence[int], reference: str, records: Sequence[Record]
 ) -> list[dict[str, Any]]:
-    """The mean loss of each variant over each part of the pass, and its paired difference to the reference's.
+    """The mean loss of each variant over each part of the epoch, and its paired difference to the reference's.
 
     A loss that a trial has not recorded is left out.
     """
@@ -46,23 +46,23 @@ def build(
 def running(
     variants: Sequence[str], seeds: Sequence[int], records: Sequence[Record], loss: str, points: int = 120
 ) -> tuple[Floats, dict[str, Floats]] | None:
-    """The share of the pass [points], and the running mean of a loss of each variant and seed, [seeds, points].
+    """The share of the epoch [points], and the running mean of a loss of each variant and seed, [seeds, points].
 
     None where a trial has not recorded the loss.
     """
     curves = _curves(variants, seeds, records)
     if not _recorded(curves, loss):
         return None
-    at = np.linspace(0.0, 1.0, points)
-    first, last = np.maximum(at - _WINDOW / 2, 0.0), np.minimum(at + _WINDOW / 2, 1.0)
+    share = np.linspace(0.0, 1.0, points)
+    first, last = np.maximum(share - _WINDOW / 2, 0.0), np.minimum(share + _WINDOW / 2, 1.0)
     values = {
-        name: np.stack([_mean(curve, loss, first, last) for curve in of_seeds]) for name, of_seeds in curves.items()
+        name: np.stack([_mean(curve, loss, first, last) for curve in per_seed]) for name, per_seed in curves.items()
     }
-    return at, values
+    return share, values
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """The main loss over parts of the pass, in the form of `study_table.markdown`."""
+    """The main loss over parts of the epoch, in the form of `table_markdown`."""
     rows = [row for row in table["convergence"] if row["loss"] == "main_loss"]
     lines = [
         "| main loss, mean over steps | " + " | ".join(part_name(*part) for part in PARTS) + " |",
@@ -70,16 +70,15 @@ def markdown(table: Mapping[str, Any]) -> str:
     ]
     labels = {row["variant"]: row["label"] for row in table["rows"]}
     for name in dict.fromkeys(row["variant"] for row in rows):
-        mine = [row for row in rows if row["variant"] == name]
-        cells = [_cell(row, name == table["reference"]) for row in mine]
+        cells = [_cell(row, name == table["reference"]) for row in rows if row["variant"] == name]
         lines.append(f"| {labels[name]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def part_name(first: float, last: float) -> str:
-    """How tables name a part of the pass."""
+    """How tables name a part of the epoch."""
     if (first, last) == (0.0, 1.0):
-        return "whole pass"
+        return "whole epoch"
     return f"{100 * first:.0f} to {100 * last:.0f} %"
 
 
@@ -91,16 +90,16 @@ def _cell(row: Record, is_reference: bool) -> str:
 
 
 def _curves(variants: Sequence[str], seeds: Sequence[int], records: Sequence[Record]) -> dict[str, list[list[Record]]]:
-    found = {(record["variant"], record["seed"]): record["curve"] for record in records}
-    return {name: [found[name, seed] for seed in seeds] for name in variants}
+    curves = {(record["variant"], record["seed"]): record["curve"] for record in records}
+    return {name: [curves[name, seed] for seed in seeds] for name in variants}
 
 
 def _recorded(curves: Mapping[str, Sequence[Sequence[Record]]], loss: str) -> bool:
-    return all(loss in entry for of_seeds in curves.values() for curve in of_seeds for entry in curve)
+    return all(loss in entry for per_seed in curves.values() for curve in per_seed for entry in curve)
 
 
 def _mean(curve: Sequence[Record], loss: str, first: float | Floats, last: float | Floats) -> Floats:
-    """Mean loss between two shares of the pass. An entry holds for the steps since the entry before."""
+    """Mean loss between two shares of the epoch. An entry holds for the steps since the entry before."""
     steps = np.array([0.0] + [entry["step"] for entry in curve])
     sums = np.concatenate([[0.0], np.cumsum([entry[loss] for entry in curve] * np.diff(steps))])
     low, high = np.asarray(first) * steps[-1], np.asarray(last) * steps[-1]

@@ -1,24 +1,17 @@
-"""What the variants of a study cost (SARM, Table 5): time of a pass, memory, parameters, FLOPs, and what savings lose.
+"""What the variants of a study cost (SARM, Table 5): time, memory, parameters, FLOPs, and what savings lose.
 
 Times are compared in CPU seconds of a trial's own process, which other trials on the machine disturb less than the
 clock on the wall.
 """
 
-import resource
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.studies.table import paired_interval
+from pipelines.studies.table import TITLES, paired_interval
 
 if TYPE_CHECKING:
-    from models.batch import RankingBatch
-    from models.composed import ComposedRanker
-    from models.sources import Inputs
-    from pipelines.ranking.checkpoint import Progress
     from pipelines.studies.config import StudyConfig, Variant
 
 LIMIT = 0.1
@@ -29,80 +22,49 @@ _TASK = "click"
 Record = Mapping[str, Any]
 
 
-def peak_memory_gib() -> float:
-    """The most memory that this process has held so far. It is a trial's own where its process runs nothing else."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak / 2**30 if sys.platform == "darwin" else peak / 2**20)
-
-
-def of_trial(
-    model: "ComposedRanker", batch: "RankingBatch", inputs: "Mapping[str, Inputs]", progress: "Progress", peak: float
-) -> dict[str, Any]:
-    """The cost of one trial, as its file keeps it; `batch` and `inputs` as `models.cost.cost_table` wants them."""
-    from models.cost import TOTAL, cost_table
-
-    rows = {row.block: asdict(row) for row in cost_table(model, batch, inputs)}
-    total = rows[TOTAL]
-    return {
-        "cpu_s": progress.cpu_seconds,
-        "wall_s": progress.seconds,
-        "peak_memory_gib": peak,
-        "examples": progress.examples,
-        "steps": progress.step,
-        "encoded": progress.encoded,
-        "id_parameters": total["id_parameters"],
-        "dense_parameters": total["dense_parameters"],
-        "flops_per_impression": total["flops_per_impression"],
-        "flops_per_author": total["flops_per_author"],
-        # An impression's share of what is encoded in training: authors of a batch are encoded once, or not at all.
-        "flops_per_trained": total["flops_per_impression"]
-        + total["flops_per_author"] * progress.encoded / progress.examples,
-    }
-
-
 def build(
     config: "StudyConfig", variants: Mapping[str, "Variant"], seeds: Sequence[int], records: Sequence[Record]
 ) -> dict[str, Any]:
     """The section "cost" of `table.json`."""
-    of_variant = {
+    by_variant = {
         name: [next(r for r in records if (r["variant"], r["seed"]) == (name, seed)) for seed in seeds]
         for name in variants
     }
-    reference = of_variant[config.reference]
-    full = None if config.full is None else of_variant[config.full]
+    reference = by_variant[config.reference]
+    full = None if config.full is None else by_variant[config.full]
     rows = [
         {"variant": name, "label": variant.label or name, "kind": variant.ranker}
-        | _costs(of_variant[name], reference)
-        | ({} if full is None else _lost(of_variant[name], full))
+        | _costs(by_variant[name], reference)
+        | ({} if full is None else _lost(by_variant[name], full))
         for name, variant in variants.items()
     ]
-    made: dict[str, Any] = {"reference": config.reference, "full": config.full, "rows": rows}
+    section: dict[str, Any] = {"reference": config.reference, "full": config.full, "rows": rows}
     if config.full is not None:
-        made |= {"metric": f"{_TASK} {_metric(reference)}", "limit": LIMIT, "cheapest": _cheapest(rows, config.full)}
-    return made
+        section |= {"metric": f"{_TASK} {_metric(reference)}", "limit": LIMIT, "cheapest": _cheapest(rows, config.full)}
+    return section
 
 
-def _costs(mine: Sequence[Record], reference: Sequence[Record]) -> dict[str, Any]:
+def _costs(records: Sequence[Record], reference: Sequence[Record]) -> dict[str, Any]:
     """Means over seeds; `relative` to the reference of the same seed, with its range."""
-    costs, others = [record["cost"] for record in mine], [record["cost"] for record in reference]
-    of = {key: float(np.mean([cost[key] for cost in costs])) for key in costs[0]}
+    costs, others = [record["cost"] for record in records], [record["cost"] for record in reference]
+    row = {key: float(np.mean([cost[key] for cost in costs])) for key in costs[0]}
     relative = [cost["cpu_s"] / other["cpu_s"] for cost, other in zip(costs, others, strict=True)]
-    of |= {"relative": float(np.mean(relative)), "relative_low": min(relative), "relative_high": max(relative)}
-    of["relative_wall"] = float(np.mean([c["wall_s"] / o["wall_s"] for c, o in zip(costs, others, strict=True)]))
-    of["encoded_per_step"] = of.pop("encoded") / of.pop("steps")
-    return of
+    row |= {"relative": float(np.mean(relative)), "relative_low": min(relative), "relative_high": max(relative)}
+    row["relative_wall"] = float(np.mean([c["wall_s"] / o["wall_s"] for c, o in zip(costs, others, strict=True)]))
+    row["encoded_per_step"] = row.pop("encoded") / row.pop("steps")
+    return row
 
 
-def _lost(mine: Sequence[Record], full: Sequence[Record]) -> dict[str, Any]:
+def _lost(records: Sequence[Record], full: Sequence[Record]) -> dict[str, Any]:
     """Click GAUC in points against the variant that saves nothing, paired by seed."""
     metric = _metric(full)
-    values, others = (100 * np.array([r["metrics"][_TASK][metric] for r in of]) for of in (mine, full))
+    values, others = (100 * np.array([r["metrics"][_TASK][metric] for r in those]) for those in (records, full))
     low, high = paired_interval(values, others)
     return {"gauc_delta": float((values - others).mean()), "gauc_low": low, "gauc_high": high}
 
 
 def _metric(records: Sequence[Record]) -> str:
-    """Labels drawn again, where there are some: the luck of one draw alone moves GAUC by more than LIMIT."""
+    """Resampled labels, where there are some: the luck of one draw alone moves GAUC by more than LIMIT."""
     return next(metric for metric in _METRICS if all(metric in record["metrics"][_TASK] for record in records))
 
 
@@ -123,12 +85,13 @@ def markdown(table: Mapping[str, Any]) -> str:
     titles += ["kFLOPs/impression", "in training"] + (["click GAUC"] if cost["full"] else [])
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     lines += ["| " + " | ".join(_cells(row, cost)) + " |" for row in cost["rows"]]
-    notes = f"Time: CPU seconds of a pass over those of {cost['reference']}, mean and range over seeds."
+    notes = f"Time: CPU seconds of an epoch over those of {cost['reference']}, mean and range over seeds."
     if cost["full"]:
-        best, metric = cost["cheapest"], cost["metric"].replace("_", " ")
+        best, (task, metric) = cost["cheapest"], cost["metric"].split()
         notes += (
-            f" GAUC: {metric}, points against {cost['full']} (95 % interval). The cheapest that loses less than "
-            f"{cost['limit']} point: {best['variant']}, at {best['relative']:.2f} times {cost['reference']}."
+            f" GAUC: {task} {TITLES[metric]}, in points against {cost['full']} (95 % interval). The cheapest that "
+            f"loses less than {cost['limit']} point: {best['variant']}, at {best['relative']:.2f} times "
+            f"{cost['reference']}."
         )
     return "\n".join([*lines, "", notes])
 

@@ -1,4 +1,4 @@
-"""The figures of a study's report: losses over the pass, and differences to the reference with their intervals."""
+"""The figures of a study's report: losses over the epoch, and differences to the reference with their intervals."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -21,11 +21,11 @@ _MORE = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#7A5195", "#882
 _LEGEND_CHARACTERS = 110
 """What a line of a legend may hold."""
 _SETTLED = 0.1
-"""Share of the pass before which a loss falls too far to be shown with the rest."""
+"""Share of the epoch before which a loss falls too far to be shown with the rest."""
 
 
 def colours(variants: Sequence[str]) -> dict[str, str]:
-    """One for each variant, the same in all figures of a study."""
+    """One per variant, the same in all figures of a study."""
     others = [name for name in variants if name not in SERIES]
     return {name: SERIES[name] if name in SERIES else _MORE[others.index(name) % len(_MORE)] for name in variants}
 
@@ -33,13 +33,13 @@ def colours(variants: Sequence[str]) -> dict[str, str]:
 def loss_curves(
     name: str, title: str, share: Floats, losses: Mapping[str, Floats], labels: Mapping[str, str], reference: str
 ) -> str:
-    """A loss of every variant over the share of the pass [P], and its difference to the reference's.
+    """A loss of every variant over the share of the epoch [P], and its difference to the reference's.
 
     `losses` are [seeds, P]: lines are means over seeds, bands go from the least seed to the largest. Differences are
     within a seed, so that what its data have in common falls out.
     """
     ends = ", ".join(f"{labels[v]} {values[:, -1].mean():.4f}" for v, values in losses.items())
-    alt = f"{title} over the pass, mean over seeds; at the end {ends}."
+    alt = f"{title} over the epoch, mean over seeds; at the end {ends}."
     colour = colours(list(losses))
     settled, faint = share >= _SETTLED, min(0.15, 0.6 / len(losses))
     with rc_context(STYLE):
@@ -55,7 +55,7 @@ def loss_curves(
         axes[0].set_title(title[:1].upper() + title[1:])
         axes[1].set_title(f"Difference to {labels[reference]}")
         for axis in axes:
-            axis.set_xlabel("share of the pass")
+            axis.set_xlabel("share of the epoch")
             axis.xaxis.set_major_formatter(PercentFormatter(1.0))
             axis.set_xlim(0.0, 1.0)
             axis.grid(axis="y")
@@ -71,9 +71,9 @@ def delta_bars(
     labels: Mapping[str, str],
     reference: str,
 ) -> str:
-    """Differences to the reference in points, a bar a variant within each group, one panel a measure.
+    """Differences to the reference in points: one bar per variant in each group, one panel per measure.
 
-    `series`[variant][measure] holds one interval a group. What was not measured leaves no bar.
+    `series`[variant][measure] holds one interval per group. What was not measured leaves no bar.
     """
     measures = list(next(iter(series.values())))
     colour = colours([reference, *series])
@@ -87,12 +87,12 @@ def delta_bars(
         figure, axes = panels(len(measures), height, sharey=True)
         heights = np.arange(len(groups))
         for axis, measure in zip(axes, measures, strict=True):
-            for order, (variant, of_measure) in enumerate(series.items()):
-                at = heights + (order - (len(series) - 1) / 2) * thick
-                delta, low, high = np.array(of_measure[measure], dtype=np.float64).T
-                axis.barh(at, delta, 0.86 * thick, color=colour[variant], label=labels[variant])
+            for order, (variant, by_measure) in enumerate(series.items()):
+                y = heights + (order - (len(series) - 1) / 2) * thick
+                delta, low, high = np.array(by_measure[measure], dtype=np.float64).T
+                axis.barh(y, delta, 0.86 * thick, color=colour[variant], label=labels[variant])
                 axis.errorbar(
-                    delta, at, xerr=[delta - low, high - delta], fmt="none", ecolor=INK, elinewidth=0.9, capsize=2
+                    delta, y, xerr=[delta - low, high - delta], fmt="none", ecolor=INK, elinewidth=0.9, capsize=2
                 )
             axis.axvline(0.0, color=INK, lw=0.9)
             axis.set_title(measure.upper())

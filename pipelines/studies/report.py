@@ -6,16 +6,16 @@ from typing import Any
 
 from pipelines.pages import page
 from pipelines.studies import convergence
-from pipelines.studies import plots as study_plots
-from pipelines.studies import table as study_table
+from pipelines.studies.plots import Interval, delta_bars, loss_curves
+from pipelines.studies.table import METRICS, ORACLE, TITLES
 from pipelines.tables.contract import FIELDS, TASKS_COLUMNS
 
 _TEMPLATE = Path(__file__).parent / "study.html.jinja"
 _MEASURES = ("auc", "gauc")
 
 
-def write(path: Path, table: Mapping[str, Any], records: Sequence[Mapping[str, Any]], config: Any) -> None:
-    """Writes the page of a table that `study_table.build` and `convergence.build` made of `records`, in one step.
+def write_report(path: Path, table: Mapping[str, Any], records: Sequence[Mapping[str, Any]], config: Any) -> None:
+    """Writes the page of a table that `build_table` and `convergence.build` made of `records`, in one step.
 
     Equal arguments give equal bytes. `config` is shown as the study's configuration.
     """
@@ -27,7 +27,7 @@ def render(table: Mapping[str, Any], records: Sequence[Mapping[str, Any]], confi
     labels = {row["variant"]: row["label"] for row in table["rows"]}
     content = {
         "table": table,
-        "simulated": study_table.ORACLE in labels,
+        "simulated": ORACLE in labels,
         "labels": labels,
         "tasks": [_task(table, task) for task in TASKS_COLUMNS],
         "parts": [convergence.part_name(*part) for part in convergence.PARTS],
@@ -48,21 +48,21 @@ def render(table: Mapping[str, Any], records: Sequence[Mapping[str, Any]], confi
 
 
 def _task(table: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """The rows of a task: measures in order, and for each variant a cell a measure."""
+    """The rows of a task: measures in order, and for each variant one cell per measure."""
     rows = [row for row in table["rows"] if row["task"] == task]
-    measures = [metric for metric in study_table.METRICS if any(row["metric"] == metric for row in rows)]
+    measures = [metric for metric in METRICS if any(row["metric"] == metric for row in rows)]
     return {
         "name": task,
-        "measures": [(metric, study_table.TITLES[metric]) for metric in measures],
+        "measures": [(metric, TITLES[metric]) for metric in measures],
         "rows": _by_variant(rows),
     }
 
 
 def _by_variant(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    by_variant: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        found.setdefault(row["variant"], []).append(row)
-    return found
+        by_variant.setdefault(row["variant"], []).append(row)
+    return by_variant
 
 
 def _buckets(table: Mapping[str, Any]) -> list[tuple[int, int | None]]:
@@ -72,29 +72,27 @@ def _buckets(table: Mapping[str, Any]) -> list[tuple[int, int | None]]:
 def _figures(
     table: Mapping[str, Any], records: Sequence[Mapping[str, Any]], labels: Mapping[str, str]
 ) -> dict[str, str]:
-    """SVG of every figure whose numbers are there."""
+    """SVG of every figure that the table has numbers for."""
     reference = table["reference"]
-    variants = [name for name in labels if name != study_table.ORACLE]
+    variants = [name for name in labels if name != ORACLE]
     figures = {}
     for loss, title in convergence.LOSSES.items():
         if drawn := convergence.running(variants, table["seeds"], records, loss):
-            figures[loss] = study_plots.loss_curves(loss, title, *drawn, labels, reference)
+            figures[loss] = loss_curves(loss, title, *drawn, labels, reference)
     others = [name for name in variants if name != reference]
     if not others:
         return figures
     tasks = [page.words(task) for task in TASKS_COLUMNS]
     series = _intervals(table["rows"], others)
-    figures["tasks"] = study_plots.delta_bars("tasks", "Ranking quality", tasks, series, labels, reference)
+    figures["tasks"] = delta_bars("tasks", "Ranking quality", tasks, series, labels, reference)
     if buckets := [page.bucket(*bucket) for bucket in _buckets(table)]:
         series = _intervals(table["exposure"], others)
         subject = "Click prediction by exposure of the author"
-        figures["exposure"] = study_plots.delta_bars("exposure", subject, buckets, series, labels, reference)
+        figures["exposure"] = delta_bars("exposure", subject, buckets, series, labels, reference)
     return figures
 
 
-def _intervals(
-    rows: Sequence[Mapping[str, Any]], variants: Sequence[str]
-) -> dict[str, dict[str, list[study_plots.Interval]]]:
+def _intervals(rows: Sequence[Mapping[str, Any]], variants: Sequence[str]) -> dict[str, dict[str, list[Interval]]]:
     """Difference and interval of each variant and measure, in the order of the rows."""
     return {
         name: {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.studies import anchor_sources as study_anchors
+from pipelines.studies import anchor_sources
 from pipelines.tables.contract import TASKS_COLUMNS
 
 if TYPE_CHECKING:
@@ -21,21 +21,22 @@ if TYPE_CHECKING:
 
 METRICS = ("auc", "gauc", "gauc_redrawn")
 ORACLE = "oracle"
-TITLES = {"auc": "AUC", "gauc": "GAUC", "gauc_redrawn": "GAUC, redrawn"}
+TITLES = {"auc": "AUC", "gauc": "GAUC", "gauc_redrawn": "GAUC, resampled"}
+"""How people read METRICS; resampled: with labels sampled from the true probabilities many times."""
 _LEVEL = 0.95
 
 Record = Mapping[str, Any]
 
 
-def build(
+def build_table(
     config: "StudyConfig", variants: Mapping[str, "Variant"], seeds: Sequence[int], records: Sequence[Record]
 ) -> dict[str, Any]:
-    """The table of `table.json`. `records` hold one trial a variant and seed."""
-    of_variant = {name: [_record(records, name, seed) for seed in seeds] for name in variants}
+    """The table of `table.json`. `records` hold one trial per variant and seed."""
+    by_variant = {name: [_record(records, name, seed) for seed in seeds] for name in variants}
     rows: list[dict[str, Any]] = []
     for name, variant in variants.items():
-        rows += _rows(config, name, variant.label or name, of_variant[name], of_variant[config.reference])
-    reference = of_variant[config.reference]
+        rows += _rows(config, name, variant.label or name, by_variant[name], by_variant[config.reference])
+    reference = by_variant[config.reference]
     if all(ORACLE in record for record in reference):
         truth = [{"metrics": record[ORACLE]} for record in reference]
         rows += _rows(config, ORACLE, "Oracle", truth, reference)
@@ -46,9 +47,9 @@ def build(
         "seeds": list(seeds),
         "reference": config.reference,
         "days": sorted({record["day"] for record in records}),
-        "seconds": {name: float(np.mean([record["seconds"] for record in of_variant[name]])) for name in variants},
+        "seconds": {name: float(np.mean([record["seconds"] for record in by_variant[name]])) for name in variants},
         "rows": rows,
-        "exposure": _exposure(variants, of_variant, of_variant[config.reference]),
+        "exposure": _exposure(variants, by_variant, by_variant[config.reference]),
     }
 
 
@@ -57,14 +58,14 @@ def _record(records: Sequence[Record], variant: str, seed: int) -> Record:
 
 
 def _rows(
-    config: "StudyConfig", name: str, label: str, mine: Sequence[Record], reference: Sequence[Record]
+    config: "StudyConfig", name: str, label: str, records: Sequence[Record], reference: Sequence[Record]
 ) -> list[dict[str, Any]]:
     rows = []
     for task in TASKS_COLUMNS:
         for metric in METRICS:
-            if metric not in mine[0]["metrics"][task]:
+            if metric not in records[0]["metrics"][task]:
                 continue
-            values = 100 * np.array([record["metrics"][task][metric] for record in mine])
+            values = 100 * np.array([record["metrics"][task][metric] for record in records])
             others = 100 * np.array([record["metrics"][task][metric] for record in reference])
             row: dict[str, Any] = {"variant": name, "label": label, "task": task, "metric": metric}
             row |= compared(values, others)
@@ -74,22 +75,22 @@ def _rows(
 
 
 def _exposure(
-    variants: Mapping[str, "Variant"], of_variant: Mapping[str, Sequence[Record]], reference: Sequence[Record]
+    variants: Mapping[str, "Variant"], by_variant: Mapping[str, Sequence[Record]], reference: Sequence[Record]
 ) -> list[dict[str, Any]]:
     """Click AUC and GAUC by the author's training impressions, where all seeds have such authors (SARM, Fig. 6)."""
-    buckets = [[(b["from"], b["to"]) for b in record["buckets"]] for record in reference]
+    per_seed = [[(b["from"], b["to"]) for b in record["buckets"]] for record in reference]
     rows = []
-    for bucket in buckets[0]:
-        if not all(bucket in of_seed for of_seed in buckets):
+    for bucket in per_seed[0]:
+        if not all(bucket in buckets for buckets in per_seed):
             continue
-        at = [of_seed.index(bucket) for of_seed in buckets]
+        places = [buckets.index(bucket) for buckets in per_seed]
         for name, metric in ((name, metric) for name in variants for metric in ("auc", "gauc")):
-            pairs = zip(of_variant[name], reference, at, strict=True)
-            mine = [
-                (100 * m["buckets"][i]["model"][metric], 100 * r["buckets"][i]["model"][metric]) for m, r, i in pairs
-            ]
+            values, others = (
+                np.array([100 * r["buckets"][i]["model"][metric] for r, i in zip(records, places, strict=True)])
+                for records in (by_variant[name], reference)
+            )
             row = {"variant": name, "from": bucket[0], "to": bucket[1], "metric": metric}
-            rows.append(row | compared(*np.array(mine).T))
+            rows.append(row | compared(values, others))
     return rows
 
 
@@ -128,25 +129,25 @@ def paired_interval(values: npt.ArrayLike, others: npt.ArrayLike) -> tuple[float
 
 
 def _paper(config: "StudyConfig", name: str, task: str, metric: str) -> float | None:
-    """The paper's delta; it has no redrawn labels, so its GAUC stands beside both of ours."""
+    """The paper's delta; it has no resampled labels, so its GAUC stands beside both of ours."""
     deltas = config.paper.get(name, {}).get(task)
     return None if deltas is None else float(deltas[0 if metric == "auc" else 1])
 
 
-def markdown(table: Mapping[str, Any], tasks: Sequence[str] = TASKS_COLUMNS) -> str:
-    """The table for people: a row a variant; a cell is the mean, or the delta with its interval and the paper's.
+def table_markdown(table: Mapping[str, Any], tasks: Sequence[str] = TASKS_COLUMNS) -> str:
+    """The table for people: one row per variant; a cell is the mean, or the delta with its interval and the paper's.
 
     AUC is shown of the first task alone; all of it is in the JSON.
     """
     rows = table["rows"]
     columns = [(t, m) for t in tasks for m in METRICS if any(r["task"] == t and r["metric"] == m for r in rows)]
     columns = [(t, m) for t, m in columns if m != "auc" or t == tasks[0]]
-    titles, right = [f"{task} {TITLES[metric]}" for task, metric in columns], study_anchors.cells(table)
+    titles, right = [f"{task} {TITLES[metric]}" for task, metric in columns], anchor_sources.cells(table)
     titles = ["anchors right", *titles] if right else titles
     lines = ["| variant | " + " | ".join(titles) + " |", "|" + "---|" * (1 + len(titles))]
     for name, label in dict.fromkeys((row["variant"], row["label"]) for row in rows):
-        mine = {(row["task"], row["metric"]): row for row in rows if row["variant"] == name}
-        cells = [_cell(mine[column], name == table["reference"]) for column in columns]
+        by_column = {(row["task"], row["metric"]): row for row in rows if row["variant"] == name}
+        cells = [_cell(by_column[column], name == table["reference"]) for column in columns]
         cells = [right.get(name, ""), *cells] if right else cells
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     seeds = table["seeds"]
@@ -157,16 +158,16 @@ def markdown(table: Mapping[str, Any], tasks: Sequence[str] = TASKS_COLUMNS) -> 
 
 
 def exposure_markdown(table: Mapping[str, Any]) -> str:
-    """Click GAUC by the training impressions of the author (SARM, Fig. 6), in the form of `markdown`."""
+    """Click GAUC by the training impressions of the author (SARM, Fig. 6), in the form of `table_markdown`."""
     rows = [row for row in table["exposure"] if row["metric"] == "gauc"]
     buckets = list(dict.fromkeys((row["from"], row["to"]) for row in rows))
     titles = [f"{low} and more" if high is None else f"{low} to {high - 1}" for low, high in buckets]
     lines = ["| click GAUC, author shown | " + " | ".join(titles) + " |", "|" + "---|" * (1 + len(buckets))]
     labels = dict.fromkeys((row["variant"], row["label"]) for row in table["rows"])
     for name, label in labels:
-        mine = {(row["from"], row["to"]): row for row in rows if row["variant"] == name}
-        if mine:
-            cells = [_cell(mine[bucket], name == table["reference"]) for bucket in buckets]
+        by_bucket = {(row["from"], row["to"]): row for row in rows if row["variant"] == name}
+        if by_bucket:
+            cells = [_cell(by_bucket[bucket], name == table["reference"]) for bucket in buckets]
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -181,9 +182,9 @@ def _cell(row: Mapping[str, Any], is_reference: bool) -> str:
     return f"{row['delta']:+.2f}{interval}{paper}"
 
 
-def write(folder: Path, table: Mapping[str, Any], sections: Sequence[str] = ()) -> Path:
+def write_table(folder: Path, table: Mapping[str, Any], sections: Sequence[str] = ()) -> Path:
     """Writes table.json and table.md, which ends with `sections`, each in one step; returns the path of the first."""
-    whole = "\n\n".join(filter(None, [markdown(table), exposure_markdown(table), *sections])) + "\n"
+    whole = "\n\n".join(filter(None, [table_markdown(table), exposure_markdown(table), *sections])) + "\n"
     for name, text in (("table.md", whole), ("table.json", json.dumps(table, indent=1, allow_nan=False) + "\n")):
         unfinished = folder / f"{name}.tmp"
         unfinished.write_text(text, encoding="utf-8")

@@ -18,8 +18,8 @@ from pipelines.ranking.published import advance, load_folder
 from pipelines.ranking.worker import Worker
 from pipelines.runtime.config import to_dict
 from pipelines.samples.batches import read_examples, take
-from pipelines.studies import cost as study_cost
 from pipelines.studies.config import Variant
+from pipelines.studies.trial_cost import peak_memory_gib, trial_cost
 from pipelines.tables.artifacts import Artifacts
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run_trial(settings: "Settings", variant: Variant) -> dict[str, Any]:
             report=lambda *_: None,
             log_line=lambda _: None,
         )
-        peak = study_cost.peak_memory_gib()
+        peak = peak_memory_gib()
         folder = Path(work) / folder_after(plan.keys[-1])
         # As the job train would publish it, without publishing: evaluation then reads trials and artifacts alike.
         Manifest.create(folder, kind=plan.name, run_id="trial", made_from=made_from)
@@ -64,7 +64,7 @@ def run_trial(settings: "Settings", variant: Variant) -> dict[str, Any]:
         "seconds": progress.seconds,
         "encoded": progress.encoded,
         "parameters": sum(parameter.numel() for parameter in ranker.model.parameters()),
-        "cost": study_cost.of_trial(ranker.model, some, advance(states, day), progress, peak),
+        "cost": trial_cost(ranker.model, some, advance(states, day), progress, peak),
         "curve": progress.curve,
         "metrics": evaluate.measure(columns, scores),
         "buckets": evaluate.by_exposure(storage, list(plan.keys), columns, of_model, bounds),

@@ -25,6 +25,12 @@ from pipelines.world.lexicon import CATEGORIES, FORMATS, SCENES, Lexicon, lexico
 from pipelines.world.lives import LivePlan, segment_rows
 
 log = logging.getLogger(__name__)
+FORMAT = 1
+"""The world's laws, as a number in the lineage of its tables.
+
+Raise it with every change of code or lexicon after which the same config and seed give other rows: worlds that were
+made before are then made again and not taken for current.
+"""
 LIVES_PER_CHUNK = 256
 
 
@@ -34,7 +40,7 @@ def run(config: WorldConfig, run: Run) -> dict[str, Any]:
     storage = run.storage
     words = lexicon(config.num_points, config.lexicon_seed)
     everyone = population.make_authors(config, words, seed)
-    made_from = {"config": digest([asdict(config) | {"first_day": str(config.first_day)}, seed])}
+    made_from = {"config": digest([FORMAT, asdict(config) | {"first_day": str(config.first_day)}, seed])}
     counts = {"authors": len(everyone), "lives": 0, "segments": 0, "impressions": 0}
     started = time.perf_counter()
     for day in range(config.num_days):

@@ -13,10 +13,9 @@ from pipelines.runtime.config import ConfigError
 from pipelines.semantics import agreement, anchors, engine
 from pipelines.semantics.anchors import AnchorsConfig
 from pipelines.settings import Settings
-from pipelines.studies import anchor_sources as study_anchors
-from pipelines.studies import study
-from pipelines.studies import table as study_table
+from pipelines.studies import anchor_sources, study
 from pipelines.studies.config import OWN, AnchorSource, StudyConfig, Variant
+from pipelines.studies.table import table_markdown
 from pipelines.tables import contract, rejections
 from pipelines.tables.contract import FIELDS, ContractError
 from pipelines.tables.storage import Storage
@@ -110,7 +109,7 @@ def test_each_world_s_anchors_are_of_its_own_lives(done: Settings) -> None:
 def test_all_else_is_the_world_s_and_its_own_anchors_stay(done: Settings) -> None:
     for seed in SEEDS:
         world, derived = _store(done, seed), _store(done, seed, "student")
-        for name in set(contract.TABLES) - set(study_anchors.DERIVED):
+        for name in set(contract.TABLES) - set(anchor_sources.DERIVED):
             assert derived.days(name) == world.days(name)
             assert all(derived.fingerprint(name, d) == world.fingerprint(name, d) for d in world.days(name))
         day = world.days("anchors")[0]
@@ -127,9 +126,9 @@ def test_the_benchmark_stands_beside_the_rows(done: Settings) -> None:
     assert student["model"] == STUDENT.model and [s["seed"] for s in student["seeds"]] == list(SEEDS)
     assert student["agreement_mean"] == pytest.approx(sum(student["agreement"][f] for f in FIELDS) / len(FIELDS))
     assert 0.8 < student["agreement_mean"] < 1 and student["agreement"]["point_of_interest"] < 1
-    assert student["seeds"][0]["agreement"] == study_anchors.score(_store(done, 1, "student"))["agreement"]
+    assert student["seeds"][0]["agreement"] == anchor_sources.score(_store(done, 1, "student"))["agreement"]
     text = (Path(done.run_dir) / "table.md").read_text()
-    assert f"| anchors of the student | {100 * student['agreement_mean']:.1f} % |" in study_table.markdown(table)
+    assert f"| anchors of the student | {100 * student['agreement_mean']:.1f} % |" in table_markdown(table)
     assert text.count("\n| anchors of the student |") == 5  # the table, exposure, the benchmark, convergence, cost
 
 
@@ -165,10 +164,10 @@ def test_swapped_frames_are_for_one_store(tmp_path: Path) -> None:
 
 def test_a_derived_store_with_days_that_are_gone_is_refused(tiny: Settings, tmp_path: Path) -> None:
     data, derived = Storage.open(tiny.storage.root, oracle=True), Storage.open(str(tmp_path / "derived"))
-    study_anchors.derive(data, derived)
+    anchor_sources.derive(data, derived)
     derived.write("segments", "2027-01-01", [data.read("segments", data.days("segments")[0])])
     with pytest.raises(ContractError, match="got 2027-01-01 too; remove"):
-        study_anchors.derive(data, derived)
+        anchor_sources.derive(data, derived)
 
 
 def _phrases(author_id: int, theme: str) -> dict[str, Any]:
@@ -186,7 +185,7 @@ def test_a_rejected_anchor_is_invalid_and_wrong(tmp_path: Path) -> None:
         storage.write(name, DAY, [pa.Table.from_pylist(rows, schema=contract.spec(name).schema)])
     rejections.replace(storage, DAY, anchors.STAGE, [{"key": "3", "reason": "invalid_json", "detail": ""}])
     rejections.replace(storage, DAY, "keyframes", [{"key": "1 x", "reason": "bad_image", "detail": ""}])
-    score = study_anchors.score(storage)
+    score = anchor_sources.score(storage)
     assert score["author_days"] == 4 and score["valid_rate"] == 0.75
     assert score["agreement"] == {field: 0.5 if field == "theme" else 0.75 for field in FIELDS}
     assert score["agreement_mean"] == pytest.approx((5 * 0.75 + 0.5) / 6)
@@ -196,7 +195,7 @@ def test_without_a_known_truth_there_is_no_agreement(tiny: Settings, tmp_path: P
     storage = Storage.open(str(tmp_path / "real"))
     data = Storage.open(tiny.storage.root)
     storage.adopt("anchors", DAY, data)
-    made = {OWN: {1: replace(tiny, storage=replace(tiny.storage, root=storage.url))}}
-    (row,) = study_anchors.benchmark({"sarm": Variant()}, {}, made)
+    stores = {OWN: {1: replace(tiny, storage=replace(tiny.storage, root=storage.url))}}
+    (row,) = anchor_sources.benchmark({"sarm": Variant()}, {}, stores)
     assert row["agreement"] is None and row["valid_rate"] == 1.0
-    assert "| sarm | n/a | n/a |" in study_anchors.markdown({"anchors": [row]})
+    assert "| sarm | n/a | n/a |" in anchor_sources.markdown({"anchors": [row]})

@@ -1,4 +1,4 @@
-"""Losses over the pass, on curves whose means are counted by hand."""
+"""Losses over the epoch, on curves whose means are counted by hand."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def rows(variant: str) -> list[dict[str, Any]]:
     return [row for row in built if row["variant"] == variant]
 
 
-def test_parts_of_the_pass_are_weighed_by_their_steps() -> None:
+def test_parts_of_the_epoch_are_weighed_by_their_steps() -> None:
     assert [(row["from"], row["to"]) for row in rows("base")] == list(convergence.PARTS)
     # Thirds are 2 and 4 steps. Base: (4, 3, 2), of all 3, and (3, 1.5, 1.5), of all 2.
     assert [row["mean"] for row in rows("base")] == pytest.approx([3.5, 2.25, 1.75, 2.5])
@@ -55,7 +55,7 @@ def test_running_means_put_all_seeds_on_one_scale() -> None:
     assert drawn is not None
     share, values = drawn
     assert share.tolist() == [0, 0.25, 0.5, 0.75, 1] and values["base"].shape == (2, 5)
-    # At half of seed 1's pass the window is half in the one entry and half in the other.
+    # At half of seed 1's epoch the window is half in the one entry and half in the other.
     assert values["base"][0] == pytest.approx([4, 4, 3, 2, 2])
     assert values["base"][1] == pytest.approx([3, 3, 1.5, 1.5, 1.5])
 
@@ -66,7 +66,7 @@ def test_a_running_mean_keeps_a_constant() -> None:
     assert drawn is not None and np.allclose(drawn[1]["base"], 0.7)
 
 
-def test_the_markdown_has_a_row_a_variant() -> None:
+def test_the_markdown_has_one_row_per_variant() -> None:
     table = {
         "reference": "base",
         "convergence": convergence.build(["base", "sarm"], [1, 2], "base", RECORDS),

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pipelines.studies import convergence
-from pipelines.studies import report as study_report
-from pipelines.studies import table as study_table
 from pipelines.studies.config import StudyConfig, Variant
+from pipelines.studies.report import render, write_report
+from pipelines.studies.table import build_table
 from pipelines.tables.contract import FIELDS, TASKS_COLUMNS
 from tests.pipelines.pages import Page
 
@@ -40,15 +40,15 @@ def study(seeds: int = 3, *, oracle: bool = True) -> tuple[dict[str, Any], list[
     gains = {"base": 0.0, "sarm": 0.02, "no_aux": -0.03}
     chosen = list(range(7, 7 + seeds))
     records = [record(name, seed, gain, oracle=oracle) for name, gain in gains.items() for seed in chosen]
-    config = StudyConfig(name="made_up", variants=dict.fromkeys(variants), paper={"sarm": {"click": [0.24, 0.32]}})
-    table = study_table.build(config, variants, chosen, records)
+    config = StudyConfig(name="made_up", variants=variants, paper={"sarm": {"click": [0.24, 0.32]}})
+    table = build_table(config, variants, chosen, records)
     table["convergence"] = convergence.build(list(variants), chosen, "base", records)
     return table, records
 
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return study_report.render(*study(), {"seed": 7, "study": {"name": "made_up"}})
+    return render(*study(), {"seed": 7, "study": {"name": "made_up"}})
 
 
 def section(text: str, name: str) -> str:
@@ -72,7 +72,7 @@ def test_the_page_is_well_formed_and_needs_nothing_from_outside(text: str) -> No
 
 def test_the_same_study_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        study_report.write(tmp_path / name / "report.html", *study(), {"seed": 7})
+        write_report(tmp_path / name / "report.html", *study(), {"seed": 7})
     first, second = ((tmp_path / name / "report.html").read_bytes() for name in ("a", "b"))
     assert first == second
 
@@ -108,20 +108,20 @@ def test_the_anchor_benchmark_is_shown_where_a_study_has_one(text: str) -> None:
         {"label": "weaker", "agreement": right, "agreement_mean": 0.25, "valid_rate": 1.0},
         {"label": "unknown", "agreement": None, "agreement_mean": None, "valid_rate": 0.5},
     ]
-    page = study_report.render(table, records, None)
+    page = render(table, records, None)
     cells = re.findall(r'<td class="n">(.*?)</td>', section(page, "anchors"))
     assert cells[:8] == ["25.0%", *(f"{share:.1%}" for share in right.values()), "100.0%"]
     assert cells[8:] == ["n/a"] * 7 + ["50.0%"] and Page(page).open == []
 
 
 def test_one_seed_has_no_intervals() -> None:
-    page = study_report.render(*study(1), None)
+    page = render(*study(1), None)
     assert Page(page).open == [] and " to +" not in section(page, "quality")
     assert 'class="ok"' not in page and "<details>" not in page
 
 
 def test_without_an_oracle_nothing_is_called_simulated() -> None:
-    page = study_report.render(*study(oracle=False), None)
+    page = render(*study(oracle=False), None)
     assert "simulated</strong>" not in page and "Of the way" not in page
 
 
@@ -130,7 +130,7 @@ def test_what_no_trial_recorded_is_left_out() -> None:
     table["convergence"] = [row for row in table["convergence"] if row["loss"] == "main_loss"]
     table["exposure"] = []
     bare = [r | {"curve": [{"step": p["step"], "main_loss": p["main_loss"]} for p in r["curve"]]} for r in records]
-    page = study_report.render(table, bare, None)
+    page = render(table, bare, None)
     assert page.count("<svg ") == 2 and "Click loss" not in page and "No group of authors" in page
 
 
@@ -139,5 +139,5 @@ def test_a_metric_that_was_not_measured_is_no_number() -> None:
     for row in table["rows"]:
         if row["task"] == "gift" and row["variant"] == "sarm":
             row |= dict.fromkeys(("mean", "delta", "ci_low", "ci_high", "share_of_gap"))
-    rows = [row for row in Page(study_report.render(table, records, None)).rows if row[0].strip() == "SARM <full>"]
+    rows = [row for row in Page(render(table, records, None)).rows if row[0].strip() == "SARM <full>"]
     assert [cell.strip() for cell in rows[3][1:3]] == ["n/a", "n/a"]

@@ -10,8 +10,8 @@ import pytest
 
 from pipelines.settings import Settings, read_settings
 from pipelines.studies import study
-from pipelines.studies import table as study_table
 from pipelines.studies.config import StudyConfig, Variant
+from pipelines.studies.table import METRICS, build_table, paired_interval, table_markdown
 from pipelines.tables.contract import TASKS_COLUMNS
 from tests.pipelines.conftest import tiny_settings, tiny_train
 from tests.pipelines.pages import Page
@@ -53,14 +53,14 @@ def test_every_variant_has_a_row_of_every_task_and_metric(done: Settings) -> Non
     table = _table(done)
     assert table["study"] == "tiny" and table["seeds"] == [1, 2] and table["data"] == "simulated world"
     found = {(row["variant"], row["task"], row["metric"]) for row in table["rows"]}
-    wanted = {(v, t, m) for v in [*VARIANTS, "oracle"] for t in TASKS_COLUMNS for m in study_table.METRICS}
+    wanted = {(v, t, m) for v in [*VARIANTS, "oracle"] for t in TASKS_COLUMNS for m in METRICS}
     assert found == wanted
     assert all(row["delta"] == 0 for row in table["rows"] if row["variant"] == "base")
     rows_of_all = (Path(done.run_dir) / "table.md").read_text().count("\n| ")
     assert rows_of_all == 4 * (1 + len(VARIANTS)) + 1  # the first one has the oracle too
 
 
-def test_the_losses_of_the_pass_are_compared_too(done: Settings) -> None:
+def test_the_losses_of_the_epoch_are_compared_too(done: Settings) -> None:
     rows = _table(done)["convergence"]
     assert {(row["variant"], row["loss"]) for row in rows} == {
         (v, loss) for v in VARIANTS for loss in ("main_loss", "click_loss")
@@ -172,21 +172,22 @@ def test_other_code_is_another_trial(done: Settings, monkeypatch: pytest.MonkeyP
     folder = Path(done.run_dir) / "trials"
     alone = replace(done.study, variants={"base": VARIANTS["base"]}, seeds=1, paper={})
     before = set(folder.iterdir())
-    monkeypatch.setattr(study, "TRIAL_SOURCES", ("train_loop",))
+    monkeypatch.setattr(study, "code_digest", lambda module: f"other code of {module}")
     study.run(replace(done, study=alone))
-    (made,) = set(folder.iterdir()) - before
-    old = next(Path(file) for file in before if file.name.startswith(made.name.rsplit("-", 1)[0]))
-    assert json.loads(made.read_text())["metrics"] == json.loads(old.read_text())["metrics"]
+    (new,) = set(folder.iterdir()) - before
+    old = next(Path(file) for file in before if file.name.startswith(new.name.rsplit("-", 1)[0]))
+    assert json.loads(new.read_text())["metrics"] == json.loads(old.read_text())["metrics"]
+    monkeypatch.undo()
     study.run(done)
 
 
 def test_an_interval_is_students() -> None:
     # Differences 1, 2, 3: mean 2, standard error 1/sqrt(3), t(0.975, 2) = 4.302653.
-    low, high = study_table.paired_interval([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    low, high = paired_interval([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
     assert low == pytest.approx(2 - 4.302653 / 3**0.5, abs=1e-5) and high == pytest.approx(
         2 + 4.302653 / 3**0.5, abs=1e-5
     )
-    assert study_table.paired_interval([1.0], [0.5]) == (None, None)
+    assert paired_interval([1.0], [0.5]) == (None, None)
 
 
 def test_a_metric_that_a_seed_does_not_have_is_none_and_not_a_number() -> None:
@@ -199,10 +200,10 @@ def test_a_metric_that_a_seed_does_not_have_is_none_and_not_a_number() -> None:
         return {"variant": variant, "seed": seed, "day": "d", "seconds": 1.0, "metrics": metrics, "buckets": []}
 
     records = [record(v, s, math.nan if s == 2 else 0.5) for v in rows for s in (1, 2)]
-    table = study_table.build(config, rows, [1, 2], records)
+    table = build_table(config, rows, [1, 2], records)
     gift = [row for row in table["rows"] if row["task"] == "gift"]
     assert all(row["mean"] is None and row["delta"] is None and row["seeds"] == [50.0, None] for row in gift)
-    assert "n/a" in study_table.markdown(table) and json.dumps(table, allow_nan=False)
+    assert "n/a" in table_markdown(table) and json.dumps(table, allow_nan=False)
 
 
 def test_a_variant_says_only_what_differs_from_the_section_train(tmp_path: Path) -> None:

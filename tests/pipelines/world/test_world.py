@@ -1,5 +1,6 @@
 """The job: deterministic, resumable, in bounded memory, with its truth kept apart."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,20 @@ from tests.pipelines.conftest import tiny_settings
 from tests.pipelines.jobs import run_job
 
 TABLES = ("authors", "segments", "events", "impressions", "anchors", "oracle_anchors", "oracle_impressions")
+
+
+GOLDEN = {
+    1: {
+        "authors": "d391f4208e9ac370",
+        "events": "bf85bc0951c2352f",
+        "impressions": "f857871822320119",
+        "oracle_anchors": "ea9c8f23412b4923",
+        "oracle_impressions": "36228b1f9fe3e066",
+        "segments": "992b3af2d8d04d88",
+        "users": "a7b50e68d5da2986",
+    }
+}
+"""Digests of the tables of a small world, by `world.FORMAT`."""
 
 
 def small(root: Path, seed: int = 1, **changes: Any) -> Settings:
@@ -203,3 +218,38 @@ def test_warm_up_days_hold_lives_but_no_impressions(tmp_path: Path):
     storage = Storage.open(str(tmp_path))
     assert len(storage.days("segments")) == 3
     assert storage.days("impressions") == storage.days("users") == ["2026-01-03"]
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to five digits: their last bits are the machine's."""
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return f"{value:.5g}" if isinstance(value, float) else value
+
+
+def test_another_world_has_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Frames are compared as pixels: JPEG bytes are the library's. Prompts of the teacher's anchors are no world's."""
+    monkeypatch.setattr(content, "jpeg", lambda pixels: pixels.tobytes())
+    settings = small(tmp_path, seed=7)
+    run_job(world, settings)
+    storage = opened(settings)
+    digests = {}
+    for name in sorted({*TABLES, "users"} - {"anchors"}):
+        rows = [[day, _rounded(storage.read(name, day).to_pylist())] for day in storage.days(name)]
+        digests[name] = hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+    assert digests == GOLDEN.get(world.FORMAT), (
+        "the same config and seed give another world than the recorded one. If you meant to change the world, raise "
+        "FORMAT in pipelines/world/world.py, so that worlds made before count as old, and record these digests for it "
+        "in GOLDEN. If only a library is newer, record them for the FORMAT that is there"
+    )
+
+
+def test_a_world_of_another_format_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    settings = small(tmp_path, num_days=1, num_authors=8, impressions=False)
+    run_job(world, settings)
+    before = opened(settings).commit_of("segments", "2026-01-01")
+    monkeypatch.setattr(world, "FORMAT", world.FORMAT + 1)
+    run_job(world, settings)
+    assert opened(settings).commit_of("segments", "2026-01-01") != before
