@@ -67,26 +67,26 @@ def profile(published: Published, candidates: int) -> dict[str, float]:
     watcher = watcher_of(published.root)
     snapshot, sequence = watcher.current, UserSequence(watcher)
     model, bank = snapshot.model, snapshot.bank
+    interest_of = model.source("sarm").interest
     body = json.dumps(request_of(published, candidates, seed=1)).encode()
     request = RankRequest.model_validate(json.loads(body))
-    columns = request_columns(request, snapshot.histories, None)
+    columns = request_columns(request, snapshot.histories, NOW_MS)
     batch = request_batch(columns, bank.catalog)
     rows = np.concatenate([batch.author.numpy(), batch.history[0].numpy()])
-    vectors = bank.vectors[rows]
+    vectors = bank.states["sarm"][rows]
     cls, tar = torch.from_numpy(vectors[:candidates]).unbind(dim=1)
     history, mask = torch.from_numpy(vectors[candidates:, 0])[None], batch.history_mask[:1]
-    probabilities, known = score(snapshot, batch, vectors), np.ones(candidates, bool)
+    probabilities, known = score(snapshot, batch, {"sarm": vectors}), np.ones(candidates, bool)
     response = sequence.rank(request)
     weights = FusionWeights().in_order
     with torch.inference_mode():
-        interest = model.user_interest(history, mask)
-        assert interest is not None
-        features = torch.cat([cls, tar, interest.expand(candidates, -1), model.ranker.rank_features(batch)], dim=-1)
+        interest = interest_of(history, mask).expand(candidates, -1)
+        features = torch.cat([cls, tar, interest, model.ranker.rank_features(batch)], dim=-1)
         parts: dict[str, Callable[[], Any]] = {
             "json_in": lambda: RankRequest.model_validate(json.loads(body)),
-            "featurize": lambda: request_batch(request_columns(request, snapshot.histories, None), bank.catalog),
-            "gather": lambda: bank.vectors[rows],
-            "uin": lambda: model.user_interest(history, mask),
+            "featurize": lambda: request_batch(request_columns(request, snapshot.histories, NOW_MS), bank.catalog),
+            "gather": lambda: bank.states["sarm"][rows],
+            "uin": lambda: interest_of(history, mask),
             "features": lambda: model.ranker.rank_features(batch),
             "home": lambda: model.ranker.home(features),
             "fuse_and_sort": lambda: ranked(request.candidates, probabilities, known, weights),
