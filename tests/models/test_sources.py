@@ -46,6 +46,7 @@ def test_a_built_source_is_of_the_class_and_draws_from_torchs_generator() -> Non
         (f"{Outside.__module__}:{Outside.__qualname__}", "source x: wanted a class of models/, got 'tests"),
         ("os:system", "wanted a class of models/"),
         ("modelsother.two_stage:Codes", "wanted a class of models/"),
+        ("models.nothing:Codes", "wanted a module of models/, got 'models.nothing:Codes'"),
         ("models.ranker:Ranker", "wanted a models.sources.Source, got 'models.ranker:Ranker'"),
         ("models.two_stage:F", "wanted a models.sources.Source"),
         ("models.two_stage:Nothing", "wanted a models.sources.Source"),
