@@ -12,9 +12,7 @@ from torch import Tensor
 
 from models import TASKS
 from models.catalog import Catalog
-
-HISTORY_PAD = -1
-"""The author id that fills a history on the left."""
+from models.history import HISTORY_PAD
 
 _REQUIRED = ("user_id", "author_id", "ts_ms", "history_author_ids", "history_age_s", "history_watch_s")
 _MS_PER_HOUR = 3_600_000

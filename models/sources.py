@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import numpy.typing as npt
 from torch import Tensor, nn
 
-from models.artifacts.checkpoint import config_from_dict, config_to_dict
 from models.batch import RankingBatch
+from models.config import build, to_dict
 from models.embeddings import IdTable
 from models.ranker import RankerConfig
 from models.sarm.memory_bank import MemoryBank
@@ -94,6 +95,13 @@ class Source(nn.Module, ABC):
         history = None if read is None else read[batch.history]
         return Learnt(self.read(batch, table[batch.author], history))
 
+    def check_table(self, table: npt.NDArray[Any]) -> None:
+        """Raises ValueError, with both values, where ``table`` [n, ...] holds no rows of this source's table."""
+
+    def vectors(self, rows: Any) -> dict[str, Any]:
+        """Table rows [n, ...], arrays or tensors -> views [n, D] by name, by which authors may be compared."""
+        return {}
+
     def auxiliary(self, target: Tensor) -> Tensor | None:
         """Logits [B] of a loss of its own from the table's rows of the targets; None where it has none."""
         return None
@@ -127,7 +135,7 @@ class SourceSpec:
     def of(cls, name: str, source: type[Source], config: Any, facts: Any) -> SourceSpec:
         """Of a class and its two dataclasses."""
         kind = f"{source.__module__}:{source.__qualname__}"
-        return cls(name=name, kind=kind, config=config_to_dict(config), facts=config_to_dict(facts))
+        return cls(name=name, kind=kind, config=to_dict(config), facts=to_dict(facts))
 
     @property
     def source(self) -> type[Source]:
@@ -145,11 +153,11 @@ class SourceSpec:
 
     def typed_config(self) -> Any:
         """``config`` as the dataclass. Raises ValueError for unknown keys."""
-        return config_from_dict(self.source.Config, self.config)
+        return build(self.source.Config, self.config, f"sources.{self.name}.config")
 
     def typed_facts(self) -> Any:
         """``facts`` as the dataclass. Raises ValueError for unknown keys."""
-        return config_from_dict(self.source.Facts, self.facts)
+        return build(self.source.Facts, self.facts, f"sources.{self.name}.facts")
 
     def build(self, ranker: RankerConfig) -> Source:
         """The module, with new parameters."""

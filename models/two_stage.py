@@ -7,7 +7,10 @@ of MMBee) or of the authors in the history (in the manner of SIM). Tables move f
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,6 +79,12 @@ class Codes(Source):
         """Of the author alone."""
         return config.width, 0
 
+    def check_table(self, table: npt.NDArray[Any]) -> None:
+        """[n, J] int64, of codes that there are."""
+        known = len(self.codes.weight)
+        if table.ndim != 2 or table.dtype != np.int64 or not ((table >= 0) & (table < known)).all():
+            raise ValueError(f"wanted [n, J] int64 codes below {known}, got {table.shape} {table.dtype}")
+
     def mean(self, codes: Tensor) -> Tensor:
         """codes [B, J] -> the mean of the vectors of those that are there, [B, D]; zeros where none is."""
         return masked_mean(self.codes(codes), codes != 0)
@@ -101,6 +110,16 @@ class _Embedding(Source):
         super().__init__(config, facts, ranker)
         self.project = nn.Linear(facts.embedding_dim, config.width, bias=False)
         self.norm = RMSNorm(config.width)
+
+    def check_table(self, table: npt.NDArray[Any]) -> None:
+        """[n, E] float32."""
+        wanted = (self.project.in_features,)
+        if table.shape[1:] != wanted or table.dtype != np.float32:
+            raise ValueError(f"wanted rows of {wanted} float32, got {table.shape[1:]} {table.dtype}")
+
+    def vectors(self, rows: Any) -> dict[str, Any]:
+        """The embedding."""
+        return {"embedding": rows}
 
 
 class TargetEmbedding(_Embedding):

@@ -39,6 +39,7 @@ EPILOG = """examples:
   python -m pipelines demo     --config pipelines/configs/demo.yaml
   python -m pipelines ingest   --config pipelines/configs/videos.yaml --set ingest.source=DIR
   python -m pipelines validate --config my.yaml
+  python -m pipelines daily    --config my.yaml           (a copy of pipelines/configs/daily.yaml)
   python -m pipelines train    --config my.yaml --set train.batch_size=1024 --set seed=1
   python -m pipelines study    --config pipelines/configs/studies/table1.yaml
   ray job submit --working-dir . -- python -m pipelines anchors --config my.yaml

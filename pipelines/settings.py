@@ -10,7 +10,7 @@ from pipelines.ranking.evaluate import EvaluateConfig
 from pipelines.ranking.plan import TrainConfig
 from pipelines.ranking.publish import PublishConfig
 from pipelines.runtime.cluster import ClusterConfig
-from pipelines.runtime.config import build, read_yaml
+from pipelines.runtime.config import load
 from pipelines.runtime.run import Run
 from pipelines.samples.examples import ExamplesConfig
 from pipelines.semantics.anchors import AnchorsConfig
@@ -29,7 +29,7 @@ from pipelines.world.config import WorldConfig
 
 def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> "Settings":
     """The configuration in a YAML file, with `a.b=c` on top. Raises ConfigError."""
-    return build(Settings, inherit_train(read_yaml(path, overrides)))
+    return load(Settings, path, overrides, prepare=inherit_train)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,16 +6,17 @@ import asyncio
 import json
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
+from fastapi.security import HTTPBearer
 
+from serve.args import ApiConfig
 from serve.auth import LimitBody, RequireToken
-from serve.author_cache import NoAnchorError
+from serve.author_cache import NoAnchorError, NoVectorsError
 from serve.schema import (
     MAX_SIMILAR,
     AuthorResponse,
@@ -33,18 +34,8 @@ from serve.watcher import NotReadyError
 _PAGE = Path(__file__).parent / "web" / "index.html"
 _MAX_ERRORS = 10
 _RETRY_AFTER = {"Retry-After": "1"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ApiConfig:
-    """Limits in front of the routes."""
-
-    max_body_bytes: int = 1 << 20
-    """Larger bodies are answered 413. 1 MiB is twice the largest request that the schema allows."""
-
-    def __post_init__(self) -> None:
-        if self.max_body_bytes < 1:
-            raise ValueError(f"max_body_bytes must be >= 1, got {self.max_body_bytes}")
+_BEARER = HTTPBearer(auto_error=False, description="The token in the environment variable that `token_env` names.")
+"""Tells /docs to ask for the token. It refuses nothing: RequireToken does, before a body is read."""
 
 
 class Authors(Protocol):
@@ -79,17 +70,19 @@ def create_api(ranking: Ranking, authors: Authors, executor: Executor, config: A
         redoc_url=None,
         responses={503: {"model": ErrorResponse, "description": "No bank is loaded yet, or too many requests wait."}},
     )
+    guarded = APIRouter(dependencies=[] if token is None else [Depends(_BEARER)])
     _add_errors(api)
-    _add_ranking(api, ranking, executor)
-    _add_authors(api, authors)
-    _add_status(api, ranking, authors)
+    _add_ranking(guarded, ranking, executor)
+    _add_authors(guarded, authors)
+    api.include_router(guarded)
+    _add_open(api, ranking)
     api.add_middleware(LimitBody, max_bytes=config.max_body_bytes)
     if token is not None:
         api.add_middleware(RequireToken, token=token)
     return api
 
 
-def _add_ranking(api: FastAPI, ranking: Ranking, executor: Executor) -> None:
+def _add_ranking(api: APIRouter, ranking: Ranking, executor: Executor) -> None:
     def answer(request: RankRequest) -> str:
         return ranking.rank(request).model_dump_json()
 
@@ -107,9 +100,9 @@ def _add_ranking(api: FastAPI, ranking: Ranking, executor: Executor) -> None:
         return Response(body, media_type="application/json")
 
 
-def _add_authors(api: FastAPI, authors: Authors) -> None:
+def _add_authors(api: APIRouter, authors: Authors) -> None:
     no_anchor: dict[int | str, dict[str, Any]] = {
-        404: {"model": ErrorResponse, "description": "Nothing to compare with: not known, or without an anchor."}
+        404: {"model": ErrorResponse, "description": "Not known, or without an anchor; or the bank holds no vectors."}
     }
 
     @api.get("/authors/{author_id}")
@@ -122,12 +115,14 @@ def _add_authors(api: FastAPI, authors: Authors) -> None:
         """The nearest authors by cosine of their whitened [CLS] vectors."""
         return await authors.similar(author_id, k)
 
-
-def _add_status(api: FastAPI, ranking: Ranking, authors: Authors) -> None:
     @api.get("/bank")
     async def bank() -> BankResponse:
         """The bank in use."""
         return await authors.status()
+
+
+def _add_open(api: FastAPI, ranking: Ranking) -> None:
+    """Routes that never ask for a token: OPEN_PATHS of serve/auth.py."""
 
     @api.get("/healthz", responses={503: {"model": HealthResponse}})
     async def healthz(response: Response) -> HealthResponse:
@@ -156,6 +151,7 @@ def _add_errors(api: FastAPI) -> None:
     answers: dict[type[Exception], tuple[int, dict[str, str]]] = {
         DuplicateCandidatesError: (422, {}),
         NoAnchorError: (404, {}),
+        NoVectorsError: (404, {}),
         NotReadyError: (503, _RETRY_AFTER),
     }
 

@@ -12,13 +12,12 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
 from ray.exceptions import RayError, RayTaskError
 from ray.serve import Application, deployment, ingress
 from ray.serve.config import BackpressureConfig
@@ -27,53 +26,17 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Gauge
 
 from models.artifacts.store import ArtifactStore
-from serve.api import ApiConfig, create_api
+from serve.api import create_api
+from serve.args import ServeArgs
 from serve.auth import token_from
 from serve.author_cache import AuthorCache
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Bank, Snapshot, load_bank
-from serve.user_sequence import FusionWeights, RankConfig, UserSequence
-from serve.watcher import LoadedT, NotReadyError, SnapshotWatcher, WatchConfig
+from serve.user_sequence import RankConfig, States, UserSequence
+from serve.watcher import LoadedT, NotReadyError, SnapshotWatcher
 
 log = logging.getLogger(__name__)
 AnswerT = TypeVar("AnswerT")
-
-
-class ServeArgs(BaseModel):
-    """Arguments of `build`: `key=value` behind `serve run`, `args` in serve/config.yaml, `serve.app` of a run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    root: str
-    """Storage root, a folder or a URL (s3://, gs://): artifacts are read from <root>/artifacts."""
-    cache_dir: str | None = None
-    """Where each node keeps versions of a remote root; null = its temporary folder."""
-    watch: WatchConfig = WatchConfig()
-    """How the published bank is followed."""
-    lookup: Literal["local", "remote"] = "local"
-    """Where the ranker finds vectors: in its own mapping, or at the author cache, for banks larger than a node."""
-    lookup_timeout_s: float = Field(default=0.2, gt=0)
-    """After this a remote lookup is given up, and the request is answered with cold-start vectors and `degraded`."""
-    weights: FusionWeights = FusionWeights()
-    """How the tasks become one score."""
-    api: ApiConfig = ApiConfig()
-    """Limits in front of the routes."""
-    token_env: str | None = None
-    """Environment variable that holds the bearer token of all requests; null = open to all that reach the port."""
-    replicas: int = Field(default=1, ge=1)
-    """Replicas of the ranker."""
-    num_cpus: float = Field(default=1.0, ge=0)
-    """Logical CPUs of each of them."""
-    threads: int = Field(default=1, ge=1)
-    """Requests that a replica ranks at once, each on one thread of torch."""
-    author_replicas: int = Field(default=1, ge=1)
-    """Replicas of the author cache."""
-    author_num_cpus: float = Field(default=0.5, ge=0)
-    """Logical CPUs of each of them."""
-    max_ongoing_requests: int = Field(default=16, ge=1)
-    """Requests inside one replica, those that wait for a thread included."""
-    max_queued_requests: int = Field(default=64, ge=0)
-    """Requests that each proxy keeps waiting for a replica; those beyond are answered 503 with Retry-After."""
 
 
 class AuthorCacheReplica(AuthorCache):
@@ -102,7 +65,7 @@ class UserSequenceReplica:
         self._token = token_from(args.token_env)
         local = args.lookup == "local"
         store = ArtifactStore.open(args.root, args.cache_dir)
-        load = partial(Snapshot.load, store, with_vectors=local)
+        load = partial(Snapshot.load, store, with_states=local)
         self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch)
         self._watcher.start()
         lookup = None if local else partial(remote_lookup, authors, args.lookup_timeout_s)
@@ -177,14 +140,14 @@ def _log_with_serve() -> None:
 
 def remote_lookup(
     authors: DeploymentHandle, timeout_s: float, version: str, rows: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32] | None:
-    """Vectors from the author cache; None where it does not hold the version, fails, or is late."""
+) -> States | None:
+    """States from the author cache; None where it does not hold the version, fails, or is late."""
     try:
-        found = authors.vectors.remote(version, rows).result(timeout_s=timeout_s)
+        found = authors.states.remote(version, rows).result(timeout_s=timeout_s)
     except (TimeoutError, RayError, RayServeException) as error:
-        log.warning("no vectors of bank %s from the author cache: %s", version, type(error).__name__)
+        log.warning("no states of bank %s from the author cache: %s", version, type(error).__name__)
         return None
-    return cast("npt.NDArray[np.float32] | None", found)
+    return cast("States | None", found)
 
 
 def build(args: ServeArgs) -> Application:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 import numpy.typing as npt
 
+from models.artifacts.bank import NO_ANCHOR, Array
 from serve.schema import MAX_SIMILAR, AuthorResponse, BankResponse, Neighbour, SimilarResponse
 from serve.snapshot import Bank
 from serve.watcher import SnapshotWatcher
@@ -17,6 +18,10 @@ _SAMPLES = 5
 
 class NoAnchorError(LookupError):
     """The author is unknown or has no anchor, so nothing can be compared with it."""
+
+
+class NoVectorsError(LookupError):
+    """The bank's ranker has no vectors of authors, so nothing can be compared."""
 
 
 class AuthorCache:
@@ -30,14 +35,14 @@ class AuthorCache:
         bank = self._watcher.current
         row = int(bank.catalog.author_rows(author_id))
         day = bank.anchor_date(row) if row else None
-        cls, tar = np.linalg.norm(bank.vectors[row], axis=-1)
+        norms = {name: float(np.linalg.norm(vectors[row])) for name, vectors in bank.vectors.items()}
         return AuthorResponse(
             author_id=author_id,
             known=row > 0,
             anchor_day=day.isoformat() if day else None,
             anchor_age_days=(datetime.now(UTC).date() - day).days if day else None,
-            cls_norm=float(cls),
-            tar_norm=float(tar),
+            cls_norm=norms.get("cls"),
+            tar_norm=norms.get("tar"),
             bank_version=bank.version,
             model_version=bank.model_version,
         )
@@ -45,16 +50,20 @@ class AuthorCache:
     def similar(self, author_id: int, k: int = 10) -> SimilarResponse:
         """The k nearest authors by cosine of whitened h_CLS, itself and authors without an anchor left out; exact.
 
-        Equal cosines are ordered by row. Raises ValueError for k outside 1..MAX_SIMILAR, NoAnchorError where the author
-        has no anchor.
+        Equal cosines are ordered by row. Raises ValueError for k outside 1..MAX_SIMILAR, NoVectorsError where the bank
+        holds none, NoAnchorError where the author has no anchor.
         """
         if not 1 <= k <= MAX_SIMILAR:
             raise ValueError(f"k must be within 1..{MAX_SIMILAR}, got {k}")
         bank = self._watcher.current
+        if bank.neighbours is None:
+            raise NoVectorsError(
+                f"bank {bank.version} holds no vectors to compare, only {', '.join(bank.states) or 'nothing'}: "
+                "its ranker has no source with such vectors"
+            )
         row = int(bank.catalog.author_rows(author_id))
-        if not row or bank.anchor_day[row] < 0:
+        if not row or bank.anchor_day[row] == NO_ANCHOR:
             raise NoAnchorError(f"author {author_id} has no anchor in bank {bank.version}")
-        assert bank.neighbours is not None  # load_bank makes them
         others, cosines = bank.neighbours.nearest(row, k)
         return SimilarResponse(
             author_id=author_id,
@@ -69,12 +78,12 @@ class AuthorCache:
     def status(self) -> BankResponse:
         """The bank in use, and how following it goes."""
         bank = self._watcher.current
-        anchored = np.flatnonzero(bank.anchor_day[1:] >= 0)
+        anchored = np.flatnonzero(bank.anchor_day[1:] != NO_ANCHOR)
         return BankResponse(
             bank_version=bank.version,
             model_version=bank.model_version,
             rows=bank.num_authors + 1,
-            dim=bank.dim,
+            states={name: list(row.shape) for name, row in bank.cold_start.items()},
             authors_with_anchor=len(anchored),
             age_s=bank.age_s(time.time_ns() // 1_000_000),
             made_from=bank.made_from,
@@ -84,10 +93,10 @@ class AuthorCache:
             sample_user_ids=bank.catalog.user_ids[:_SAMPLES].tolist(),
         )
 
-    def vectors(self, version: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
-        """Bank rows of one version, [n, 2, D]; None where this cache does not hold that version (yet)."""
+    def states(self, version: str, rows: npt.NDArray[np.int64]) -> dict[str, Array] | None:
+        """Bank rows of one version, [n, ...] by source; None where this cache does not hold that version (yet)."""
         for bank in self._watcher.loaded:
             if bank.version == version:
-                return np.ascontiguousarray(bank.vectors[rows])
+                return {name: np.ascontiguousarray(state[rows]) for name, state in bank.states.items()}
         self._watcher.wake()
         return None

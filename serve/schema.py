@@ -57,7 +57,8 @@ class RankRequest(Message):
         default=None,
         max_length=MAX_HISTORY,
         description="Clicks of the user in any order; null = the published history; [] = no history. "
-        "Items that are not earlier than the request do not count.",
+        "Items that are not known yet at the request do not count: those not earlier, and those younger than the delay "
+        "that the model was trained with.",
     )
     context: Context = Context()
 
@@ -117,8 +118,10 @@ class AuthorResponse(Message):
     known: bool
     anchor_day: str | None = Field(description="Day of the anchor behind the vectors, null where there is none.")
     anchor_age_days: int | None
-    cls_norm: float = Field(description="Length of the [CLS] vector (of the cold-start one where not known).")
-    tar_norm: float = Field(description="Length of the [TAR] vector.")
+    cls_norm: float | None = Field(
+        description="Length of the [CLS] vector (of the cold-start one where not known); null where there is none."
+    )
+    tar_norm: float | None = Field(description="Length of the [TAR] vector; null where there is none.")
     bank_version: str
     model_version: str
 
@@ -145,7 +148,7 @@ class BankResponse(Message):
     bank_version: str
     model_version: str
     rows: int = Field(description="Authors, plus row 0 for those that are not known.")
-    dim: int
+    states: dict[str, list[int]] = Field(description="What is held of each author: shape of its state, by source.")
     authors_with_anchor: int
     age_s: float
     made_from: dict[str, str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,43 +12,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models import TASKS
-from models.batch import HISTORY_PAD, RankingBatch, collate
+from models.artifacts.bank import Array, Histories
+from models.batch import RankingBatch, collate
 from models.catalog import Catalog
+from models.history import HISTORY_PAD, known_at
+from serve.args import FusionWeights
 from serve.schema import HealthResponse, HistoryItem, Misses, RankedCandidate, RankRequest, RankResponse
-from serve.snapshot import Bank, Histories, Snapshot
+from serve.snapshot import Bank, Snapshot
 from serve.watcher import NotReadyError, SnapshotWatcher
 
 log = logging.getLogger(__name__)
 
-Lookup = Callable[[str, npt.NDArray[np.int64]], npt.NDArray[np.float32] | None]
-"""(bank version, rows [n]) -> vectors [n, 2, D], or None where they cannot be had in time."""
+States = Mapping[str, Array]
+"""By source of the ranker: [n, ...], what it knows of n authors."""
+Lookup = Callable[[str, npt.NDArray[np.int64]], States | None]
+"""(bank version, rows [n]) -> states of those rows, or None where they cannot be had in time."""
 
 _NOBODY = int(np.iinfo(np.int64).min)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FusionWeights:
-    """Exponents of the fused score: the product over tasks of (1 + probability) ** weight."""
-
-    click: float = 1.0
-    """Weight of a click."""
-    follow: float = 1.0
-    """Weight of a follow."""
-    long_view: float = 1.0
-    """Weight of a long view."""
-    gift: float = 1.0
-    """Weight of a gift."""
-
-    def __post_init__(self) -> None:
-        weights = self.in_order
-        if not np.isfinite(weights).all() or max(abs(weights)) > 100 or not weights.any():
-            raise ValueError(f"fusion weights must be within -100..100 and not all 0, got {self}")
-
-    @property
-    def in_order(self) -> npt.NDArray[np.float64]:
-        """[K], in the order of TASKS."""
-        return np.array([getattr(self, task) for task in TASKS], dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,10 +64,10 @@ class UserSequence:
         _refuse_duplicates(request.candidates)
         snapshot = self._watcher.current
         now_ms = time.time_ns() // 1_000_000
-        columns = request_columns(request, snapshot.histories, now_ms if request.context.ts_ms is None else None)
+        columns = request_columns(request, snapshot.histories, now_ms)
         batch = request_batch(columns, snapshot.bank.catalog)
-        vectors, degraded = self._gather(snapshot.bank, batch)
-        probabilities = score(snapshot, batch, vectors)
+        states, degraded = self._gather(snapshot.bank, batch)
+        probabilities = score(snapshot, batch, states)
         known = batch.author.numpy() > 0
         return RankResponse.model_construct(
             candidates=ranked(request.candidates, probabilities, known, self._weights),
@@ -112,33 +92,33 @@ class UserSequence:
             return HealthResponse(ready=False, reason="no bank is loaded yet; GET /bank says why")
         return HealthResponse(ready=True, bank_version=bank.version, model_version=bank.model_version)
 
-    def _gather(self, bank: Bank, batch: RankingBatch) -> tuple[npt.NDArray[np.float32], bool]:
-        """Vectors [C + L, 2, D] of candidates, then history; and whether they had to be replaced by cold-start ones."""
+    def _gather(self, bank: Bank, batch: RankingBatch) -> tuple[States, bool]:
+        """States [C + L, ...] of candidates, then history; and whether they had to be replaced by cold-start ones."""
         rows = np.concatenate([batch.author.numpy(), batch.history[0].numpy()])
         if self._lookup is None:
-            return bank.vectors[rows], False
+            return {name: state[rows] for name, state in bank.states.items()}, False
         unique, positions = np.unique(rows, return_inverse=True)
         found = self._lookup(bank.version, unique)
-        if found is None or found.shape != (len(unique), *bank.cold_start.shape):
-            return np.broadcast_to(bank.cold_start, (len(rows), *bank.cold_start.shape)).copy(), True
-        return found[positions], False
+        wanted = {name: (len(unique), *row.shape) for name, row in bank.cold_start.items()}
+        if found is None or {name: state.shape for name, state in found.items()} != wanted:
+            return {name: np.repeat(row[None], len(rows), axis=0) for name, row in bank.cold_start.items()}, True
+        return {name: state[positions] for name, state in found.items()}, False
 
 
-def request_columns(request: RankRequest, histories: Histories, now_ms: int | None) -> dict[str, npt.NDArray[Any]]:
+def request_columns(request: RankRequest, histories: Histories, now_ms: int) -> dict[str, npt.NDArray[Any]]:
     """One request as columns of example rows: C rows of candidates, and the one history of all, [1, L].
 
-    Items that are not earlier than the request are left out, as in training; of the others the newest stay, as many as
-    the model was trained with. An empty history is one padding item.
+    By the rule of training: items that are not known yet at the request are left out, published and given ones alike,
+    and of the others the newest stay, as many as the model was trained with. An empty history is one padding item.
     """
-    ts_ms = now_ms if now_ms is not None else request.context.ts_ms
+    ts_ms = now_ms if request.context.ts_ms is None else request.context.ts_ms
     if request.history is None:
         authors, times, watched = histories.of_user(request.user_id)
     else:
         authors, times, watched = _given_history(request.history)
-    earlier = np.flatnonzero(times < ts_ms)[-histories.length :]
-    authors, ages_s = authors[earlier], ((ts_ms - times[earlier]) / 1000).astype(np.float32)
-    # What the user watched is known when they leave; before that it is the time that has passed, as in training.
-    watched_s = np.minimum(watched[earlier], ages_s)
+    rule = histories.rule
+    known, ages_s, watched_s = known_at(ts_ms, times, watched, rule.length, rule.delay_ms)
+    authors = authors[known]
     if not len(authors):
         authors, ages_s, watched_s = np.array([HISTORY_PAD]), np.zeros(1, np.float32), np.zeros(1, np.float32)
     size = len(request.candidates)
@@ -175,13 +155,14 @@ def request_batch(columns: dict[str, npt.NDArray[Any]], catalog: Catalog) -> Ran
     )
 
 
-def score(snapshot: Snapshot, batch: RankingBatch, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Probabilities [C, K]; `vectors` [C + L, 2, D] are those of the candidates, then of the history."""
-    size = batch.size
+def score(snapshot: Snapshot, batch: RankingBatch, states: States) -> npt.NDArray[np.float32]:
+    """Probabilities [C, K]; `states` [C + L, ...] are those of the candidates, then of the history."""
+    rows = {name: torch.from_numpy(state) for name, state in states.items()}
     with torch.inference_mode():
-        cls, tar = torch.from_numpy(vectors[:size]).unbind(dim=1)
-        history = torch.from_numpy(vectors[size:, snapshot.model.history_part])[None]
-        probabilities: npt.NDArray[np.float32] = snapshot.model.score_candidates(batch, cls, tar, history).numpy()
+        read = {name: source.of_history(rows[name][batch.size :]) for name, source in snapshot.model.items()}
+        histories = {name: None if part is None else part[None] for name, part in read.items()}
+        targets = {name: state[: batch.size] for name, state in rows.items()}
+        probabilities: npt.NDArray[np.float32] = snapshot.model.score(batch, targets, histories).numpy()
     return probabilities
 
 

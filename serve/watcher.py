@@ -6,10 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from models.artifacts.store import ArtifactStore
+from serve.args import WatchConfig
 
 log = logging.getLogger(__name__)
 
@@ -23,20 +23,6 @@ class Versioned(Protocol):
 
 
 LoadedT = TypeVar("LoadedT", bound=Versioned)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WatchConfig:
-    """How a deployment follows the published bank."""
-
-    poll_s: float = 5.0
-    """Seconds between two looks at CURRENT."""
-    retry_refused_s: float = 300.0
-    """Seconds after which a version that did not fit is tried again (it may have been repaired in place)."""
-
-    def __post_init__(self) -> None:
-        if self.poll_s <= 0 or self.retry_refused_s < 0:
-            raise ValueError(f"poll_s must be > 0 and retry_refused_s >= 0, got {self}")
 
 
 class NotReadyError(RuntimeError):

@@ -1,8 +1,8 @@
-"""Puts the studies' tables into README.md and docs/studies/README.md: `make readme`, after copying a study's table.json
-into docs/studies/<name>.
+"""Puts the studies' tables into the pages that quote them: `make readme`, after copying a study's table.json into
+docs/studies/<name>.
 
-Between <!-- study NAME PART --> and <!-- end --> stands what pipelines makes of docs/studies/NAME/table.json; the parts
-are those of PARTS.
+Between <!-- study NAME PART --> and <!-- end --> stands what is made of docs/studies/NAME/table.json; the parts are
+those of PARTS.
 """
 
 import json
@@ -19,7 +19,36 @@ from pipelines.studies import table as study_table
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(<!-- study (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PAGES = (ROOT / "README.md", ROOT / "docs" / "studies" / "README.md")
+_TWO_STAGE = "(two-stage)"
+
+
+def headline(table: Mapping[str, Any]) -> str:
+    """Clicks in four rows: the reference, the best two-stage variant, the full model, the oracle."""
+    auc, gauc = (
+        {row["variant"]: row for row in table["rows"] if (row["task"], row["metric"]) == ("click", metric)}
+        for metric in ("auc", "gauc")
+    )
+    two_stage = [name for name, row in gauc.items() if row["label"].endswith(_TWO_STAGE)]
+    best = max(two_stage, key=lambda name: float(gauc[name]["delta"]))
+    lines = [
+        "| ranker | click AUC | difference to Base | click GAUC | difference to Base | the paper's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in (table["reference"], best, table["cost"]["full"], study_table.ORACLE):
+        cells = [gauc[name]["label"]]
+        for row in (auc[name], gauc[name]):
+            cells += [f"{row['mean']:.2f}", "" if name == table["reference"] else _difference(row)]
+        paper = gauc[name]["paper_delta"]
+        lines.append(f"| {' | '.join(cells)} | {'' if paper is None else f'{paper:+.2f}'} |")
+    return "\n".join(lines)
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    return f"{row['delta']:+.2f} ({row['ci_low']:+.2f} to {row['ci_high']:+.2f})"
+
+
 PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "headline": headline,
     "click": lambda table: study_table.markdown(table, ["click"]),
     "tasks": study_table.markdown,
     "exposure": study_table.exposure_markdown,
@@ -30,13 +59,13 @@ PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def quoted(page: str) -> str:
-    """The page with every block made anew. Raises FileNotFoundError or KeyError for a study or part not there."""
+    """The page with every block made anew. Raises FileNotFoundError or KeyError where a study or part is missing."""
 
-    def made(match: re.Match[str]) -> str:
+    def block(match: re.Match[str]) -> str:
         table = json.loads((ROOT / "docs" / "studies" / match[2] / "table.json").read_text(encoding="utf-8"))
         return f"{match[1]}{PARTS[match[3]](table)}\n{match[4]}"
 
-    return BLOCK.sub(made, page)
+    return BLOCK.sub(block, page)
 
 
 if __name__ == "__main__":

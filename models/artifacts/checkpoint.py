@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from models.config import build, to_dict
+
 _CONFIG_FILE, _WEIGHTS_FILE = "config.json", "model.safetensors"
-
-ConfigT = TypeVar("ConfigT")
-
-
-def config_to_dict(config: Any) -> dict[str, Any]:
-    """A (nested) dataclass as JSON-ready values."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    return plain
-
-
-def config_from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
-    """The dataclass ``cls`` from what ``config_to_dict`` gave. Raises ValueError for unknown and missing keys."""
-    assert dataclasses.is_dataclass(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        raise ValueError(f"{cls.__name__} has no {unknown}; its keys are {sorted(fields)}")
-    required = {
-        name
-        for name, field in fields.items()
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    missing = sorted(required - set(values))
-    if missing:
-        raise ValueError(f"{cls.__name__} misses {missing}; given are {sorted(values)}")
-    hints = typing.get_type_hints(cls)
-    return cls(**{name: _typed(hints[name], value) for name, value in values.items()})
 
 
 class SavedModel(nn.Module, ModelHubMixin):
@@ -59,7 +31,7 @@ class SavedModel(nn.Module, ModelHubMixin):
     def save(self, folder: Path) -> None:
         """Write config.json (class, version, parts) and model.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
-        described = {name: config_to_dict(getattr(self, name)) for name in self.parts}
+        described = {name: to_dict(getattr(self, name)) for name in self.parts}
         head = {"class": type(self).__name__, "version": self.version, **described}
         (folder / _CONFIG_FILE).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
         save_file(
@@ -76,7 +48,8 @@ class SavedModel(nn.Module, ModelHubMixin):
         missing = sorted(set(cls.parts) - set(head))
         if missing:
             raise ValueError(f"{folder / _CONFIG_FILE} misses {missing}; it has {sorted(head)}")
-        model = cls(**{name: config_from_dict(part, head[name]) for name, part in cls.parts.items()})
+        parts = cls.parts.items()
+        model = cls(**{name: build(part, head[name], f"{folder / _CONFIG_FILE}: {name}") for name, part in parts})
         _load_weights(model, folder)
         return model.eval()
 
@@ -129,13 +102,3 @@ def _load_weights(model: nn.Module, folder: Path) -> None:
                 f"{name} has shape {list(stored[name].shape)} in the file, {list(tensor.shape)} in the config"
             )
     model.load_state_dict(stored)
-
-
-def _typed(hint: Any, value: Any) -> Any:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        if dataclasses.is_dataclass(option) and isinstance(option, type) and isinstance(value, Mapping):
-            return config_from_dict(option, value)
-        if typing.get_origin(option) is tuple and isinstance(value, list):
-            return tuple(_typed(typing.get_args(option)[0], item) for item in value)
-    return value

@@ -42,21 +42,37 @@ class Manifest:
         return manifest
 
     @classmethod
-    def verify(cls, folder: Path) -> "Manifest":
-        """The folder's manifest, after every file's hash was checked. Raises ArtifactError."""
+    def parse(cls, content: bytes, folder: str) -> "Manifest":
+        """A manifest from its JSON; `folder` is for messages. Raises ArtifactError where it is damaged."""
+        try:
+            manifest = cls(**json.loads(content))
+            if any(Path(name).name != name for name in dict(manifest.files)):
+                raise ValueError(f"wanted plain file names, got {sorted(manifest.files)}")
+        except (ValueError, TypeError) as error:
+            raise ArtifactError(f"artifact {folder}: {MANIFEST} is damaged ({error}); publish it again") from error
+        return manifest
+
+    @classmethod
+    def verify(cls, folder: Path, without: str | None = None) -> "Manifest":
+        """The folder's manifest, after every file's hash was checked. Raises ArtifactError.
+
+        Files whose names begin with `without` are not looked at.
+        """
         path = folder / MANIFEST
         if not path.is_file():
             raise ArtifactError(f"artifact {folder}: wanted {MANIFEST}, got none; publish it again")
-        try:
-            manifest = cls(**json.loads(path.read_text()))
-            files = dict(manifest.files)
-        except (ValueError, TypeError) as error:
-            raise ArtifactError(f"artifact {folder}: {MANIFEST} is damaged ({error}); publish it again") from error
-        for name, wanted in files.items():
-            got = _sha256(folder / name) if (folder / name).is_file() else "no file"
+        manifest = cls.parse(path.read_bytes(), str(folder))
+        for name in manifest.names(without):
+            wanted, got = manifest.files[name], "no file"
+            if (folder / name).is_file():
+                got = _sha256(folder / name)
             if got != wanted:
                 raise ArtifactError(f"artifact {folder}: {name} wanted sha256 {wanted}, got {got}; publish it again")
         return manifest
+
+    def names(self, without: str | None = None) -> list[str]:
+        """The files, but for those whose names begin with `without`."""
+        return [name for name in self.files if without is None or not name.startswith(without)]
 
 
 def _sha256(path: Path) -> str:

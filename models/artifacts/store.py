@@ -1,16 +1,20 @@
-"""Published artifacts as a deployment reads them: `<root>/artifacts/<kind>/v=<run_id>`, followed through CURRENT."""
+"""Published artifacts: folders `<root>/artifacts/<kind>/v=<run_id>` that describe themselves, and a pointer CURRENT.
+
+Jobs publish and read here, deployments read: one class for both. A version is uploaded, read back and verified, and
+only then does CURRENT move, in one step.
+"""
 
 import hashlib
-import json
 import logging
 import os
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
+import pyarrow as pa
 from pyarrow import fs as pafs
 
 from models.artifacts.manifest import CURRENT, MANIFEST, ArtifactError, Manifest
@@ -19,13 +23,16 @@ log = logging.getLogger(__name__)
 
 _RUN_ID_BYTES = 255
 _KEPT_VERSIONS = 3
+_PARTIAL_S = 86_400
+"""A download that is older than this has died."""
 
 
 class ArtifactStore:
-    """Follows CURRENT below a storage root and hands out verified local folders.
+    """Publishes versions below a storage root, and hands them out as verified local folders.
 
-    A root on this machine is read in place. A remote one (s3://, gs://) is downloaded once per node: replicas of a node
-    share the cache folder, and a version appears there by one rename.
+    A root on this machine is read in place. A remote one (s3://, gs://, any other file system) is downloaded once per
+    node: processes of a node share the cache folder, a version appears there by one rename, and of each kind the few
+    versions that were used last stay.
     """
 
     def __init__(self, filesystem: pafs.FileSystem, path: str, cache: Path) -> None:
@@ -35,12 +42,11 @@ class ArtifactStore:
     @classmethod
     def open(cls, root: str, cache_dir: str | None = None) -> "ArtifactStore":
         """The store at a folder or URL. Remote versions are kept in `cache_dir`, None = the temporary folder."""
-        named = f"bank-cache-{os.getuid()}-{hashlib.sha256(root.encode()).hexdigest()[:12]}"
-        cache = Path(cache_dir or tempfile.gettempdir()) / named
+        cache = cache_of(root, cache_dir)
         if "://" in root:
             filesystem, path = pafs.FileSystem.from_uri(root)
-            return cls(filesystem, path, cache)
-        return cls(pafs.LocalFileSystem(), os.path.abspath(root), cache)
+            return ArtifactStore(filesystem, path, cache)
+        return ArtifactStore(pafs.LocalFileSystem(), os.path.abspath(root), cache)
 
     @property
     def root(self) -> str:
@@ -52,10 +58,19 @@ class ArtifactStore:
         """True where versions are read in place."""
         return isinstance(self._filesystem, pafs.LocalFileSystem)
 
+    def folder(self, kind: str, run_id: str) -> str:
+        """Path of one version inside the filesystem."""
+        return f"{self._path}/artifacts/{kind}/v={run_id}"
+
+    def kinds(self) -> list[str]:
+        """Kinds of which a version was stored, sorted."""
+        infos = self._filesystem.get_file_info(pafs.FileSelector(f"{self._path}/artifacts", allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+
     def current(self, kind: str) -> str | None:
         """The published run id, or None where nothing was published. Raises ArtifactError for a damaged pointer."""
         path = f"{self._path}/artifacts/{kind}/{CURRENT}"
-        if self._filesystem.get_file_info(path).type != pafs.FileType.File:
+        if not self._holds(path):
             return None
         with self._filesystem.open_input_stream(path) as stream:
             raw = stream.read(_RUN_ID_BYTES + 1)
@@ -66,99 +81,182 @@ class ArtifactStore:
 
     def published_ts_ms(self, kind: str, run_id: str) -> int:
         """When the version's manifest was stored, ms since epoch; 0 where there is none."""
-        modified = self._filesystem.get_file_info(f"{self._folder(kind, run_id)}/{MANIFEST}").mtime_ns
+        modified = self._filesystem.get_file_info(f"{self.folder(kind, run_id)}/{MANIFEST}").mtime_ns
         return (modified or 0) // 1_000_000
 
-    def fetch(self, kind: str, run_id: str, skip: Sequence[str] = ()) -> tuple[Path, Manifest]:
-        """A local folder of the version and its manifest, after every hash was checked.
+    def fetch(self, kind: str, run_id: str | None = None) -> Path:
+        """A verified local folder of a version (default: CURRENT). Raises ArtifactError."""
+        return self.verified(kind, run_id)[0]
 
-        Files named in `skip` are neither downloaded nor checked. Raises ArtifactError on any mismatch.
+    def manifest(self, kind: str, run_id: str | None = None) -> Manifest:
+        """The manifest of a verified version (default: CURRENT). Raises ArtifactError."""
+        return self.verified(kind, run_id)[1]
+
+    def verified(self, kind: str, run_id: str | None = None, without: str | None = None) -> tuple[Path, Manifest]:
+        """A local folder of a version (default: CURRENT) and its manifest, after every hash was checked.
+
+        Files whose names begin with `without` are neither downloaded nor checked. Raises ArtifactError on any mismatch.
         """
+        run_id = run_id or self.current(kind)
+        if run_id is None:
+            raise ArtifactError(f"artifact {kind}: nothing is published below {self._path}; run the job that makes it")
         if self.is_local:
-            local = Path(self._folder(kind, run_id))
-            manifest = _verify(local, skip)
+            local = Path(self.folder(kind, run_id))
+            manifest = Manifest.verify(local, without)
         else:
-            local, manifest = self._cached(kind, run_id, skip)
+            local, manifest = self._cached(kind, run_id, without)
         if (manifest.kind, manifest.run_id) != (kind, run_id):
             raise ArtifactError(
-                f"artifact {self._folder(kind, run_id)}: wanted {kind} {run_id}, "
+                f"artifact {self.folder(kind, run_id)}: wanted {kind} {run_id}, "
                 f"its {MANIFEST} says {manifest.kind} {manifest.run_id}; publish it again"
             )
         return local, manifest
 
     def read_part(self, kind: str, run_id: str, name: str, num_bytes: int) -> bytes:
         """The first bytes of one file, read where it lies."""
-        with self._filesystem.open_input_file(f"{self._folder(kind, run_id)}/{name}") as stream:
+        with self._filesystem.open_input_file(f"{self.folder(kind, run_id)}/{name}") as stream:
             part: bytes = stream.read(num_bytes)
         return part
+
+    def publish(self, kind: str, local: Path, run_id: str, made_from: Mapping[str, str]) -> Manifest:
+        """Uploads `local` as a version, verifies what was stored, and moves CURRENT to it.
+
+        A version that can be read is never written over, current or not: a deployment, or an artifact made from it, may
+        be using it. Publishing the same files again moves CURRENT alone; other files under its run id are an
+        ArtifactError. What a publisher that died left behind has no manifest and makes way.
+        """
+        manifest = Manifest.create(local, kind=kind, run_id=run_id, made_from=made_from)
+        published = self._stored(kind, run_id)
+        if published is None:
+            self._upload(local, manifest)
+            self._read_back(kind, run_id)
+        elif published.files != manifest.files:
+            raise ArtifactError(
+                f"artifact {kind}: {run_id} is in use with other files; publish under a new run id, "
+                f"or remove {self.folder(kind, run_id)} where nothing was made from it"
+            )
+        if self.current(kind) != run_id:
+            put_file(self._filesystem, f"{self._path}/artifacts/{kind}/{CURRENT}", run_id.encode())
+            log.info("published %s %s", kind, run_id)
+        return published or manifest
+
+    def _holds(self, path: str) -> bool:
+        return bool(self._filesystem.get_file_info(path).type == pafs.FileType.File)
+
+    def _stored(self, kind: str, run_id: str) -> Manifest | None:
+        """The manifest of a version that can be read from the store, None where there is none."""
+        if not self._holds(f"{self.folder(kind, run_id)}/{MANIFEST}"):
+            return None
+        try:
+            return self._read_back(kind, run_id)
+        except ArtifactError as error:
+            log.warning("writing over a version that nobody can read: %s", error)
+            return None
+
+    def _read_back(self, kind: str, run_id: str) -> Manifest:
+        """Verifies what lies in the store itself, past any cache. Raises ArtifactError."""
+        source = self.folder(kind, run_id)
+        if self.is_local:
+            return Manifest.verify(Path(source))
+        with tempfile.TemporaryDirectory() as scratch:
+            self._download(source, Path(scratch), None)
+            return Manifest.verify(Path(scratch))
+
+    def _upload(self, local: Path, manifest: Manifest) -> None:
+        """The manifest goes last: without it the version cannot be read."""
+        target = self.folder(manifest.kind, manifest.run_id)
+        self._filesystem.create_dir(target, recursive=True)
+        for name in (MANIFEST, *manifest.files):
+            # Removed instead of written over: who has mapped a damaged file can go on reading it.
+            if self._holds(f"{target}/{name}"):
+                self._filesystem.delete_file(f"{target}/{name}")
+        for name in (*manifest.files, MANIFEST):
+            pafs.copy_files(
+                str(local / name),
+                f"{target}/{name}",
+                source_filesystem=pafs.LocalFileSystem(),
+                destination_filesystem=self._filesystem,
+            )
+
+    def _cached(self, kind: str, run_id: str, without: str | None) -> tuple[Path, Manifest]:
+        """The node's copy of a remote version, downloaded where there is none that is whole."""
+        self._own_cache()
+        kept = self._cache / ("whole" if without is None else f"without-{without}") / kind
+        target, source = kept / f"v={run_id}", self.folder(kind, run_id)
+        if target.is_dir():
+            try:
+                manifest = Manifest.verify(target, without)
+                if manifest == Manifest.parse(self._manifest_bytes(source), source):
+                    os.utime(target)
+                    return target, manifest
+                log.warning("downloading %s again: it was removed and published anew", source)
+            except ArtifactError as error:
+                log.warning("downloading again: %s", error)
+            shutil.rmtree(target, ignore_errors=True)
+        partial = kept / f".{run_id}.{uuid.uuid4().hex[:8]}"
+        partial.mkdir(parents=True)
+        try:
+            self._download(source, partial, without)
+            manifest = Manifest.verify(partial, without)
+            try:
+                partial.rename(target)
+            except OSError:
+                if not target.is_dir():  # else another process of this node was faster
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        _forget_oldest(kept)
+        return target, manifest
 
     def _own_cache(self) -> None:
         self._cache.mkdir(parents=True, mode=0o700, exist_ok=True)
         if self._cache.stat().st_uid != os.getuid():
             raise PermissionError(f"{self._cache} belongs to another user; set cache_dir to a folder of your own")
 
-    def _folder(self, kind: str, run_id: str) -> str:
-        return f"{self._path}/artifacts/{kind}/v={run_id}"
+    def _manifest_bytes(self, source: str) -> bytes:
+        """A version's manifest as it is stored. Raises ArtifactError where there is none."""
+        if not self._holds(f"{source}/{MANIFEST}"):
+            raise ArtifactError(f"artifact {source}: wanted {MANIFEST}, got none; publish it again")
+        with self._filesystem.open_input_stream(f"{source}/{MANIFEST}") as stream:
+            content: bytes = stream.read()
+        return content
 
-    def _cached(self, kind: str, run_id: str, skip: Sequence[str]) -> tuple[Path, Manifest]:
-        """The node's copy of a remote version, downloaded where there is none that is whole."""
-        self._own_cache()
-        kept = self._cache / ("-".join(["without", *skip]) if skip else "whole") / kind
-        target = kept / f"v={run_id}"
-        if target.is_dir():
-            try:
-                return target, _verify(target, skip)
-            except ArtifactError as error:
-                log.warning("downloading again: %s", error)
-                shutil.rmtree(target, ignore_errors=True)
-        partial = kept / f".{run_id}.{uuid.uuid4().hex[:8]}"
-        partial.mkdir(parents=True)
-        try:
-            self._download(self._folder(kind, run_id), partial, skip)
-            manifest = _verify(partial, skip)
-            if not target.is_dir():  # else another replica of this node was faster
-                partial.rename(target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        _forget_oldest(kept)
-        return target, manifest
-
-    def _download(self, source: str, target: Path, skip: Sequence[str]) -> None:
+    def _download(self, source: str, target: Path, without: str | None) -> None:
+        """The manifest and what it lists, as far as it is there."""
         started = time.perf_counter()
-        for info in self._filesystem.get_file_info(pafs.FileSelector(source, allow_not_found=True)):
-            if info.type == pafs.FileType.File and info.base_name not in skip:
+        content = self._manifest_bytes(source)
+        (target / MANIFEST).write_bytes(content)
+        for name in Manifest.parse(content, source).names(without):
+            if self._holds(f"{source}/{name}"):
                 pafs.copy_files(
-                    info.path,
-                    str(target / info.base_name),
+                    f"{source}/{name}",
+                    str(target / name),
                     source_filesystem=self._filesystem,
                     destination_filesystem=pafs.LocalFileSystem(),
                 )
         log.info("downloaded %s in %.1f s", source, time.perf_counter() - started)
 
 
+def cache_of(root: str, cache_dir: str | None = None) -> Path:
+    """Where this user's processes on this node keep versions of a remote root; `cache_dir` None = temporary folder."""
+    named = f"artifact-cache-{os.getuid()}-{hashlib.sha256(root.encode()).hexdigest()[:12]}"
+    return Path(cache_dir or tempfile.gettempdir()) / named
+
+
+def put_file(filesystem: pafs.FileSystem, path: str, content: bytes | pa.Buffer) -> None:
+    """Puts a small file in one step: by rename on a local disk, by a single put on an object store."""
+    local = isinstance(filesystem, pafs.LocalFileSystem)
+    target = f"{path}.{uuid.uuid4().hex[:8]}.tmp" if local else path
+    with filesystem.open_output_stream(target) as stream:
+        stream.write(content)
+    if local:
+        os.replace(target, path)
+
+
 def _forget_oldest(kept: Path) -> None:
-    """Removes all but the newest versions. What a process has mapped stays readable until it lets go."""
+    """Removes all but the versions used last, and downloads that died. What a process has mapped stays readable."""
     folders = sorted(kept.glob("v=*"), key=lambda folder: folder.stat().st_mtime)
-    for folder in folders[:-_KEPT_VERSIONS]:
+    died = [folder for folder in kept.glob(".*") if folder.stat().st_mtime < time.time() - _PARTIAL_S]
+    for folder in folders[:-_KEPT_VERSIONS] + died:
         shutil.rmtree(folder, ignore_errors=True)
         log.info("removed %s from the cache", folder)
-
-
-def _verify(folder: Path, skip: Sequence[str]) -> Manifest:
-    """`Manifest.verify`, which knows no files to leave out. Raises ArtifactError."""
-    path = folder / MANIFEST
-    if not skip or not path.is_file():
-        return Manifest.verify(folder)
-    try:
-        manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
-        wanted = {name: sha for name, sha in manifest.files.items() if name not in skip}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"artifact {folder}: {MANIFEST} is damaged ({error}); publish it again") from error
-    for name, sha in wanted.items():
-        got = "no file"
-        if (folder / name).is_file():
-            with (folder / name).open("rb") as stream:
-                got = hashlib.file_digest(stream, "sha256").hexdigest()
-        if got != sha:
-            raise ArtifactError(f"artifact {folder}: {name} wanted sha256 {sha}, got {got}; publish it again")
-    return manifest

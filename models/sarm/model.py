@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -159,6 +161,16 @@ class SARM(Source):
         of_name = {"cls": cls, "tar": tar}
         author = tuple(of_name[name] for name in self.config.representations if name in of_name)
         return Representations(author, () if interest is None else (interest,))
+
+    def check_table(self, table: npt.NDArray[Any]) -> None:
+        """[n, 2, D] float32."""
+        wanted = (2, self.config.width)
+        if table.shape[1:] != wanted or table.dtype != np.float32:
+            raise ValueError(f"wanted rows of {wanted} float32, got {table.shape[1:]} {table.dtype}")
+
+    def vectors(self, rows: Any) -> dict[str, Any]:
+        """h_CLS and h_TAR."""
+        return {name: rows[:, part] for part, name in enumerate(BANKED)}
 
     def auxiliary(self, target: Tensor) -> Tensor:
         """target [B, 2, D] -> logits [B] of the auxiliary click prediction (eq. 13)."""

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.artifacts.manifest import ArtifactError
+from models.artifacts import bank
+from models.history import HistoryRule
 from pipelines.ranking import published
 from pipelines.ranking.published import PublishedRanker
 from pipelines.ranking.variants import SOURCES
 from pipelines.ranking.variants.source import State
 from pipelines.runtime.run import Run
-from pipelines.samples.examples import HistoryRule, histories, window
+from pipelines.samples.examples import committed_rule, histories, window
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
 from pipelines.tables.days import NO_ANCHOR, day_after
@@ -30,14 +31,6 @@ from pipelines.tables.storage import Storage
 
 log = logging.getLogger(__name__)
 KIND = "bank"
-BANK, ANCHOR_DAY = "bank.npy", "anchor_day.npy"
-HISTORY = {
-    "user_ids": "history_user_ids.npy",
-    "author_ids": "history_author_ids.npy",
-    "ts_ms": "history_ts_ms.npy",
-    "watch_s": "history_watch_s.npy",
-}
-"""Files of the histories: user ids [U] sorted; author ids (-1 = padding on the left), times and seconds [U, L]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +54,7 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     ranker = published.load(artifacts, published.chosen_ranker(config.ranker, artifacts))
     until = _newest_day(config, storage, ranker)
     before = day_after(until)
-    rule = HistoryRule.committed(storage)
+    rule = committed_rule(storage)
     clicks = storage.days("impressions") if config.histories else []
     clicks = window(clicks[-1], clicks, rule.days) if clicks else []
     made_from = _made_from(config, storage, ranker, before, rule, clicks)
@@ -75,16 +68,13 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     anchor_day = _anchor_day(states, ranker.catalog.num_authors)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for table in tables.values():
-            np.save(folder / BANK, table)
-        np.save(folder / ANCHOR_DAY, anchor_day)
-        users = _save_histories(storage, clicks, rule.length, folder)
+        stored = bank.write(folder, states=tables, anchor_day=anchor_day, histories=histories(storage, clicks, rule))
         artifacts.publish(KIND, folder, run_id, made_from)
     known = anchor_day[anchor_day != NO_ANCHOR]
     bank_mb = sum(table.nbytes for table in tables.values()) / 2**20
     log.info(
         "bank %s | %d rows, %d with an anchor | %d histories | %.1f MB | encoded in %.1f s",
-        run_id, len(anchor_day), len(known), users, bank_mb, encode_s,
+        run_id, stored.rows, len(known), len(stored.histories.user_ids), bank_mb, encode_s,
     )  # fmt: skip
     return {
         "run_id": run_id,
@@ -92,10 +82,10 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
         "ranker": ranker.name,
         "model": ranker.manifest.run_id,
         "until": until,
-        "rows": len(anchor_day),
+        "rows": stored.rows,
         "authors_with_anchor": len(known),
         "anchor_age_days_mean": float(known.max() - known.mean()) if len(known) else None,
-        "users_with_history": users,
+        "users_with_history": len(stored.histories.user_ids),
         "bank_mb": round(bank_mb, 2),
         "encode_seconds": round(encode_s, 2),
     }
@@ -118,7 +108,7 @@ def _made_from(
 ) -> dict[str, str]:
     """What the bank is made from, the ranker first: serving loads both."""
     made_from = {
-        "config": digest([asdict(config), asdict(rule)]),
+        "config": digest([asdict(config), asdict(rule), bank.FORMAT]),
         "ranker": ranker.name,
         "model": ranker.manifest.run_id,
         "model_weights": ranker.manifest.files["model.safetensors"],
@@ -132,45 +122,3 @@ def _anchor_day(states: Mapping[str, State], num_authors: int) -> npt.NDArray[np
     """[N+1] of the first source that reads anchors; NO_ANCHOR everywhere where none does."""
     known = [state.anchor_day for state in states.values() if state.anchor_day is not None]
     return known[0] if known else np.full(num_authors + 1, NO_ANCHOR, dtype=np.int32)
-
-
-def verify(folder: Path, *, num_authors: int, width: int) -> None:
-    """Raises ArtifactError unless the folder holds a bank that is fit to serve."""
-    bank = np.load(folder / BANK, mmap_mode="r", allow_pickle=False)
-    anchor_day = np.load(folder / ANCHOR_DAY, allow_pickle=False)
-    wanted = (num_authors + 1, 2, width)
-    if bank.shape != wanted or bank.dtype != np.float32 or anchor_day.shape != wanted[:1]:
-        raise ArtifactError(
-            f"bank: wanted float32 {wanted} and anchor days {wanted[:1]}, got {bank.dtype} {bank.shape} and "
-            f"{anchor_day.shape}; publish with the model that the catalog belongs to"
-        )
-    if not np.isfinite(bank).all():
-        rows = np.flatnonzero(~np.isfinite(bank).all(axis=(1, 2)))
-        raise ArtifactError(f"bank: {len(rows)} rows are not finite, first {rows[:5].tolist()}; train the model again")
-    for index, name in enumerate(("h_CLS", "h_TAR")):
-        spread = float(np.ptp(bank[:, index], axis=0).max())
-        if num_authors > 0 and spread == 0.0:
-            raise ArtifactError(f"bank: all {len(bank)} vectors {name} are the same; the model has learnt no author")
-    if (folder / HISTORY["user_ids"]).is_file():
-        _verify_histories(folder)
-
-
-def _verify_histories(folder: Path) -> None:
-    parts = {name: np.load(folder / file, mmap_mode="r", allow_pickle=False) for name, file in HISTORY.items()}
-    shapes = {name: part.shape for name, part in parts.items()}
-    users = parts["user_ids"]
-    if len({shapes[name] for name in ("author_ids", "ts_ms", "watch_s")}) > 1 or len(users) != len(parts["ts_ms"]):
-        raise ArtifactError(f"histories: wanted [U] users and three arrays [U, L], got {shapes}; publish again")
-    if (np.diff(users) <= 0).any():
-        raise ArtifactError("histories: wanted user ids sorted and unique; publish again")
-
-
-def _save_histories(storage: Storage, days: list[str], length: int, folder: Path) -> int:
-    """Each user's newest clicks of `days`; returns the number of users."""
-
-    if not days:
-        return 0
-    columns = histories(storage, days, length)
-    for name, file in HISTORY.items():
-        np.save(folder / file, columns[name])
-    return len(columns["user_ids"])

@@ -1,114 +1,151 @@
-"""One YAML file <-> nested dataclasses, 1:1. Unknown keys are errors that list the valid ones; `--set a.b=c` wins."""
+"""YAML files <-> nested dataclasses, 1:1. `base: other.yaml` is read before a file, and `--set a.b=c` wins over all."""
 
-import dataclasses
-import re
-import types
-import typing
-from collections.abc import Mapping, Sequence
-from datetime import date
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from models.config import ConfigError, build, to_dict
+
+__all__ = ["ConfigError", "build", "dump", "load", "merged", "read_yaml", "to_dict"]
+
 T = TypeVar("T")
-_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+BASE = "base"
+"""The key at the top of a file that names another one, relative to it."""
+Layer = tuple[str, Mapping[str, Any]]
+"""A file or an override, as errors call it, and the keys that it gives."""
 
 
-class ConfigError(ValueError):
-    """The configuration cannot be used; the message names file, key, what was got and what is valid."""
+def load(
+    cls: type[T],
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> T:
+    """`cls` with the keys of `read_yaml`, as `prepare` completes them.
 
-
-def build(cls: type[T], raw: Any, path: str = "config") -> T:
-    """An instance of dataclass `cls` from a mapping, recursively. Raises ConfigError."""
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{path}: wanted a mapping of {cls.__name__}'s keys, got {raw!r}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = [key for key in raw if key not in fields]
-    if unknown:
-        raise ConfigError(f"{path}: unknown key(s) {', '.join(map(str, unknown))}; valid keys are {', '.join(fields)}")
-    hints = typing.get_type_hints(cls)
-    values = {key: _value(hints[key], value, f"{path}.{key}") for key, value in raw.items()}
+    Raises ConfigError; it says in which file the wrong key stands.
+    """
+    keys, layers = _read(path, overrides)
     try:
-        return cls(**values)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def _value(hint: Any, raw: Any, path: str) -> Any:
-    """`raw` as the type `hint` asks for."""
-    if hint is Any:
-        return raw
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if raw is None and type(None) in args:
-            return None
-        return _value(next(a for a in args if a is not type(None)), raw, path)
-    if dataclasses.is_dataclass(hint):
-        return build(typing.cast(type, hint), raw, path)
-    if origin is tuple:
-        if not isinstance(raw, Sequence) or isinstance(raw, str):
-            raise ConfigError(f"{path}: wanted a list, got {raw!r}")
-        return tuple(_value(args[0], item, f"{path}[{i}]") for i, item in enumerate(raw))
-    if origin in (dict, Mapping) or hint is dict:
-        if not isinstance(raw, Mapping):
-            raise ConfigError(f"{path}: wanted a mapping, got {raw!r}")
-        return {key: _value(args[1], value, f"{path}.{key}") for key, value in raw.items()} if args else dict(raw)
-    if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
-        return float(raw)
-    if hint is float and isinstance(raw, str) and _EXPONENT.fullmatch(raw):
-        return float(raw)  # YAML takes 1e-3 for text
-    if hint is date and type(raw) is date:
-        return raw
-    if isinstance(hint, type) and type(raw) is not hint:
-        raise ConfigError(f"{path}: wanted {hint.__name__}, got {raw!r} ({type(raw).__name__})")
-    return raw
+        return build(cls, prepare(keys))
+    except ConfigError as error:
+        raise ConfigError(f"{_place(layers, error.key) or path}: {error}", error.key) from error
 
 
 def read_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The YAML file as nested dicts, with `a.b=c` overrides applied (values parsed as YAML)."""
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"--config {path}: no such file; configs that ship: pipelines/configs/*.yaml")
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: not YAML: {error}") from error
-    raw = {} if raw is None else raw
-    if not isinstance(raw, dict):
-        raise ConfigError(f"--config {path}: wanted a mapping of sections, got {type(raw).__name__}")
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {override}: wanted KEY=VALUE, for example --set train.batch_size=1024")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override}: the value is not YAML: {error}; quote it") from error
-        _assign(raw, key.split("."), parsed, override)
-    return raw
+    """The file as nested dicts, over its bases, with `a.b=c` overrides applied (values parsed as YAML)."""
+    return _read(path, overrides)[0]
 
 
-def _assign(raw: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
-    for key in keys[:-1]:
-        raw = raw.setdefault(key, {})
-        if not isinstance(raw, dict):
-            raise ConfigError(f"--set {override}: {key} is not a section")
-    raw[keys[-1]] = value
-
-
-def to_dict(config: Any) -> Any:
-    """Plain dicts and lists, for YAML and JSON."""
-    if dataclasses.is_dataclass(config):
-        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    if isinstance(config, tuple | list):
-        return [to_dict(item) for item in config]
-    if isinstance(config, Mapping):
-        return {key: to_dict(value) for key, value in config.items()}
-    return config
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` on top of `below`, section by section; lists and values replace, and an empty section says nothing."""
+    result = dict(below)
+    for key, value in above.items():
+        inner = result.get(key)
+        if isinstance(inner, Mapping) and (value is None or isinstance(value, Mapping)):
+            value = merged(inner, value or {})
+        result[key] = value
+    return result
 
 
 def dump(config: Any, path: str | Path) -> None:
     """Writes the resolved config beside a run's output."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def _read(path: str | Path, overrides: Sequence[str]) -> tuple[dict[str, Any], list[Layer]]:
+    """All keys, and who gives which."""
+    layers = _files(Path(path), f"--config {path}", ())
+    keys: dict[str, Any] = {}
+    for _, of_file in layers:
+        keys = merged(keys, of_file)
+    for override in overrides:
+        name = f"--set {override}"
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{name}: wanted KEY=VALUE, for example --set train.batch_size=1024")
+        try:
+            value = yaml.load(text, _Loader)
+        except (yaml.YAMLError, ValueError) as error:
+            raise ConfigError(f"{name}: the value is not YAML: {error}; quote it") from error
+        keys = _replaced(keys, key.split("."), value, name)
+        layers.append((name, _replaced({}, key.split("."), value, name)))
+    return keys, layers
+
+
+def _replaced(keys: Mapping[str, Any] | None, path: Sequence[str], value: Any, name: str) -> dict[str, Any]:
+    """`keys` with one value replaced; sections on the way to it are made where they are missing."""
+    key, *rest = path
+    keys = keys or {}
+    inner = keys.get(key)
+    if rest and not (inner is None or isinstance(inner, Mapping)):
+        raise ConfigError(f"{name}: {key} is not a section")
+    return {**keys, key: _replaced(inner, rest, value, name) if rest else value}
+
+
+def _files(file: Path, name: str, above: tuple[Path, ...]) -> list[Layer]:
+    """The file's bases, and it last. `name` is how errors call the file, `above` are the files that led to it."""
+    chain = (*above, file.resolve())
+    if chain[-1] in above:
+        raise ConfigError(f"{name}: wanted bases that end, got a circle: {' -> '.join(map(str, chain))}")
+    keys = _sections(file, name)
+    if BASE not in keys:
+        return [(str(file), keys)]
+    base = keys.pop(BASE)
+    if not isinstance(base, str):
+        raise ConfigError(f"{file}: {BASE}: wanted the path of a YAML file, relative to this one, got {base!r}")
+    below = _files(Path(os.path.normpath(file.parent / base)), f"{file}: {BASE} {base}", chain)
+    return [*below, (str(file), keys)]
+
+
+def _sections(file: Path, name: str) -> dict[str, Any]:
+    if file.is_dir():
+        raise ConfigError(f"{name}: wanted a YAML file, got a folder; name the file in it")
+    if not file.is_file():
+        raise ConfigError(f"{name}: no such file; configs that ship: pipelines/configs/*.yaml")
+    try:
+        keys = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no text, days that no calendar has
+        raise ConfigError(f"{name}: not YAML: {error}") from error
+    keys = {} if keys is None else keys
+    if not isinstance(keys, dict):
+        raise ConfigError(f"{name}: wanted a mapping of sections, got {type(keys).__name__}")
+    return keys
+
+
+def _place(layers: Sequence[Layer], key: str) -> str:
+    """Where a value stands; of a section, every place that says something of it; "" where none does."""
+    path = key.partition("[")[0].split(".")[1:]
+    found = [(name, value) for name, keys in layers if (value := _find(keys, path)) is not None]
+    in_pieces = all(isinstance(value, Mapping) for _, value in found)
+    return ", ".join(name for name, _ in (found if in_pieces else found[-1:]))
+
+
+def _find(keys: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        keys = keys.get(key) if isinstance(keys, Mapping) else None
+    return keys
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a section: YAML's own loader takes the last one without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Called by YAML for each mapping."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in lines:
+                raise ValueError(
+                    f"the key {key.value} stands twice, in lines {lines[key.value]} and {key.start_mark.line + 1}; "
+                    "keep one of them"
+                )
+            lines[key.value] = key.start_mark.line + 1
+        return node

@@ -17,9 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from models.artifacts.bank import Histories
+from models.history import HISTORY_PAD, HistoryRule, as_known, num_stored
 from pipelines.runtime.run import Run
 from pipelines.tables import contract
-from pipelines.tables.columns import Columns, to_numpy
+from pipelines.tables.columns import to_numpy
+from pipelines.tables.days import NO_ANCHOR, day_number
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
 
@@ -27,11 +30,8 @@ log = logging.getLogger(__name__)
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-PAD = -1
 _CLICK_COLUMNS = ["impression_id", "user_id", "author_id", "ts_ms", "watch_time_s"]
 _EXAMPLE_COLUMNS = ["impression_id", "user_id", "author_id", "live_id", "ts_ms", *contract.TASKS_COLUMNS]
-_NO_DAY = np.int32(np.iinfo(np.int32).min)
-_EPOCH = date(1970, 1, 1).toordinal()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,35 +56,6 @@ class ExamplesConfig:
             )
         if self.shards < 1 or self.shards & (self.shards - 1):
             raise ValueError(f"shards: wanted a power of two, got {self.shards}; take 1, 2, 4, ...")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HistoryRule:
-    """Which clicks make up a history: what examples were made with, publish and serving must follow."""
-
-    length: int
-    """L: the newest clicks before the impression, at most."""
-    days: int
-    """Days before the impression's own whose clicks count."""
-    delay_ms: int
-    """From an exposure until its click is known."""
-
-    @classmethod
-    def of(cls, config: ExamplesConfig) -> "HistoryRule":
-        """The rule of a configuration."""
-        return cls(length=config.history_length, days=config.history_days, delay_ms=round(config.delay_s * 1000))
-
-    @classmethod
-    def committed(cls, storage: Storage) -> "HistoryRule":
-        """The rule that the newest examples were made with. Raises ContractError where there are none of ours."""
-        days = storage.days("examples")
-        commit = storage.commit_of("examples", days[-1]) if days else None
-        if commit is None or "history" not in commit.made_from:
-            raise contract.ContractError(
-                "table examples: wanted a day that the job examples wrote, which says what histories it holds, got "
-                f"{', '.join(days) or 'none'}; run the job examples"
-            )
-        return cls(**json.loads(commit.made_from["history"]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -113,6 +84,23 @@ class Clicks:
         )
 
 
+def rule_of(config: ExamplesConfig) -> HistoryRule:
+    """The rule of a configuration."""
+    return HistoryRule(length=config.history_length, days=config.history_days, delay_ms=round(config.delay_s * 1000))
+
+
+def committed_rule(storage: Storage) -> HistoryRule:
+    """The rule that the newest examples were made with. Raises ContractError where there are none of ours."""
+    days = storage.days("examples")
+    commit = storage.commit_of("examples", days[-1]) if days else None
+    if commit is None or "history" not in commit.made_from:
+        raise contract.ContractError(
+            "table examples: wanted a day that the job examples wrote, which says what histories it holds, got "
+            f"{', '.join(days) or 'none'}; run the job examples"
+        )
+    return HistoryRule(**json.loads(commit.made_from["history"]))
+
+
 def run(config: ExamplesConfig, run: Run) -> dict[str, Any]:
     """Writes the `examples` of every day of `impressions` that is not current yet."""
     storage = run.storage
@@ -137,11 +125,10 @@ def history_of(
 ) -> tuple[Ints, Floats, Floats]:
     """Each row's newest `length` clicks whose exposure is more than `delay_ms` before `ts_ms`.
 
-    Returns author ids [n, L] (newest last, padded on the left with -1), ages in seconds and seconds watched [n, L].
-    What a user watched is known when they leave: at an impression before that it is the time that has passed since the
-    click, so that nothing later than the impression has a say.
+    Returns author ids [n, L] (newest last, padded on the left with HISTORY_PAD), ages in seconds and seconds watched as
+    known then [n, L]: for many rows at once what `known_at` gives for one.
     """
-    history = np.full((len(ts_ms), length), PAD, dtype=np.int64)
+    history = np.full((len(ts_ms), length), HISTORY_PAD, dtype=np.int64)
     age = np.zeros((len(ts_ms), length), dtype=np.float32)
     watch = np.zeros_like(age)
     if not len(clicks.ts_ms) or not len(ts_ms):
@@ -158,9 +145,8 @@ def history_of(
     real = (index >= start[:, None]) & known[:, None]
     source = index[real]
     history[real] = clicks.author_id[source]
-    elapsed_s = ((np.broadcast_to(ts_ms[:, None], index.shape)[real] - clicks.ts_ms[source]) / 1000).astype(np.float32)
-    age[real] = elapsed_s
-    watch[real] = np.minimum(clicks.watch_time_s[source], elapsed_s)
+    moments = np.broadcast_to(ts_ms[:, None], index.shape)[real]
+    age[real], watch[real] = as_known(moments, clicks.ts_ms[source], clicks.watch_time_s[source])
     return history, age, watch
 
 
@@ -172,7 +158,7 @@ def anchor_days(storage: Storage, before: str) -> tuple[Ints, NDArray[np.int32]]
         if day < before:
             ids = storage.read("anchors", day, ["author_id"])["author_id"].to_numpy()
             authors.append(ids)
-            days.append(np.full(len(ids), date.fromisoformat(day).toordinal() - _EPOCH, dtype=np.int32))
+            days.append(np.full(len(ids), day_number(day), dtype=np.int32))
     if not authors:
         return np.zeros(0, np.int64), np.zeros(0, np.int32)
     # Days come in order, so of an author's entries the last one is the newest; unique keeps the first of the reverse.
@@ -200,7 +186,7 @@ def _made_from(storage: Storage, config: ExamplesConfig, day: str, days: list[st
     clicks = [[d, storage.fingerprint("impressions", d)] for d in window(day, days, config.history_days)]
     return {
         "config": digest(asdict(config)),
-        "history": json.dumps(asdict(HistoryRule.of(config))),
+        "history": json.dumps(asdict(rule_of(config))),
         "impressions": digest(clicks),
         "anchors": digest(anchors),
     }
@@ -232,32 +218,37 @@ def _examples(
     for name, values in zip(names, columns, strict=True):
         table = table.append_column(name, pa.ListArray.from_arrays(offsets, values.ravel()))
     day = lookup(*anchors, impressions["author_id"].to_numpy())
-    return table.append_column("anchor_day", pa.array(day, mask=day == _NO_DAY).cast(pa.date32()))
+    return table.append_column("anchor_day", pa.array(day, mask=day == NO_ANCHOR).cast(pa.date32()))
 
 
 def lookup(author_ids: Ints, days: NDArray[np.int32], wanted: Ints) -> NDArray[np.int32]:
-    """The day of each wanted author, the smallest int32 where there is none."""
+    """The day of each wanted author, NO_ANCHOR where there is none."""
     if not len(author_ids):
-        return np.full(len(wanted), _NO_DAY, dtype=np.int32)
+        return np.full(len(wanted), NO_ANCHOR, dtype=np.int32)
     at = np.minimum(np.searchsorted(author_ids, wanted), len(author_ids) - 1)
-    return np.where(author_ids[at] == wanted, days[at], _NO_DAY).astype(np.int32)
+    return np.where(author_ids[at] == wanted, days[at], NO_ANCHOR).astype(np.int32)
 
 
-def histories(storage: Storage, days: Sequence[str], length: int) -> Columns:
-    """Every user's newest `length` clicks of `days`: user_id [U], author_ids, ts_ms, watch_s [U, length]."""
-    clicks = read_clicks(storage, list(days))
-    end = np.searchsorted(clicks.user, np.arange(len(clicks.user_ids)), side="right")
-    start = np.searchsorted(clicks.user, np.arange(len(clicks.user_ids)), side="left")
-    index = end[:, None] + np.arange(-length, 0)
+def histories(storage: Storage, days: Sequence[str], rule: HistoryRule) -> Histories:
+    """Every user's newest clicks of `days`: so many that `rule.length` known ones remain at any moment after them."""
+    clicks = read_clicks(storage, list(days)) if days else None
+    if clicks is None or not len(clicks.user_ids):
+        return Histories.none(rule)
+    users = np.arange(len(clicks.user_ids))
+    start = np.searchsorted(clicks.user, users, side="left")
+    end = np.searchsorted(clicks.user, users, side="right")
+    index = end[:, None] + np.arange(-num_stored(clicks.user, clicks.ts_ms, clicks.ts_ms[end - 1], rule), 0)
     real = index >= start[:, None]
-    source = index[real]
-    result: Columns = {"user_ids": clicks.user_ids}
-    for name, values, empty in (
-        ("author_ids", clicks.author_id, PAD),
-        ("ts_ms", clicks.ts_ms, 0),
-        ("watch_s", clicks.watch_time_s, 0),
-    ):
+
+    def newest(values: NDArray[Any], empty: int) -> NDArray[Any]:
         column = np.full(index.shape, empty, dtype=values.dtype)
-        column[real] = values[source]
-        result[name] = column
-    return result
+        column[real] = values[index[real]]
+        return column
+
+    return Histories(
+        rule=rule,
+        user_ids=clicks.user_ids,
+        author_ids=newest(clicks.author_id, HISTORY_PAD),
+        ts_ms=newest(clicks.ts_ms, 0),
+        watch_s=newest(clicks.watch_time_s, 0),
+    )

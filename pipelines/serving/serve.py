@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 BUILDER = "serve.app:build"
 """Import path of the application, as `serve run` and serve/config.yaml name it."""
+ARGUMENTS = "serve.args"
+"""Import path of the application's arguments, which are light to import."""
 _APPLICATION = "ranking"
 _HIGH_THROUGHPUT = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED")
 _ROUTES_TIMEOUT_S = 60
@@ -47,7 +49,8 @@ class ServeConfig:
     """HAProxy and throughput mode, several times more requests a second. HAProxy binds all interfaces whatever `host`
     says. Read when Ray starts: on a cluster, set the two variables on every node before `ray start` instead."""
     app: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of serve.app:build but for root, for example {replicas: 2, token_env: SERVE_TOKEN}; see ServeArgs."""
+    """Arguments of serve.app:build but for root, for example {replicas: 2, token_env: SERVE_TOKEN}: see ServeArgs in
+    serve/args.py, which checks them and adds those that are missing."""
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65_536:
@@ -56,6 +59,12 @@ class ServeConfig:
             raise ValueError(f"request_timeout_s must be > 0, got {self.request_timeout_s}")
         if "root" in self.app:
             raise ValueError("app.root is storage.root; set that one, so that all jobs share it")
+        try:
+            # By its name: jobs and deployments share models and artifacts, not code.
+            app = importlib.import_module(ARGUMENTS).resolved(self.app)
+        except ValueError as error:
+            raise ValueError(f"app: {error}") from error
+        object.__setattr__(self, "app", app)
 
 
 def run(config: ServeConfig, run: Run) -> dict[str, Any]:
@@ -83,11 +92,11 @@ def run(config: ServeConfig, run: Run) -> dict[str, Any]:
 
 @contextmanager
 def serving(config: ServeConfig, run: Run) -> Iterator[str]:
-    """The running application for the duration of a block, as its URL. Raises ConfigError for arguments it refuses."""
+    """The running application for the duration of a block, as its URL. Raises ConfigError if the token is not set."""
     if config.high_throughput:
         os.environ.update(dict.fromkeys(_HIGH_THROUGHPUT, "1"))
         log.warning("high_throughput: HAProxy listens on all interfaces, not only on %s", config.host)
-    if "token_env" not in config.app and (config.high_throughput or config.host not in _LOOPBACK):
+    if config.app["token_env"] is None and (config.high_throughput or config.host not in _LOOPBACK):
         log.warning("other machines can reach port %d and no token is asked for; set serve.app.token_env", config.port)
     _check_token(config, run)
     with connected(run.cluster):
@@ -135,7 +144,7 @@ def _wait_for_routes(url: str) -> None:
 
 def _check_token(config: ServeConfig, run: Run) -> None:
     """Replicas of a local cluster inherit this environment: say at once what they would fail on."""
-    variable = config.app.get("token_env")
+    variable = config.app["token_env"]
     remote = run.cluster.address or os.environ.get("RAY_ADDRESS")
     if variable and not remote and not os.environ.get(variable):
         raise ConfigError(
@@ -146,19 +155,14 @@ def _check_token(config: ServeConfig, run: Run) -> None:
 
 def _application(config: ServeConfig, run: Run) -> Any:
     """What serve.app:build makes of `storage.root` and `serve.app`."""
-    # By its import path, as Ray does it: jobs and deployments share models and artifacts, not code.
     module, _, builder = BUILDER.partition(":")
-    app = importlib.import_module(module)
-    try:
-        args = app.ServeArgs.model_validate({"root": run.storage.url, **config.app})
-    except ValueError as error:
-        raise ConfigError(f"config.serve.app: {error}") from error
-    return getattr(app, builder)(args)
+    args = importlib.import_module(ARGUMENTS).ServeArgs(root=run.storage.url, **config.app)
+    return getattr(importlib.import_module(module), builder)(args)
 
 
 def sample_curl(url: str, config: ServeConfig) -> str:
     """A command that ranks a few published authors for a user, to paste into a shell."""
-    variable, authorization = config.app.get("token_env"), ""
+    variable, authorization = config.app["token_env"], ""
     request = urllib.request.Request(f"{url}/bank")
     if variable:
         authorization = f'-H "Authorization: Bearer ${variable}" '

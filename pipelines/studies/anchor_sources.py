@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.runtime.config import ConfigError, build
+from pipelines.runtime.config import ConfigError
 from pipelines.samples import examples
 from pipelines.semantics import anchors, vocabulary
 from pipelines.semantics.agreement import agreement
@@ -30,27 +30,6 @@ log = logging.getLogger(__name__)
 DERIVED = ("anchors", "rejections", "anchor_embeddings", "examples")
 """Tables that a derived store makes for itself."""
 Seeds = Mapping[int, "Settings"]
-
-
-def sources(raw: Mapping[str, Any], variants: Mapping[str, "Variant"]) -> dict[str, AnchorSource]:
-    """The sources that variants name. Raises ConfigError for unknown keys and for what does not fit together."""
-    path = "config.study.anchor_sources"
-    known = {name: build(AnchorSource, source, f"{path}.{name}") for name, source in raw.items()}
-    used = {variant.anchors for variant in variants.values()} - {OWN}
-    for name, variant in variants.items():
-        if variant.anchors not in (OWN, *known):
-            raise ConfigError(
-                f"config.study.variants.{name}.anchors: wanted one of {', '.join(known) or 'no source'} "
-                f"(config.study.anchor_sources), got {variant.anchors!r}"
-            )
-        if variant.anchors != OWN and not variant.reads_anchors:
-            raise ConfigError(
-                f"config.study.variants.{name}.anchors: wanted none, as its ranker {variant.ranker} reads no anchors, "
-                f"got {variant.anchors!r}"
-            )
-    if unused := sorted(set(known) - used):
-        raise ConfigError(f"{path}: wanted a variant that reads {', '.join(unused)}, got none; add one, or drop it")
-    return known
 
 
 def require_models(known: Mapping[str, AnchorSource]) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from pipelines.ranking.plan import TrainConfig
 from pipelines.ranking.variants import SOURCES, ranker_name
-from pipelines.runtime.config import ConfigError
+from pipelines.runtime.config import merged
+from pipelines.tables.contract import TASKS_COLUMNS
 
 OWN = ""
 """The source of variants that read the anchors which their data came with."""
@@ -72,11 +73,11 @@ class StudyConfig:
     """The variant that the others are compared with."""
     full: str | None = None
     """The variant that the cheaper ones of its kind save from (SARM, Table 5): what they lose is counted against it."""
-    variants: dict[str, Variant] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
     """Rows of the table by name, in order."""
-    anchor_sources: dict[str, Any] = field(default_factory=dict)
-    """Models that write anchors for variants: {name: keys of AnchorSource}."""
-    paper: dict[str, Any] = field(default_factory=dict)
+    anchor_sources: Mapping[str, AnchorSource] = field(default_factory=dict)
+    """Models that write anchors for variants, by the name that variants call them."""
+    paper: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
     """The paper's delta to its base in points: {variant: {task: [AUC, GAUC]}}."""
 
     def __post_init__(self) -> None:
@@ -86,19 +87,36 @@ class StudyConfig:
             raise ValueError(f"seeds: wanted at least 1, got {self.seeds}")
         if self.parallel is not None and self.parallel < 1:
             raise ValueError(f"parallel: wanted at least 1, or null, got {self.parallel}")
+        if self.variants:  # other jobs have none, and then nothing has to fit together
+            self._check_names()
+            self._check_anchors()
 
-    def check(self) -> None:
-        """Raises ConfigError where the reference is missing, and for figures of the paper about no variant."""
-        for role in ("reference", "full"):
-            if (wanted := getattr(self, role)) is not None and wanted not in self.variants:
-                raise ConfigError(
-                    f"config.study.variants: wanted the {role} {wanted!r} among them, got "
-                    f"{', '.join(self.variants) or 'none'}; start from pipelines/configs/studies/table1.yaml"
+    def _check_names(self) -> None:
+        """Every variant and task that is spoken of must be there. Raises ValueError."""
+        for role, wanted in (("reference", self.reference), ("full", self.full)):
+            if wanted is not None and wanted not in self.variants:
+                raise ValueError(f"variants: wanted the {role} {wanted!r} among them, got {', '.join(self.variants)}")
+        tasks = {task for deltas in self.paper.values() for task in deltas}
+        for what, named, known in (("variant", self.paper, tuple(self.variants)), ("task", tasks, TASKS_COLUMNS)):
+            if unknown := sorted(set(named) - set(known)):
+                raise ValueError(f"paper: unknown {what}(s) {', '.join(unknown)}; known are {', '.join(known)}")
+
+    def _check_anchors(self) -> None:
+        """Variants name sources that are there, and every source is read. Raises ValueError."""
+        for name, variant in self.variants.items():
+            if variant.anchors not in (OWN, *self.anchor_sources):
+                known = ", ".join(self.anchor_sources) or "none"
+                raise ValueError(
+                    f"variants.{name}.anchors: wanted one of anchor_sources ({known}), got {variant.anchors!r}"
                 )
-        unknown = sorted(set(self.paper) - set(self.variants))
-        if unknown:
-            raise ConfigError(
-                f"config.study.paper: unknown variant(s) {', '.join(unknown)}; known are {', '.join(self.variants)}"
+            if variant.anchors != OWN and not variant.reads_anchors:
+                raise ValueError(
+                    f"variants.{name}.anchors: wanted none, as its ranker {variant.ranker} reads no anchors, "
+                    f"got {variant.anchors!r}"
+                )
+        if unused := sorted(set(self.anchor_sources) - {variant.anchors for variant in self.variants.values()}):
+            raise ValueError(
+                f"anchor_sources: wanted a variant that reads {', '.join(unused)}, got none; add one, or drop it"
             )
 
 
@@ -116,12 +134,3 @@ def inherit_train(raw: Mapping[str, Any]) -> dict[str, Any]:
         for name, variant in variants.items()
     }
     return {**raw, "study": {**study, "variants": {**variants, **inherited}}}
-
-
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, section by section."""
-    result = dict(base)
-    for key, value in over.items():
-        inner = result.get(key)
-        result[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
-    return result

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipelines.ranking import evaluate
 from pipelines.ranking.plan import make_plan
 from pipelines.runtime.cluster import connected
-from pipelines.runtime.config import to_dict
+from pipelines.runtime.config import ConfigError, to_dict
 from pipelines.samples import examples
 from pipelines.semantics import embed, vocabulary
 from pipelines.studies import anchor_sources as study_anchors
@@ -46,9 +46,11 @@ def run(settings: "Settings") -> dict[str, Any]:
     from pipelines.studies import report as study_report
 
     config = settings.study
-    config.check()
-    variants = config.variants
-    sources = study_anchors.sources(config.anchor_sources, variants)
+    variants, sources = config.variants, config.anchor_sources
+    if not variants:
+        raise ConfigError(
+            "config.study.variants: wanted rows of a table, got none; start from pipelines/configs/studies/table1.yaml"
+        )
     study_anchors.require_models(sources)
     seeds = list(range(settings.seed, settings.seed + config.seeds))
     with connected(settings.cluster):

@@ -1,12 +1,13 @@
-"""Days as numbers and as time keys.
+"""Days as numbers, as tables and banks hold them, and as time keys.
 
 A time key is an ISO string: a day ("2026-01-08"), or a moment of it ("2026-01-08T10:30:00"). Keys compare as strings.
 """
 
 from datetime import date, timedelta
 
-NO_ANCHOR = -1
-"""Anchor day of an author without one."""
+from models.artifacts.bank import NO_ANCHOR, anchor_date, day_number
+
+__all__ = ["NO_ANCHOR", "day_after", "day_name", "day_number", "day_of"]
 
 
 def day_of(key: str) -> str:
@@ -19,13 +20,7 @@ def day_after(day: str) -> str:
     return (date.fromisoformat(day) + timedelta(days=1)).isoformat()
 
 
-def day_number(day: str) -> int:
-    """Days since 1970-01-01."""
-    return date.fromisoformat(day).toordinal() - date(1970, 1, 1).toordinal()
-
-
 def day_name(number: int) -> str:
-    """The day of a number; "no anchor" for NO_ANCHOR."""
-    if number == NO_ANCHOR:
-        return "no anchor"
-    return date.fromordinal(int(number) + date(1970, 1, 1).toordinal()).isoformat()
+    """The ISO date of so many days since 1970."""
+    day = anchor_date(number)
+    return "no anchor" if day is None else day.isoformat()

@@ -20,6 +20,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
+from models.artifacts.store import put_file
 from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 
@@ -178,23 +179,27 @@ class Storage:
         """Streams `chunks` into a day, checks keys, and commits it. A failure leaves the previous version visible.
 
         Memory is one chunk plus the key columns. Rows of an empty day are allowed: the job ran and found nothing.
+        A write that fails takes its own files away. The parts of one that was killed stay, since nothing tells them
+        from those of a writer at work; no reader sees them, and they go with the day's folder.
         """
         folder = self.folder(name, day)
         self.filesystem.create_dir(folder, recursive=True)
         run = uuid.uuid4().hex[:12]
         files, rows, digest, keys = [], 0, hashlib.sha256(), []
-        for number, chunk in enumerate(chunks):
-            chunk = contract.conform(chunk, name, day)
-            file = f"{UNCOMMITTED}{run}-{number:05d}.parquet"
-            digest.update(self._write_file(f"{folder}/{file}", chunk))
-            keys.append(chunk.select(list(contract.spec(name).key)))
-            files.append(file)
-            rows += chunk.num_rows
-        if keys:
-            contract.check_keys(pa.concat_tables(keys), name, day)
+        try:
+            for number, chunk in enumerate(chunks):
+                chunk = contract.conform(chunk, name, day)
+                files.append(f"{UNCOMMITTED}{run}-{number:05d}.parquet")
+                digest.update(self._write_file(f"{folder}/{files[-1]}", chunk))
+                keys.append(chunk.select(list(contract.spec(name).key)))
+                rows += chunk.num_rows
+            if keys:
+                contract.check_keys(pa.concat_tables(keys), name, day)
+        except BaseException:
+            self._delete(folder, set(files))
+            raise
         commit = Commit(files=tuple(files), rows=rows, fingerprint=digest.hexdigest(), made_from=dict(made_from or {}))
-        self.write_json(f"{folder}/{MARKER}", asdict(commit))
-        self._sweep(folder, set(files) | {MARKER})
+        self._commit(name, day, commit)
         return commit
 
     def adopt(self, name: str, day: str, other: "Storage") -> None:
@@ -214,8 +219,7 @@ class Storage:
         self.filesystem.create_dir(folder, recursive=True)
         for file, path in files.items():
             self._link(path, f"{folder}/{file}")
-        self.write_json(f"{folder}/{MARKER}", asdict(commit))
-        self._sweep(folder, set(files) | {MARKER})
+        self._commit(name, day, commit)
 
     def _link(self, path: str, target: str) -> None:
         if self.filesystem.get_file_info(target).type == pafs.FileType.File:
@@ -247,17 +251,22 @@ class Storage:
 
     def put(self, path: str, content: bytes | pa.Buffer) -> None:
         """Puts a small file in one step: by rename on a local disk, by a single put on an object store."""
-        local = isinstance(self.filesystem, pafs.LocalFileSystem)
-        target = f"{path}.{uuid.uuid4().hex[:8]}.tmp" if local else path
-        with self.filesystem.open_output_stream(target) as stream:
-            stream.write(content)
-        if local:
-            os.replace(target, path)
+        put_file(self.filesystem, path, content)
 
-    def _sweep(self, folder: str, keep: set[str]) -> None:
-        """Deletes files of earlier versions of a day."""
-        for info in self.filesystem.get_file_info(pafs.FileSelector(folder)):
-            if info.type == pafs.FileType.File and info.base_name not in keep:
+    def _commit(self, name: str, day: str, commit: Commit) -> None:
+        """Makes the commit the day's, then deletes what the commit that it replaces listed and it does not.
+
+        Nothing else: another writer's parts and a file that a user brought are not ours to delete.
+        """
+        folder, replaced = self.folder(name, day), self.commit_of(name, day)
+        self.write_json(f"{folder}/{MARKER}", asdict(commit))
+        if replaced is not None:
+            self._delete(folder, set(replaced.files) - set(commit.files))
+
+    def _delete(self, folder: str, files: set[str]) -> None:
+        """Deletes those of the files that are there: another writer may have been faster."""
+        for info in self.filesystem.get_file_info([f"{folder}/{file}" for file in sorted(files)]):
+            if info.type == pafs.FileType.File:
                 self.filesystem.delete_file(info.path)
 
 

@@ -6,6 +6,7 @@ from datetime import date, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.tables.days import day_number
 from pipelines.world.config import WorldConfig
 from pipelines.world.lexicon import AUDIENCES, CATEGORIES, FORMATS, SCENES, Lexicon
 from pipelines.world.lives import LivePlan
@@ -145,7 +146,7 @@ def day_name(first_day: date, day: int) -> str:
 
 def day_start_ms(first_day: date, day: int) -> int:
     """Epoch milliseconds of a day's midnight, UTC."""
-    return ((first_day - date(1970, 1, 1)).days + day) * DAY_MS
+    return (day_number(first_day.isoformat()) + day) * DAY_MS
 
 
 def true_anchor(plan: LivePlan, words: Lexicon) -> dict[str, list[str]]:

@@ -24,13 +24,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.ranker import RankerConfig
 from models.sarm.model import SARMConfig
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.serving.serve import ServeConfig, serving
 from pipelines.settings import Settings
 from pipelines.tables.storage import StorageConfig
+from serve.args import FusionWeights
 from serve.schema import RankRequest
-from serve.user_sequence import FusionWeights, UserSequence, ranked, request_batch, request_columns, score
+from serve.user_sequence import UserSequence, ranked, request_batch, request_columns, score
 from tests.serve.conftest import NOW_MS, Published, watcher_of
 
 AUTHORS, USERS, HISTORY = 20_000, 2_000, 50
@@ -46,6 +48,7 @@ def store(folder: Path) -> Published:
     made = Published(
         folder,
         config=SARMConfig(),
+        ranker=RankerConfig(),
         author_ids=np.arange(AUTHORS) * 3 + 1,
         user_ids=np.arange(USERS),
         length=HISTORY,

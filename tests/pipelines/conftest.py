@@ -2,17 +2,21 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
+from models.home import HoMEConfig
+from models.ranker import RankerConfig
 from pipelines.analysis.analyse import AnalyseConfig
-from pipelines.ranking import loop as train_loop
-from pipelines.ranking.loop import Progress, Worker
-from pipelines.ranking.train import TrainConfig, make_plan, publish_checkpoint
+from pipelines.ranking import loop
+from pipelines.ranking.checkpoint import Progress, folder_after
+from pipelines.ranking.plan import TrainConfig, make_plan
+from pipelines.ranking.train import publish_checkpoint
+from pipelines.ranking.worker import Worker
 from pipelines.runtime.cluster import ClusterConfig
-from pipelines.runtime.scaling import TrainScaling
+from pipelines.runtime.config import build, to_dict
 from pipelines.samples import examples
 from pipelines.samples.examples import ExamplesConfig
 from pipelines.semantics import vocabulary
@@ -24,20 +28,34 @@ from pipelines.world import world
 from pipelines.world.config import WorldConfig
 from tests.pipelines.jobs import run_job
 
-TINY_MODEL = {
-    "width": 8,
-    "num_layers": 1,
-    "encode_budget": 16,
-    "aux_hidden": 4,
-    "ranker": {
-        "id_dim": 8,
-        "profile_dim": 4,
-        "category_dim": 4,
-        "cross_layers": 1,
-        "cross_rank": 4,
-        "home": {"input_width": 8, "expert_dim": 8, "tower_hidden": 4},
-    },
+TINY_RANKER = RankerConfig(
+    id_dim=8,
+    profile_dim=4,
+    category_dim=4,
+    cross_layers=1,
+    cross_rank=4,
+    home=HoMEConfig(input_width=8, expert_dim=8, tower_hidden=4),
+)
+TINY_SARM = {"width": 8, "encode_budget": 16, "aux_hidden": 4}
+TINY_TRAIN: dict[str, Any] = {
+    "batch_size": 128,
+    "log_every": 2,
+    # Bold steps: there are few of them.
+    "lr_encoder": 0.0005,
+    "lr_dense": 0.002,
+    "l2_ids": 0.0,
+    "end_rate": 1.0,
+    "scaling": {"num_workers": 2},
+    "ranker": to_dict(TINY_RANKER),
+    "models": {"sarm": TINY_SARM, **{name: {"width": 8} for name in ("tags", "mllm_target", "mllm_history")}}
+    | {"sids": {"width": 8, "codes": {"levels": 2, "clusters": 8}}},
 }
+
+
+def tiny_train(sources: tuple[str, ...] = ("sarm",), **sarm: Any) -> TrainConfig:
+    """How the tiny platform's rankers are trained; `sarm` changes keys of its config."""
+    models = {**TINY_TRAIN["models"], "sarm": {**TINY_SARM, **sarm}}
+    return build(TrainConfig, {**TINY_TRAIN, "sources": list(sources), "models": models})
 
 
 def write_base_tokenizer(texts: list[str], path: Path) -> None:
@@ -72,7 +90,7 @@ def tiny_settings(root: Path) -> Settings:
         ),
         vocabulary=VocabularyConfig(base_tokenizer=str(root / "tokenizer.json"), min_frequency=20, max_tokens=64),
         examples=ExamplesConfig(history_length=6),
-        train=TrainConfig(batch_size=128, log_every=2, scaling=TrainScaling(num_workers=2), model=TINY_MODEL),
+        train=tiny_train(),
         analyse=AnalyseConfig(frequent_terms=5),
     )
 
@@ -93,23 +111,22 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train_here(settings: Settings) -> dict[str, Progress]:
     """The job train in this process, without Ray: the same plans, the same publication."""
-    storage = Storage.open(settings.storage.root)
-    artifacts = Artifacts(storage)
+    run = settings.open()
+    artifacts = Artifacts(run.storage)
     done = {}
-    for variant in settings.train.variants:
-        plan, made_from = make_plan(settings.train, settings.open(), storage, artifacts, variant)
-        tokenizer = LiveStreamingTokenizer.load(artifacts.fetch("tokenizer"))
-        work = Path(settings.run_dir) / variant
-        done[variant] = train_loop.train(
-            plan, storage, tokenizer, work=work, worker=Worker(), report=lambda metrics, folder: None, log_line=print
+    for sources in settings.train.rankers:
+        plan, made_from = make_plan(settings.train, run, artifacts, sources)
+        work = Path(settings.run_dir) / plan.name
+        done[plan.name] = loop.train(
+            plan, run.storage, made_from, work=work, worker=Worker(), report=lambda *_: None, log_line=print
         )
-        publish_checkpoint(work / f"after-{plan.days[-1]}", plan, f"{variant}-1", artifacts, made_from)
+        publish_checkpoint(work / folder_after(plan.keys[-1]), plan, f"{plan.name}-1", artifacts, made_from)
     return done
 
 
 @pytest.fixture(scope="session")
 def trained_store(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny store with both variants trained and published."""
+    """The tiny store with both rankers trained and published."""
     root = tmp_path_factory.mktemp("trained") / "tiny"
     shutil.copytree(tiny_store, root)
     train_here(tiny_settings(root))

@@ -7,13 +7,12 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
 from pipelines.ranking import loop as train_loop
-from pipelines.ranking.loop import Loop, Worker
-from pipelines.ranking.train import make_plan
+from pipelines.ranking.loop import Loop
+from pipelines.ranking.plan import make_plan
+from pipelines.ranking.worker import Worker
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
-from pipelines.tables.storage import Storage
 
 Tensors = dict[str, torch.Tensor]
 
@@ -36,28 +35,26 @@ def _worker(settings: Settings, folder: str, rank: int) -> None:
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    storage = Storage.open(settings.storage.root)
-    artifacts = Artifacts(storage)
-    plan, _ = make_plan(settings.train, settings.open(), storage, artifacts, "sarm")
+    run = settings.open()
+    plan, made_from = make_plan(settings.train, run, Artifacts(run.storage), settings.train.sources)
     loops: list[Loop] = []
-    watched = Loop.train_day
+    watched = Loop.train_key
 
-    def train_day(self: Loop, *args: object) -> None:
+    def train_key(self: Loop, *args: object) -> None:
         loops.append(self)
         watched(self, *args)
 
-    Loop.train_day = train_day
+    Loop.train_key = train_key
     train_loop.train(
         plan,
-        storage,
-        LiveStreamingTokenizer.load(artifacts.fetch("tokenizer")),
+        run.storage,
+        made_from,
         work=Path(folder) / "work",
         worker=Worker(rank=rank, world_size=2),
         report=lambda metrics, checkpoint: dist.barrier(),
         log_line=lambda line: None,
     )
-    bank = loops[-1].bank
-    assert bank is not None
+    bank = loops[-1].banks["sarm"]
     weights = {name: tensor.clone() for name, tensor in loops[-1].model.state_dict().items()}
     save_file(weights | {"bank": bank.vectors}, Path(folder) / f"rank{rank}.safetensors")
     dist.destroy_process_group()

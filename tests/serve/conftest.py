@@ -9,19 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
+from models.artifacts import bank
+from models.artifacts.bank import NO_ANCHOR, Histories
 from models.artifacts.manifest import CURRENT, Manifest
 from models.artifacts.store import ArtifactStore
 from models.catalog import Catalog
+from models.composed import ComposedRanker, Sources
+from models.history import HISTORY_PAD, HistoryRule
 from models.home import HoMEConfig
 from models.ranker import RankerConfig
 from models.sarm.anchor_tokens import CLS_ROW, AnchorTokens, TokenRows
 from models.sarm.model import SARM, SARMConfig
+from models.sources import SourceSpec
+from serve.args import WatchConfig
 from serve.snapshot import Snapshot
 from serve.user_sequence import UserSequence
-from serve.watcher import SnapshotWatcher, WatchConfig
+from serve.watcher import SnapshotWatcher
 
 NUM_USERS, NUM_AUTHORS, LENGTH = 6, 40, 8
 USER_IDS = np.arange(NUM_USERS) * 7 + 3
@@ -30,14 +37,16 @@ UNANCHORED = (AUTHOR_IDS[4], AUTHOR_IDS[9])
 NOW_MS = 1_760_000_000_000
 HOUR_MS = 3_600_000
 TOKEN_ROWS = TokenRows(num_base_rows=32, num_live_rows=8)
-SMALL = SARMConfig(
-    ranker=RankerConfig(
-        id_dim=8, profile_dim=4, category_dim=4, hour_dim=4, cross_rank=8, home=HoMEConfig(input_width=16, expert_dim=8)
-    ),
-    width=16,
-    num_layers=1,
-    aux_hidden=8,
+RANKER = RankerConfig(
+    id_dim=8, profile_dim=4, category_dim=4, hour_dim=4, cross_rank=8, home=HoMEConfig(input_width=16, expert_dim=8)
 )
+SMALL = SARMConfig(width=16, num_layers=1, aux_hidden=8)
+
+
+def composed(config: SARMConfig, catalog: Catalog, ranker: RankerConfig = RANKER) -> ComposedRanker:
+    """A ranker with the one source SARM, and random weights."""
+    spec = SourceSpec.of("sarm", SARM, config, TOKEN_ROWS)
+    return ComposedRanker(ranker, catalog.sizes, Sources(specs=(spec,)))
 
 
 class Published:
@@ -50,29 +59,32 @@ class Published:
         user_ids: Any = USER_IDS,
         author_ids: Any = AUTHOR_IDS,
         length: int = LENGTH,
+        delay_ms: int = 0,
+        ranker: RankerConfig = RANKER,
     ) -> None:
-        self.root, self.config, self.length = root, config, length
+        self.root, self.config, self.ranker = root, config, ranker
+        self.rule = HistoryRule(length=length, days=14, delay_ms=delay_ms)
         self.user_ids, self.author_ids = np.asarray(user_ids), np.asarray(author_ids)
 
     def folder(self, kind: str, run_id: str) -> Path:
         return self.root / "artifacts" / kind / f"v={run_id}"
 
     def publish(self, run_id: str, *, seed: int = 0, model: str | None = None, point: bool = True) -> None:
-        """A model `m-<run_id>` (or the existing `model`) and its bank `run_id`."""
+        """A SARM `m-<run_id>` (or the existing `model`) and its bank `run_id`."""
         model = model or self.model(f"m-{run_id}", seed=seed)
         self.bank(run_id, model, seed=seed, point=point)
 
     def model(self, run_id: str, *, seed: int = 0) -> str:
-        folder = self.folder("model", run_id)
+        folder = self.folder("sarm", run_id)
         catalog = self.catalog(seed)
         torch.manual_seed(seed)
-        sarm = SARM(self.config, catalog.sizes, TOKEN_ROWS)
+        ranker = composed(self.config, catalog, self.ranker)
         with torch.no_grad():
-            for parameter in sarm.parameters():
+            for parameter in ranker.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
-        sarm.save(folder)
+        ranker.save(folder)
         catalog.save(folder / "catalog.safetensors")
-        Manifest.create(folder, kind="model", run_id=run_id, made_from={})
+        Manifest.create(folder, kind="sarm", run_id=run_id, made_from={})
         return run_id
 
     def catalog(self, seed: int = 0) -> Catalog:
@@ -91,16 +103,22 @@ class Published:
         *,
         seed: int = 0,
         point: bool = True,
-        change: Callable[[dict[str, Any]], None] = lambda arrays: None,
+        histories: bool = True,
+        change: Callable[[Path], None] = lambda folder: None,
     ) -> None:
-        """`change` may damage the arrays before the manifest is made."""
+        """`change` may damage the folder before the manifest is made."""
         folder = self.folder("bank", run_id)
         folder.mkdir(parents=True)
-        arrays = self._arrays(model, seed)
-        change(arrays)
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array)
-        Manifest.create(folder, kind="bank", run_id=run_id, made_from={"model": model, "day": "2025-10-09"})
+        rng = np.random.default_rng(seed + 1)
+        bank.write(
+            folder,
+            states={"sarm": self._vectors(model, rng)},
+            anchor_day=self._anchor_day(),
+            histories=self._histories(rng) if histories else Histories.none(self.rule),
+        )
+        change(folder)
+        made_from = {"ranker": "sarm", "model": model, "day": "2025-10-09"}
+        Manifest.create(folder, kind="bank", run_id=run_id, made_from=made_from)
         if point:
             self.point(run_id)
 
@@ -111,26 +129,35 @@ class Published:
         fresh.write_text(run_id)
         os.replace(fresh, target)
 
-    def _arrays(self, model: str, seed: int) -> dict[str, Any]:
-        rng = np.random.default_rng(seed + 1)
-        rows, users = len(self.author_ids) + 1, len(self.user_ids)
-        base = rng.integers(2, TOKEN_ROWS.num_base_rows, (rows, 6)).astype(np.int32)
+    def _vectors(self, model: str, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        base = rng.integers(2, TOKEN_ROWS.num_base_rows, (len(self.author_ids) + 1, 6)).astype(np.int32)
         base[:, 0] = CLS_ROW
         base[0, 1:] = 0
-        sarm = SARM.load(self.folder("model", model))
-        anchor_day = np.full(rows, 20_369, np.int32)
-        anchor_day[0] = -1
-        anchor_day[np.isin(np.concatenate([[-1], self.author_ids]), UNANCHORED)] = -1
-        used = np.arange(self.length) >= (np.arange(users) % (self.length + 1))[:, None]
-        ages_ms = np.sort(rng.integers(1, 90 * 24, (users, self.length)))[:, ::-1] * HOUR_MS
-        return {
-            "bank": sarm.encode_bank(AnchorTokens(base=base, live=np.where(base > 20, base % 8, 0).astype(np.int32))),
-            "anchor_day": anchor_day,
-            "history_user_ids": self.user_ids.astype(np.int64),
-            "history_author_ids": np.where(used, rng.choice(self.author_ids, used.shape), -1).astype(np.int64),
-            "history_ts_ms": np.where(used, NOW_MS - ages_ms, 0).astype(np.int64),
-            "history_watch_s": np.where(used, rng.exponential(60, used.shape), 0).astype(np.float32),
-        }
+        ranker = ComposedRanker.load(self.folder("sarm", model))
+        tokens = AnchorTokens(base=base, live=np.where(base > 20, base % 8, 0).astype(np.int32))
+        return ranker.tables({"sarm": tokens.tensors()})["sarm"]
+
+    def _anchor_day(self) -> npt.NDArray[np.int32]:
+        anchored = ~np.isin(self.author_ids, UNANCHORED)
+        return np.where(np.concatenate([[False], anchored]), 20_369, NO_ANCHOR).astype(np.int32)
+
+    def _histories(self, rng: np.random.Generator) -> Histories:
+        users, length = len(self.user_ids), self.rule.length
+        used = np.arange(length) >= (np.arange(users) % (length + 1))[:, None]
+        ages_ms = np.sort(rng.integers(1, 90 * 24, (users, length)))[:, ::-1] * HOUR_MS
+        return Histories(
+            rule=self.rule,
+            user_ids=self.user_ids.astype(np.int64),
+            author_ids=np.where(used, rng.choice(self.author_ids, used.shape), HISTORY_PAD).astype(np.int64),
+            ts_ms=np.where(used, NOW_MS - ages_ms, 0).astype(np.int64),
+            watch_s=np.where(used, rng.exponential(60, used.shape), 0).astype(np.float32),
+        )
+
+
+def fill_with_nan(folder: Path) -> None:
+    """A change of a bank: vectors that no reader takes."""
+    path = folder / bank.source_file("sarm")
+    np.save(path, np.full_like(np.load(path), np.nan))
 
 
 def watcher_of(root: Path, **config: float) -> SnapshotWatcher[Snapshot]:

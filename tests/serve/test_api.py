@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.artifacts.store import ArtifactStore
-from serve.api import ApiConfig, create_api
+from serve.api import create_api
+from serve.args import ApiConfig, WatchConfig
 from serve.author_cache import AuthorCache
 from serve.schema import MAX_CANDIDATES, MAX_HISTORY, AuthorResponse, BankResponse, RankRequest, SimilarResponse
 from serve.snapshot import load_bank
 from serve.user_sequence import UserSequence
-from serve.watcher import SnapshotWatcher, WatchConfig
+from serve.watcher import SnapshotWatcher
 from tests.serve.conftest import AUTHOR_IDS, NOW_MS, UNANCHORED, USER_IDS, Published, watcher_of
 
 TOKEN = "a-token-of-some-length"
@@ -249,11 +250,27 @@ def test_the_api_is_documented(client: TestClient) -> None:
 def test_with_a_token_only_the_page_and_health_are_open(shared: Published) -> None:
     with client_over(shared, token=TOKEN) as client:
         assert client.post("/rank", json=body()).status_code == 401
-        assert client.get("/bank").status_code == 401
+        refused = client.get("/bank")
+        assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
+        assert client.post("/rank", content=b"{").status_code == 401
         assert client.get("/healthz").status_code == 200
         allowed = {"authorization": f"Bearer {TOKEN}"}
         assert client.post("/rank", json=body(), headers=allowed).status_code == 200
         assert client.get("/bank", headers=allowed).status_code == 200
+
+
+def test_the_documentation_can_authorise_where_a_token_is_asked_for(shared: Published) -> None:
+    with client_over(shared, token=TOKEN) as client:
+        described = client.get("/openapi.json").json()
+    (scheme,) = described["components"]["securitySchemes"].items()
+    assert (scheme[1]["type"], scheme[1]["scheme"]) == ("http", "bearer")
+    locked = {path for path, methods in described["paths"].items() for m in methods.values() if "security" in m}
+    assert locked == {"/rank", "/authors/{author_id}", "/authors/{author_id}/similar", "/bank"}
+
+
+def test_the_documentation_asks_for_no_token_where_none_is_needed(client: TestClient) -> None:
+    described = client.get("/openapi.json").json()
+    assert "securitySchemes" not in described["components"] and '"security"' not in json.dumps(described)
 
 
 def test_the_bound_on_bodies_is_configured(shared: Published) -> None:

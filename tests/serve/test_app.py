@@ -18,7 +18,7 @@ from models import TASKS
 from pipelines.serving.serve import ServeConfig, sample_curl, serving
 from pipelines.settings import Settings
 from pipelines.tables.storage import StorageConfig
-from tests.serve.conftest import AUTHOR_IDS, NOW_MS, USER_IDS, Published, watcher_of
+from tests.serve.conftest import AUTHOR_IDS, NOW_MS, USER_IDS, Published, fill_with_nan, watcher_of
 from tests.serve.test_user_sequence import offline, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,7 +120,7 @@ def test_a_new_bank_is_swapped_in_under_load_and_a_bad_one_is_not(root: Publishe
         root.publish("b", seed=1)
         wanted["b"] = wanted_scores(root)
         eventually(lambda: answers[-1].json()["bank_version"] == "b")
-        root.bank("c", "m-b", change=lambda arrays: arrays["bank"].fill(np.nan))
+        root.bank("c", "m-b", change=fill_with_nan)
         eventually(lambda: "holds NaN" in str(client.get("/bank").json()["last_failure"]))
     finally:
         stop.set()
@@ -136,25 +136,9 @@ def test_a_new_bank_is_swapped_in_under_load_and_a_bad_one_is_not(root: Publishe
 def test_the_cluster_configuration_is_what_serve_expects() -> None:
     from ray.serve.schema import ServeDeploySchema
 
-    from serve.app import ServeArgs
+    from serve.args import ServeArgs
 
     raw = yaml.safe_load((ROOT / "serve" / "config.yaml").read_text(encoding="utf-8"))
     application = ServeDeploySchema.model_validate(raw).applications[0]
     assert application.import_path == "serve.app:build"
     assert ServeArgs.model_validate(application.args).token_env == "SERVE_TOKEN"
-
-
-@pytest.mark.parametrize(
-    "wrong", [{}, {"root": "r", "replica": 2}, {"root": "r", "watch": {"poll": 1}}, {"root": "r", "lookup": "far"}]
-)
-def test_wrong_arguments_are_refused(wrong: dict[str, Any]) -> None:
-    from serve.app import ServeArgs
-
-    with pytest.raises(ValueError, match="ServeArgs"):
-        ServeArgs.model_validate(wrong)
-
-
-def test_every_argument_is_described() -> None:
-    from serve.app import ServeArgs
-
-    assert [name for name, field in ServeArgs.model_fields.items() if not field.description] == []

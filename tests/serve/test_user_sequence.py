@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 
 from models import TASKS
 from models.batch import collate
+from serve.args import FusionWeights
 from serve.schema import RankRequest, RankResponse
 from serve.snapshot import Snapshot
-from serve.user_sequence import DuplicateCandidatesError, FusionWeights, RankConfig, UserSequence, fuse
+from serve.user_sequence import DuplicateCandidatesError, RankConfig, States, UserSequence, fuse
 from serve.watcher import NotReadyError
 from tests.serve.conftest import AUTHOR_IDS, LENGTH, NOW_MS, USER_IDS, Published, watcher_of
 
@@ -26,13 +28,10 @@ USER = int(USER_IDS[1])
 
 
 def offline(snapshot: Snapshot, columns: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-    """What evaluation computes: `SARM.forward` on a batch of rows with full histories, from the same bank."""
+    """What evaluation computes: `score_rows` of a batch of rows with full histories, from the same bank."""
     batch = collate(columns, snapshot.bank.catalog)
-    bank = torch.from_numpy(np.array(snapshot.bank.vectors))
-    with torch.no_grad():
-        target = bank[batch.author]
-        output = snapshot.model(batch, target[:, 0], target[:, 1], bank[:, 0][batch.history])
-    return torch.sigmoid(output.logits).numpy()
+    tables = {name: torch.from_numpy(np.array(state)) for name, state in snapshot.bank.states.items()}
+    return snapshot.model.score_rows(batch, tables).numpy()
 
 
 def rows_of(
@@ -143,6 +142,25 @@ def test_items_that_are_not_earlier_do_not_count(sequence: UserSequence) -> None
     assert response.candidates == sequence.rank(request(history=[past])).candidates
 
 
+def test_clicks_younger_than_the_delay_do_not_count_given_and_published_alike(tmp_path: Path) -> None:
+    published = Published(tmp_path / "store", delay_ms=600_000)
+    published.publish("a")
+    sequence = UserSequence(watcher_of(published.root))
+    items = [item(int(AUTHOR_IDS[i]), age_s) for i, age_s in enumerate([900.0, 600.001, 600.0, 10.0])]
+    response = sequence.rank(request(history=items))
+    assert response.history_used == 2
+    assert response.candidates == sequence.rank(request(history=items[:2])).candidates
+    _, times, _ = watcher_of(published.root).current.histories.of_user(USER)
+    moments = [int(times[3]) + 600_000, int(times[3]) + 600_001]
+    assert [sequence.rank(request(context={"ts_ms": moment})).history_used for moment in moments] == [3, 4]
+
+
+def test_without_published_histories_no_more_is_read_than_the_model_was_trained_with(published: Published) -> None:
+    published.bank("b", "m-a", histories=False)
+    items = [item(int(AUTHOR_IDS[i]), 100.0 * (20 - i)) for i in range(20)]
+    assert UserSequence(watcher_of(published.root)).rank(request(history=items)).history_used == LENGTH
+
+
 def test_nobody_has_watched_longer_than_the_time_that_passed(sequence: UserSequence) -> None:
     answers = [sequence.rank(request(history=[item(int(AUTHOR_IDS[1]), 10.0, watched)])) for watched in (10.0, 9999.0)]
     assert answers[0].candidates == answers[1].candidates
@@ -195,12 +213,6 @@ def test_a_higher_probability_never_lowers_the_score(rows: list[list[float]], ta
     assert (fuse(after, weights) >= fuse(before, weights)).all()
 
 
-@pytest.mark.parametrize("weights", [{"click": float("nan")}, {"gift": 1e6}, dict.fromkeys(TASKS, 0.0)])
-def test_weights_are_checked(weights: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="fusion weights must be"):
-        FusionWeights(**weights)
-
-
 def test_a_candidate_given_twice_is_named(sequence: UserSequence) -> None:
     with pytest.raises(DuplicateCandidatesError, match="holds author 15 twice"):
         sequence.rank(request(candidates=[5, 15, 25, 15]))
@@ -219,12 +231,11 @@ def test_health_names_the_versions(sequence: UserSequence) -> None:
 
 
 def test_a_remote_lookup_gives_the_same_answer(shared: Published, sequence: UserSequence) -> None:
-    vectors, asked = watcher_of(shared.root).current.bank.vectors, []
+    states, asked = watcher_of(shared.root).current.bank.states, []
 
-    def lookup(version: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def lookup(version: str, rows: npt.NDArray[np.int64]) -> States:
         asked.append((version, rows))
-        found: npt.NDArray[np.float32] = vectors[rows]
-        return found
+        return {name: state[rows] for name, state in states.items()}
 
     remote = UserSequence(watcher_of(shared.root), lookup=lookup).rank(request(candidates=AUTHOR_IDS.tolist()))
     assert remote.candidates == sequence.rank(request(candidates=AUTHOR_IDS.tolist())).candidates
@@ -232,12 +243,13 @@ def test_a_remote_lookup_gives_the_same_answer(shared: Published, sequence: User
     assert [version for version, _ in asked] == ["a"] and len(np.unique(asked[0][1])) == len(asked[0][1])
 
 
-def test_a_lookup_that_fails_is_answered_cold_start_and_says_so(shared: Published) -> None:
-    def cold(version: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        return np.repeat(watcher.current.bank.cold_start[None], len(rows), axis=0)
+@pytest.mark.parametrize("answer", [None, {}, {"sarm": np.zeros((1, 2, 3), np.float32)}])
+def test_a_lookup_that_fails_is_answered_cold_start_and_says_so(shared: Published, answer: States | None) -> None:
+    def cold(version: str, rows: npt.NDArray[np.int64]) -> States:
+        return {name: np.repeat(row[None], len(rows), axis=0) for name, row in watcher.current.bank.cold_start.items()}
 
     watcher = watcher_of(shared.root)
-    response = UserSequence(watcher, lookup=lambda version, rows: None).rank(request())
+    response = UserSequence(watcher, lookup=lambda version, rows: answer).rank(request())
     assert response.degraded
     assert response.candidates == UserSequence(watcher, lookup=cold).rank(request()).candidates
 

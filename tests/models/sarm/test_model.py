@@ -163,8 +163,8 @@ def test_saved_and_loaded_models_score_alike(tmp_path: Path) -> None:
             r"encoder.live_tokens.weight has shape \[6, 8\] in the file, \[9, 8\] in the config",
         ),
         ("config", {"num_layers": 1}, "fusions.1"),
-        ("config", {"num_layer": 1}, r"SARMConfig has no \['num_layer'\]"),
-        ("sizes", {"num_author": 1}, r"no \['num_author'\]"),
+        ("config", {"num_layer": 1}, r"sarm.config: unknown key\(s\) num_layer"),
+        ("sizes", {"num_author": 1}, r"unknown key\(s\) num_author"),
     ],
 )
 def test_a_mismatch_is_refused_with_both_values(

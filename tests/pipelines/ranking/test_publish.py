@@ -2,18 +2,23 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from models.artifacts import bank as bank_files
+from models.artifacts.bank import StoredBank
 from models.artifacts.manifest import ArtifactError
+from models.history import HistoryRule, known_at
 from pipelines.ranking import evaluate, publish, published
-from pipelines.ranking.publish import ANCHOR_DAY, BANK, HISTORY
+from pipelines.samples import examples
 from pipelines.samples.batches import read_examples
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
-from pipelines.tables.days import day_number
+from pipelines.tables.days import NO_ANCHOR, day_number
 from pipelines.tables.storage import Storage
 from tests.pipelines.jobs import run_job
 
@@ -22,42 +27,43 @@ def _artifacts(settings: Settings) -> Artifacts:
     return Artifacts(Storage.open(settings.storage.root))
 
 
+def _bank(settings: Settings) -> StoredBank:
+    return bank_files.read(_artifacts(settings).fetch("bank"))
+
+
 def _until(settings: Settings, day: str) -> Settings:
-    return replace(settings, publish=replace(settings.publish, anchors_until=day))
+    return replace(settings, publish=replace(settings.publish, until=day))
 
 
 def test_the_bank_holds_every_author_and_the_day_of_its_anchor(trained: Settings) -> None:
     metrics = run_job(publish, trained)
-    artifacts = _artifacts(trained)
-    folder = artifacts.fetch("bank")
-    bank, anchor_day = np.load(folder / BANK), np.load(folder / ANCHOR_DAY)
-    catalog = published.load(artifacts, "sarm").catalog
-    assert bank.shape == (catalog.num_authors + 1, 2, 8) and bank.dtype == np.float32
-    assert anchor_day.dtype == np.int32 and anchor_day[0] == -1
+    stored, catalog = _bank(trained), published.load(_artifacts(trained), "sarm").catalog
+    assert set(stored.states) == {"sarm"}
+    assert stored.states["sarm"].shape == (catalog.num_authors + 1, 2, 8) and stored.states["sarm"].dtype == np.float32
+    assert stored.anchor_day.dtype == np.int32 and stored.anchor_day[0] == NO_ANCHOR
     storage = Storage.open(trained.storage.root)
     newest = {a: day for day in storage.days("anchors") for a in storage.read("anchors", day)["author_id"].to_pylist()}
-    wanted = [day_number(newest[a]) if a in newest else -1 for a in catalog.author_ids.tolist()]
-    assert anchor_day[1:].tolist() == wanted
+    wanted = [day_number(newest[a]) if a in newest else NO_ANCHOR for a in catalog.author_ids.tolist()]
+    assert stored.anchor_day[1:].tolist() == wanted
     assert metrics["authors_with_anchor"] == len(newest)
 
 
 def test_the_bank_of_the_day_before_gives_the_scores_of_evaluation(trained: Settings) -> None:
     run_job(evaluate, trained)
     run_job(publish, _until(trained, "2026-01-02"))
-    artifacts = _artifacts(trained)
-    bank = np.load(artifacts.fetch("bank") / BANK)
+    bank = np.array(_bank(trained).states["sarm"])
     columns = read_examples(Storage.open(trained.storage.root), "2026-01-03")
-    sarm = published.load(artifacts, "sarm")
-    scores = published.score(sarm.model, sarm.catalog, columns, bank=bank)
+    sarm = published.load(_artifacts(trained), "sarm")
+    scores = published.score(sarm.model, sarm.catalog, columns, {"sarm": bank})
     with np.load(Path(trained.run_dir) / "scores-sarm.npz") as file:
         assert np.array_equal(file["scores"], scores)
 
 
 def test_newer_anchors_make_another_bank(trained: Settings) -> None:
     run_job(publish, _until(trained, "2026-01-02"))
-    old = np.load(_artifacts(trained).fetch("bank") / BANK).copy()
+    old = _bank(trained).states["sarm"]
     assert run_job(publish, trained)["how"] == "published"
-    assert not np.array_equal(np.load(_artifacts(trained).fetch("bank") / BANK), old)
+    assert not np.array_equal(_bank(trained).states["sarm"], old)
 
 
 def test_a_second_run_publishes_nothing(trained: Settings) -> None:
@@ -68,59 +74,62 @@ def test_a_second_run_publishes_nothing(trained: Settings) -> None:
 def test_the_manifest_names_model_tokenizer_and_anchors(trained: Settings) -> None:
     run_job(publish, trained)
     artifacts = _artifacts(trained)
-    made_from, model = artifacts.manifest("bank").made_from, artifacts.manifest("model")
-    assert made_from["model"] == model.run_id
+    made_from, model = artifacts.manifest("bank").made_from, artifacts.manifest("sarm")
+    assert (made_from["ranker"], made_from["model"]) == ("sarm", model.run_id)
     assert made_from["model_weights"] == model.files["model.safetensors"]
-    assert made_from["tokenizer"] == model.made_from["tokenizer"]
     assert {key for key in made_from if key.startswith("anchors/")} == {f"anchors/2026-01-0{d}" for d in (1, 2, 3)}
+
+
+def _clicks_by_user(settings: Settings) -> dict[int, list[dict[str, Any]]]:
+    """Every click, oldest first."""
+    storage = Storage.open(settings.storage.root)
+    shown = storage.read_days("impressions", storage.days("impressions")).to_pylist()
+    by_user: dict[int, list[dict[str, Any]]] = {}
+    for row in sorted((r for r in shown if r["click"]), key=lambda r: (r["ts_ms"], r["impression_id"])):
+        by_user.setdefault(row["user_id"], []).append(row)
+    return by_user
 
 
 def test_histories_are_each_users_newest_clicks(trained: Settings) -> None:
     run_job(publish, trained)
-    folder = _artifacts(trained).fetch("bank")
-    files = {name: np.load(folder / file) for name, file in HISTORY.items()}
-    storage = Storage.open(trained.storage.root)
-    shown = storage.read_days("impressions", storage.days("impressions")).to_pylist()
-    clicked = sorted((r for r in shown if r["click"]), key=lambda r: (r["ts_ms"], r["impression_id"]))
+    histories, clicks = _bank(trained).histories, _clicks_by_user(trained)
     length = trained.examples.history_length
-    assert files["user_ids"].tolist() == sorted({r["user_id"] for r in clicked})
-    for row, user in enumerate(files["user_ids"].tolist()):
-        mine = [r for r in clicked if r["user_id"] == user][-length:]
-        pad = length - len(mine)
-        assert files["author_ids"][row].tolist() == [-1] * pad + [r["author_id"] for r in mine]
-        assert files["ts_ms"][row].tolist() == [0] * pad + [r["ts_ms"] for r in mine]
-        assert files["watch_s"][row].tolist() == [0.0] * pad + [r["watch_time_s"] for r in mine]
+    assert histories.rule == HistoryRule(length=length, days=trained.examples.history_days, delay_ms=0)
+    assert histories.user_ids.tolist() == sorted(clicks)
+    for row, user in enumerate(histories.user_ids.tolist()):
+        newest = clicks[user][-length:]
+        pad = length - len(newest)
+        assert histories.author_ids[row].tolist() == [-1] * pad + [r["author_id"] for r in newest]
+        assert histories.ts_ms[row].tolist() == [0] * pad + [r["ts_ms"] for r in newest]
+        assert histories.watch_s[row].tolist() == [0.0] * pad + [r["watch_time_s"] for r in newest]
+
+
+def test_with_a_delay_a_full_history_remains_when_the_young_clicks_are_dropped(trained: Settings) -> None:
+    delayed = replace(trained, examples=replace(trained.examples, delay_s=3600.0, history_length=2))
+    run_job(examples, delayed)
+    run_job(publish, delayed)
+    histories, clicks, dropped = _bank(delayed).histories, _clicks_by_user(delayed), 0
+    for user, of_user in clicks.items():
+        moment = of_user[-1]["ts_ms"] + 1
+        known = [r["author_id"] for r in of_user if r["ts_ms"] < moment - 3_600_000][-2:]
+        authors, times, watched = histories.of_user(user)
+        assert authors[known_at(moment, times, watched, 2, 3_600_000)[0]].tolist() == known
+        dropped += len(times) > 2
+    assert dropped > 5
 
 
 def test_histories_can_be_left_out(trained: Settings) -> None:
     run_job(publish, replace(trained, publish=replace(trained.publish, histories=False)))
-    assert {p.name for p in _artifacts(trained).fetch("bank").glob("*.npy")} == {BANK, ANCHOR_DAY}
-
-
-@pytest.mark.parametrize(
-    ("spoil", "complaint"),
-    [
-        (lambda bank: bank[:-1], "wanted float32"),
-        (lambda bank: bank.astype(np.float64), "float64"),
-        (lambda bank: np.where(np.arange(len(bank))[:, None, None] == 3, np.nan, bank), "not finite"),
-        (lambda bank: np.zeros_like(bank), "the same"),
-    ],
-)
-def test_a_bank_that_is_not_fit_to_serve_is_refused(tmp_path: Path, spoil, complaint: str) -> None:
-    bank = np.random.default_rng(0).normal(size=(6, 2, 4)).astype(np.float32)
-    np.save(tmp_path / ANCHOR_DAY, np.zeros(6, dtype=np.int32))
-    np.save(tmp_path / BANK, bank)
-    publish.verify(tmp_path, num_authors=5, width=4)
-    np.save(tmp_path / BANK, spoil(bank))
-    with pytest.raises(ArtifactError, match=complaint):
-        publish.verify(tmp_path, num_authors=5, width=4)
+    names = {path.name for path in _artifacts(trained).fetch("bank").glob("*.npy")}
+    assert names == {"source_sarm.npy", "anchor_day.npy"}
+    assert _bank(trained).histories.rule.length == trained.examples.history_length
 
 
 def test_a_refused_bank_does_not_become_current(trained: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     good = run_job(publish, _until(trained, "2026-01-02"))["run_id"]
     from models.sarm.model import SARM
 
-    monkeypatch.setattr(SARM, "encode_bank", lambda self, tokens: np.zeros((len(tokens), 2, 8), dtype=np.float32))
+    monkeypatch.setattr(SARM, "table", lambda self, inputs, ids: torch.zeros(len(inputs[0]), 2, 8))
     with pytest.raises(ArtifactError):
         run_job(publish, trained)
     assert _artifacts(trained).current("bank") == good

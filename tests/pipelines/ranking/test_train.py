@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from models.composed import ComposedRanker
 from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
-from models.sarm.model import SARM
 from pipelines.ranking import loop as train_loop
 from pipelines.ranking import train
 from pipelines.ranking.anchor_table import AnchorTable
-from pipelines.ranking.loop import Progress, Worker
-from pipelines.ranking.train import TrainConfig, make_plan, sarm_config
-from pipelines.runtime.config import ConfigError
+from pipelines.ranking.checkpoint import Progress
+from pipelines.ranking.plan import TrainConfig, make_plan
+from pipelines.ranking.worker import Worker
+from pipelines.runtime.config import ConfigError, build
 from pipelines.samples import examples
 from pipelines.samples.batches import DayBatches, build_catalog, read_examples
 from pipelines.semantics import vocabulary
@@ -34,7 +35,7 @@ class Killed(Exception):
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    return SARM.load(folder).state_dict()
+    return ComposedRanker.load(folder).state_dict()
 
 
 def _same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
@@ -42,13 +43,12 @@ def _same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 
 def _train(settings: Settings, work: Path, report: object = None, resume: Path | None = None) -> Progress:
-    storage = Storage.open(settings.storage.root)
-    artifacts = Artifacts(storage)
-    plan, _ = make_plan(settings.train, settings.open(), storage, artifacts, "sarm")
+    run = settings.open()
+    plan, made_from = make_plan(settings.train, run, Artifacts(run.storage), settings.train.sources)
     return train_loop.train(
         plan,
-        storage,
-        LiveStreamingTokenizer.load(artifacts.fetch("tokenizer")),
+        run.storage,
+        made_from,
         work=work,
         worker=Worker(),
         report=report or (lambda metrics, folder: None),
@@ -86,9 +86,9 @@ def test_training_learns(tiny: Settings, tmp_path: Path) -> None:
 
 def test_every_day_is_reported_with_a_checkpoint(tiny: Settings, tmp_path: Path) -> None:
     reported = []
-    progress = _train(tiny, tmp_path, report=lambda metrics, folder: reported.append((metrics["day"], folder.name)))
-    assert reported == [(day, f"after-{day}") for day in progress.days]
-    assert progress.days == ["2026-01-01", "2026-01-02"]
+    progress = _train(tiny, tmp_path, report=lambda metrics, folder: reported.append((metrics["key"], folder.name)))
+    assert reported == [(day, f"after-{day}") for day in progress.done]
+    assert progress.done == ["2026-01-01", "2026-01-02"]
 
 
 def test_jobs_from_vocabulary_to_train_never_read_the_oracle(tiny: Settings, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_jobs_from_vocabulary_to_train_never_read_the_oracle(tiny: Settings, tmp
     run_job(vocabulary, tiny)
     run_job(examples, tiny)
     train_here(replace(tiny, run_dir=str(tmp_path / "without")))
-    last = Path("sarm") / f"after-{before['sarm'].days[-1]}"
+    last = Path("sarm") / f"after-{before['sarm'].done[-1]}"
     assert _same(_weights(tmp_path / "with" / last), _weights(tmp_path / "without" / last))
 
 
@@ -142,7 +142,7 @@ def test_a_table_of_live_tokens_holds_the_merged_sequence_alone(tiny: Settings) 
     storage = Storage.open(tiny.storage.root)
     catalog, _ = build_catalog(storage, "2026-01-03")
     tokenizer = LiveStreamingTokenizer.load(Artifacts(storage).fetch("tokenizer"))
-    table = AnchorTable(storage, catalog, tokenizer, tokens="live").advance(until="2026-01-01")
+    table = AnchorTable(storage, catalog, tokenizer, tokens="live").advance(before="2026-01-02")
     rows = catalog.author_rows(storage.read("anchors", "2026-01-01")["author_id"].to_numpy())
     wanted = tokenizer.encode_live(list(vocabulary.corpus(storage, ["2026-01-01"])))
     assert (table.tokens.base[rows][:, : wanted.base.shape[1]] == wanted.base).all()
@@ -186,13 +186,15 @@ def test_two_workers_end_with_one_model_and_one_bank(tiny: Settings, tmp_path: P
 
 
 def test_unknown_model_keys_are_refused() -> None:
-    with pytest.raises(ConfigError, match="wdith"):
-        sarm_config(TrainConfig(model={"wdith": 8}))
+    with pytest.raises(ConfigError, match="train.models.sarm: unknown key.*wdith"):
+        build(TrainConfig, {"models": {"sarm": {"wdith": 8}}}, "train")
 
 
-def test_unknown_variants_are_refused() -> None:
-    with pytest.raises(ValueError, match="sarm, base"):
-        TrainConfig(variants=("larm",))
+def test_unknown_sources_are_refused() -> None:
+    with pytest.raises(ValueError, match="sarm.*tags"):
+        TrainConfig(sources=("larm",))
+    with pytest.raises(ValueError, match="each once"):
+        TrainConfig(sources=("tags", "tags"))
 
 
 def test_too_few_days_are_refused(tiny: Settings) -> None:
@@ -201,14 +203,14 @@ def test_too_few_days_are_refused(tiny: Settings) -> None:
 
 
 @pytest.mark.ray
-def test_ray_train_publishes_both_variants_and_then_leaves_them(tiny: Settings) -> None:
-    metrics = run_job(train, tiny)["variants"]
+def test_ray_train_publishes_both_rankers_and_then_leaves_them(tiny: Settings) -> None:
+    metrics = run_job(train, tiny)["rankers"]
     artifacts = Artifacts(Storage.open(tiny.storage.root))
     assert {v: m["run_id"] for v, m in metrics.items()} == {
-        "sarm": artifacts.current("model"),
+        "sarm": artifacts.current("sarm"),
         "base": artifacts.current("base"),
     }
     assert metrics["sarm"]["steps"] == metrics["base"]["steps"] == metrics["sarm"]["curve"][-1]["step"]
     assert metrics["sarm"]["encoded_authors"] > 0 == metrics["base"]["encoded_authors"]
-    assert artifacts.manifest("model").made_from["tokenizer"] == artifacts.current("tokenizer")
-    assert {m["how"] for m in run_job(train, tiny)["variants"].values()} == {"current"}
+    assert artifacts.manifest("sarm").made_from["tokenizer"] == artifacts.current("tokenizer")
+    assert {m["how"] for m in run_job(train, tiny)["rankers"].values()} == {"current"}

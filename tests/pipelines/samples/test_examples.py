@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.history import HISTORY_PAD, known_at
 from pipelines.samples import examples
 from pipelines.samples.examples import Clicks, ExamplesConfig, anchor_days, history_of
 from pipelines.settings import Settings
@@ -42,9 +43,9 @@ SHOWN = st.builds(
 )
 
 
-def _row(events: list[Shown], at: Shown, delay_ms: int = 0) -> tuple[list[int], list[float], list[float]]:
+def _clicks(events: list[Shown]) -> Clicks:
     clicked = [(i, e) for i, e in enumerate(events) if e.click]
-    clicks = Clicks.of(
+    return Clicks.of(
         {
             "impression_id": np.array([i for i, _ in clicked], dtype=np.int64),
             "user_id": np.array([e.user for _, e in clicked], dtype=np.int64),
@@ -53,7 +54,10 @@ def _row(events: list[Shown], at: Shown, delay_ms: int = 0) -> tuple[list[int], 
             "watch_time_s": np.array([e.watch for _, e in clicked], dtype=np.float32),
         }
     )
-    history, age, watch = history_of(clicks, np.array([at.user]), np.array([at.ts]), LENGTH, delay_ms)
+
+
+def _row(events: list[Shown], at: Shown, delay_ms: int = 0) -> tuple[list[int], list[float], list[float]]:
+    history, age, watch = history_of(_clicks(events), np.array([at.user]), np.array([at.ts]), LENGTH, delay_ms)
     return history[0].tolist(), age[0].tolist(), watch[0].tolist()
 
 
@@ -67,6 +71,23 @@ def test_history_is_the_newest_clicks_strictly_before(events: list[Shown], at: S
     assert age[pad:] == [(at.ts - e.ts) / 1000 for e in newest]
     assert history[pad:] == [e.author for e in newest]
     assert watch[pad:] == [min(e.watch, (at.ts - e.ts) / 1000) for e in newest]
+
+
+@given(st.lists(SHOWN, max_size=25), st.lists(SHOWN, min_size=1, max_size=5), st.sampled_from([0, 2000]))
+def test_many_rows_at_once_are_what_known_at_gives_for_each(
+    events: list[Shown], rows: list[Shown], delay_ms: int
+) -> None:
+    clicks = _clicks(events)
+    history, age, watch = history_of(
+        clicks, np.array([row.user for row in rows]), np.array([row.ts for row in rows]), LENGTH, delay_ms
+    )
+    for number, row in enumerate(rows):
+        mine = clicks.user_ids[clicks.user] == row.user
+        known, ages_s, watched_s = known_at(row.ts, clicks.ts_ms[mine], clicks.watch_time_s[mine], LENGTH, delay_ms)
+        pad = LENGTH - len(known)
+        assert history[number].tolist() == [HISTORY_PAD] * pad + clicks.author_id[mine][known].tolist()
+        assert age[number].tolist() == [0.0] * pad + ages_s.tolist()
+        assert watch[number].tolist() == [0.0] * pad + watched_s.tolist()
 
 
 @given(st.lists(SHOWN, max_size=25), SHOWN, st.data())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.runtime.config import ConfigError, build
+from pipelines.runtime.config import ConfigError, build, to_dict
 from pipelines.serving.serve import ServeConfig, sample_curl, serving
 from pipelines.settings import Settings
 
@@ -11,6 +11,25 @@ from pipelines.settings import Settings
 def test_the_config_refuses(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"port|request_timeout_s|app\.root"):
         build(Settings, {"serve": wrong})
+
+
+@pytest.mark.parametrize(
+    ("app", "message"),
+    [
+        ({"replica": 2}, "config.serve: app: unknown key replica; valid keys are .*replicas"),
+        ({"watch": {"poll": 1}}, "app: unknown key watch.poll; valid keys are poll_s"),
+        ({"threads": 0}, "app: threads: .* got 0"),
+    ],
+)
+def test_a_typo_in_the_application_s_arguments_fails_when_the_config_is_read(app: dict[str, object], message: str):
+    with pytest.raises(ConfigError, match=message):
+        build(Settings, {"serve": {"app": app}})
+
+
+def test_the_dumped_config_holds_every_argument_of_the_application() -> None:
+    app = to_dict(build(Settings, {"serve": {"app": {"replicas": 2}}}))["serve"]["app"]
+    assert app["replicas"] == 2 and app["threads"] == 1 and app["watch"]["poll_s"] == 5.0 and "root" not in app
+    assert ServeConfig(app=app) == ServeConfig(app={"replicas": 2})
 
 
 def test_a_token_that_is_not_set_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,14 +20,14 @@ from pipelines.studies.config import OWN, AnchorSource, StudyConfig, Variant
 from pipelines.tables import contract, rejections
 from pipelines.tables.contract import FIELDS, ContractError
 from pipelines.tables.storage import Storage
-from tests.pipelines.conftest import tiny_settings
+from tests.pipelines.conftest import tiny_settings, tiny_train
 
 SEEDS = (1, 2)
-STUDENT = {"model": "pipelines/world/student", "made_by": "make distil"}
+STUDENT = AnchorSource(model="pipelines/world/student", made_by="make distil")
 VARIANTS = {
-    "base": {"kind": "base", "label": "Base"},
-    "student": {"anchors": "student", "label": "anchors of the student"},
-    "truth": {},
+    "base": Variant(label="Base", train=tiny_train(())),
+    "student": Variant(anchors="student", label="anchors of the student", train=tiny_train()),
+    "truth": Variant(train=tiny_train()),
 }
 DAY = "2026-01-01"
 
@@ -124,7 +124,7 @@ def test_the_benchmark_stands_beside_the_rows(done: Settings) -> None:
     assert set(rows) == {"student", "truth"}  # Base reads none
     assert rows["truth"]["agreement_mean"] == rows["truth"]["valid_rate"] == 1.0 and rows["truth"]["model"] is None
     student = rows["student"]
-    assert student["model"] == STUDENT["model"] and [s["seed"] for s in student["seeds"]] == list(SEEDS)
+    assert student["model"] == STUDENT.model and [s["seed"] for s in student["seeds"]] == list(SEEDS)
     assert student["agreement_mean"] == pytest.approx(sum(student["agreement"][f] for f in FIELDS) / len(FIELDS))
     assert 0.8 < student["agreement_mean"] < 1 and student["agreement"]["point_of_interest"] < 1
     assert student["seeds"][0]["agreement"] == study_anchors.score(_store(done, 1, "student"))["agreement"]
@@ -150,24 +150,11 @@ def test_a_study_that_is_done_asks_the_engine_for_nothing(done: Settings, asked:
 
 
 def test_a_missing_model_is_refused_before_a_world_is_made(tmp_path: Path, tiny_store: Path) -> None:
-    missing = {"student": STUDENT | {"model": "runs/nowhere", "made_by": "python -m pipelines distil --config x.yaml"}}
+    missing = {"student": AnchorSource(model="runs/nowhere", made_by="python -m pipelines distil --config x.yaml")}
     settings = _settings(tmp_path, tiny_store, anchor_sources=missing)
     with pytest.raises(ConfigError, match="got runs/nowhere; make it first: python -m pipelines distil --config x"):
         study.run(settings)
     assert not Path(settings.storage.root).exists()
-
-
-def test_sources_and_variants_fit_together() -> None:
-    rows = {"base": Variant(kind="base"), "a": Variant(anchors="a")}
-    assert study_anchors.sources({"a": STUDENT}, rows) == {"a": AnchorSource(**STUDENT)}
-    with pytest.raises(ConfigError, match="variants.a.anchors: wanted one of b .*, got 'a'"):
-        study_anchors.sources({"b": STUDENT}, rows)
-    with pytest.raises(ConfigError, match="wanted a variant that reads b, got none"):
-        study_anchors.sources({"a": STUDENT, "b": STUDENT}, rows)
-    with pytest.raises(ConfigError, match="anchor_sources.a: unknown key.*modle"):
-        study_anchors.sources({"a": {"modle": "x"}}, rows)
-    with pytest.raises(ConfigError, match="kind base reads no anchors"):
-        study_anchors.sources({"a": STUDENT}, rows | {"base": Variant(kind="base", anchors="a")})
 
 
 def test_swapped_frames_are_for_one_store(tmp_path: Path) -> None:

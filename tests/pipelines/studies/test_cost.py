@@ -5,15 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.ranking.plan import TrainConfig
 from pipelines.studies import cost as study_cost
 from pipelines.studies.config import StudyConfig, Variant
 
 VARIANTS = {
-    "base": Variant(kind="base", label="Base"),
+    "base": Variant(label="Base", train=TrainConfig(sources=())),
     "sarm": Variant(label="SARM"),
     "budget_8": Variant(label="at most 8"),
     "budget_4": Variant(),
-    "tags": Variant(kind="tags"),
+    "tags": Variant(train=TrainConfig(sources=("tags",))),
 }
 CPU_S = {"base": (10.0, 20.0), "sarm": (40.0, 60.0), "budget_8": (20.0, 50.0), "budget_4": (15.0, 30.0), "tags": (1, 2)}
 GAUC = {
@@ -28,7 +29,7 @@ CONFIG = StudyConfig(name="x", full="sarm", variants=dict.fromkeys(VARIANTS))
 
 def record(variant: str, seed: int) -> dict[str, Any]:
     """Seed 0 or 1; 100 steps over 1,000 examples."""
-    sarm = VARIANTS[variant].kind == "sarm"
+    sarm = VARIANTS[variant].ranker == "sarm"
     cost = {
         "cpu_s": CPU_S[variant][seed],
         "wall_s": 2 * CPU_S[variant][seed],

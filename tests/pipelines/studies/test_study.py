@@ -8,34 +8,30 @@ from typing import Any
 
 import pytest
 
-from pipelines.ranking.train import sarm_config
-from pipelines.runtime.config import ConfigError, build, read_yaml
-from pipelines.settings import Settings
+from pipelines.settings import Settings, read_settings
 from pipelines.studies import study
 from pipelines.studies import table as study_table
 from pipelines.studies.config import StudyConfig, Variant
 from pipelines.tables.contract import TASKS_COLUMNS
-from tests.pipelines.conftest import tiny_settings
+from tests.pipelines.conftest import tiny_settings, tiny_train
 from tests.pipelines.pages import Page
 
 VARIANTS = {
-    "base": {"kind": "base", "label": "Base"},
-    "tags": {"kind": "tags"},
-    "sids": {"kind": "sids"},
-    "mllm_target": {"kind": "mllm_target"},
-    "mllm_history": {"kind": "mllm_history"},
-    "sae": {"model": {"representations": ["cls", "tar"], "aux_weight": 0.0}},
-    "sarm": {"label": "SARM"},
+    "base": Variant(label="Base", train=tiny_train(())),
+    **{name: Variant(train=tiny_train((name,))) for name in ("tags", "sids", "mllm_target", "mllm_history")},
+    "sae": Variant(train=tiny_train(representations=["cls", "tar"], aux_weight=0.0)),
+    "sarm": Variant(label="SARM", train=tiny_train()),
 }
-SHIPPED = sorted(Path("pipelines/configs/studies").glob("*.yaml"))
+SHARED = "simulated"
+"""What the studies start from, which is none itself."""
+SHIPPED = sorted(file for file in Path("pipelines/configs/studies").glob("*.yaml") if file.stem != SHARED)
 
 
 def _settings(root: Path, tiny_store: Path, **changes: Any) -> Settings:
     settings = tiny_settings(root)
     config = StudyConfig(name="tiny", seeds=2, variants=VARIANTS, paper={"sarm": {"click": [0.24, 0.32]}})
     vocabulary = replace(settings.vocabulary, base_tokenizer=str(tiny_store / "tokenizer.json"))
-    train = replace(settings.train, semantic_ids={"levels": 2, "clusters": 8})
-    return replace(settings, study=replace(config, **changes), vocabulary=vocabulary, train=train)
+    return replace(settings, study=replace(config, **changes), vocabulary=vocabulary)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +150,7 @@ def test_a_trial_that_is_missing_is_run_again_with_the_same_result(done: Setting
 
 
 def test_what_is_the_same_is_trained_once_and_studies_may_share_it(done: Settings, tmp_path: Path) -> None:
-    twins = {"base": VARIANTS["base"], "one": {"label": "one"}, "two": {"label": "two"}}
+    twins = {"base": VARIANTS["base"]} | {name: replace(VARIANTS["sarm"], label=name) for name in ("one", "two")}
     folder = Path(done.run_dir) / "trials"
     before = set(folder.iterdir())
     other = replace(done.study, name="other", variants=twins, paper={}, trials=str(folder))
@@ -165,7 +161,7 @@ def test_what_is_the_same_is_trained_once_and_studies_may_share_it(done: Setting
 
 
 def test_another_model_is_another_trial(done: Settings) -> None:
-    changed = dict(VARIANTS, sae={"model": {"representations": ["cls"], "aux_weight": 0.0}})
+    changed = dict(VARIANTS, sae=Variant(train=tiny_train(representations=["cls"], aux_weight=0.0)))
     count = len(list((Path(done.run_dir) / "trials").iterdir()))
     study.run(replace(done, study=replace(done.study, variants=changed, seeds=1)))
     assert len(list((Path(done.run_dir) / "trials").iterdir())) == count + 1
@@ -173,10 +169,11 @@ def test_another_model_is_another_trial(done: Settings) -> None:
 
 
 def test_other_code_is_another_trial(done: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, alone = Path(done.run_dir) / "trials", replace(done.study, variants={"base": VARIANTS["base"]}, seeds=1)
+    folder = Path(done.run_dir) / "trials"
+    alone = replace(done.study, variants={"base": VARIANTS["base"]}, seeds=1, paper={})
     before = set(folder.iterdir())
     monkeypatch.setattr(study, "TRIAL_SOURCES", ("train_loop",))
-    study.run(replace(done, study=replace(alone, paper={})))
+    study.run(replace(done, study=alone))
     (made,) = set(folder.iterdir()) - before
     old = next(Path(file) for file in before if file.name.startswith(made.name.rsplit("-", 1)[0]))
     assert json.loads(made.read_text())["metrics"] == json.loads(old.read_text())["metrics"]
@@ -194,7 +191,7 @@ def test_an_interval_is_students() -> None:
 
 def test_a_metric_that_a_seed_does_not_have_is_none_and_not_a_number() -> None:
     config = StudyConfig(name="x", variants=VARIANTS)
-    rows = {"base": Variant(kind="base"), "sarm": Variant()}
+    rows = {name: VARIANTS[name] for name in ("base", "sarm")}
 
     def record(variant: str, seed: int, gift: float) -> dict[str, Any]:
         metrics = {task: {"auc": 0.6, "gauc": 0.5 + 0.01 * seed} for task in TASKS_COLUMNS}
@@ -208,26 +205,22 @@ def test_a_metric_that_a_seed_does_not_have_is_none_and_not_a_number() -> None:
     assert "n/a" in study_table.markdown(table) and json.dumps(table, allow_nan=False)
 
 
-def test_a_study_wants_its_reference_and_known_keys(tmp_path: Path, tiny_store: Path) -> None:
-    with pytest.raises(ConfigError, match="reference 'base'"):
-        study.run(_settings(tmp_path, tiny_store, variants={"sarm": {}}))
-    with pytest.raises(ConfigError, match="the full 'all' among them"):
-        study.run(_settings(tmp_path, tiny_store, full="all"))
-    with pytest.raises(ConfigError, match="study.variants.sarm: unknown key"):
-        study.run(_settings(tmp_path, tiny_store, variants={"base": {"kind": "base"}, "sarm": {"modle": {}}}))
-    with pytest.raises(ConfigError, match="unknown variant"):
-        study.run(_settings(tmp_path, tiny_store, paper={"other": {}}))
-    with pytest.raises(ValueError, match="kind"):
-        Variant(kind="other")
-    with pytest.raises(ValueError, match="data"):
-        StudyConfig(data="elsewhere")
+def test_a_variant_says_only_what_differs_from_the_section_train(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "train: {batch_size: 64, models: {sarm: {width: 16, num_layers: 2}}}\n"
+        "study: {variants: {base: {train: {sources: []}}, one: {train: {models: {sarm: {num_layers: 1}}}}, two: {}}}\n"
+    )
+    variants = read_settings(file, ["train.lr_dense=0.5"]).study.variants
+    assert [v.train.batch_size for v in variants.values()] == [64, 64, 64]
+    assert {v.train.lr_dense for v in variants.values()} == {0.5}
+    assert variants["base"].train.sources == () and variants["two"].train.sources == ("sarm",)
+    sarm = [variants[name].train.models.sarm for name in ("one", "two")]
+    assert [(config.width, config.num_layers) for config in sarm] == [(16, 1), (16, 2)]
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=[file.stem for file in SHIPPED])
 def test_the_shipped_studies_can_be_read(file: Path) -> None:
-    settings = build(Settings, read_yaml(file))
-    rows = settings.study.rows()
-    assert settings.study.name == file.stem and settings.run_dir == f"runs/studies/{file.stem}" and len(rows) > 1
-    for variant in rows.values():
-        trial = replace(settings.train, model=study.merged(settings.train.model, variant.model))
-        assert sarm_config(trial).width == 64
+    settings = read_settings(file)
+    assert settings.study.name == file.stem and settings.run_dir == f"runs/studies/{file.stem}"
+    assert len(settings.study.variants) > 1

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.tables import contract, rejections
 from pipelines.tables.contract import ContractError
-from pipelines.tables.storage import MARKER, Storage, batches
+from pipelines.tables.storage import MARKER, UNCOMMITTED, Storage, batches
 
 DAY = "2026-01-01"
 
@@ -43,12 +43,27 @@ def test_a_write_that_dies_midway_leaves_the_old_day(storage: Storage):
     assert storage.read("users", DAY)["user_id"].to_pylist() == [1]
 
 
+def left_by_a_killed_process(storage: Storage) -> Path:
+    """A part that no commit lists."""
+    path = Path(storage.folder("users", DAY)) / f"{UNCOMMITTED}0123456789ab-00000.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(users(77), path)
+    return path
+
+
 def test_a_first_write_that_dies_shows_nothing(storage: Storage):
     with pytest.raises(RuntimeError, match="killed"):
         storage.write("users", DAY, dies_after(users(1)))
     assert storage.days("users") == []
     with pytest.raises(ContractError, match="table users, day 2026-01-01: wanted Parquet files"):
         storage.read("users", DAY)
+
+
+def test_the_parts_of_a_killed_process_are_never_seen(storage: Storage):
+    left = left_by_a_killed_process(storage)
+    assert storage.days("users") == []
+    storage.write("users", DAY, [users(1)])
+    assert storage.read("users", DAY)["user_id"].to_pylist() == [1] and left.exists()
 
 
 def test_a_first_write_that_dies_does_not_hide_what_a_user_brought(storage: Storage):
@@ -60,11 +75,40 @@ def test_a_first_write_that_dies_does_not_hide_what_a_user_brought(storage: Stor
     assert storage.read("users", DAY)["user_id"].to_pylist() == [5]
 
 
-def test_the_next_write_sweeps_what_was_left_over(storage: Storage):
+def test_a_write_that_fails_takes_its_files_away(storage: Storage):
+    storage.write("users", DAY, [users(1)])
+    before = set(Path(storage.folder("users", DAY)).iterdir())
     with pytest.raises(RuntimeError, match="killed"):
         storage.write("users", DAY, dies_after(users(1), users(2)))
+    with pytest.raises(ContractError, match="repeated key"):
+        storage.write("users", DAY, [users(1), users(1)])
+    assert set(Path(storage.folder("users", DAY)).iterdir()) == before
+
+
+def test_a_write_sweeps_what_it_replaces(storage: Storage):
+    storage.write("users", DAY, [users(1), users(2)])
     storage.write("users", DAY, [users(3)])
     assert len(list(Path(storage.folder("users", DAY)).iterdir())) == 2  # one file and the marker
+
+
+def test_a_write_leaves_another_writers_parts_and_a_users_file(storage: Storage):
+    left, mine = left_by_a_killed_process(storage), Path(storage.folder("users", DAY)) / "mine.parquet"
+    pq.write_table(users(5), mine)
+    for user in (1, 2):
+        storage.write("users", DAY, [users(user)])
+    assert left.exists() and mine.exists()
+    assert storage.read("users", DAY)["user_id"].to_pylist() == [2]
+
+
+def test_of_two_writers_at_once_the_last_to_commit_is_whole(storage: Storage):
+    def another_commits_in_the_middle() -> Iterator[pa.Table]:
+        yield users(1)
+        storage.write("users", DAY, [users(9)])
+        yield users(2)
+
+    storage.write("users", DAY, another_commits_in_the_middle())
+    assert storage.read("users", DAY)["user_id"].to_pylist() == [1, 2]
+    assert len(list(Path(storage.folder("users", DAY)).iterdir())) == 3  # two files and the marker
 
 
 def test_a_repeated_key_across_chunks_is_refused(storage: Storage):

@@ -1,4 +1,4 @@
-"""Content features in force on a day."""
+"""Tables of two-stage sources as of a moment."""
 
 import shutil
 from datetime import date
@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from models.catalog import Catalog
-from models.quantize import ResidualConfig
-from pipelines.ranking.variants.two_stage import Embeddings, SemanticIds, Tags
+from models.two_stage import SemanticIdsConfig
+from pipelines.ranking.variants.source import Context, State
+from pipelines.ranking.variants.two_stage import FrozenEmbeddings, SemanticIdCodes, TagCodes
 from pipelines.tables import contract
+from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
 
@@ -33,27 +36,43 @@ def test_tags_are_those_of_the_newest_row_before_the_day(tmp_path: Path) -> None
     _write(storage, "2026-01-01", {5: ["cooking", "outdoor"], 7: []})
     _write(storage, "2026-01-02", {7: ["games"], 9: ["cooking"]})
     _write(storage, "2026-01-03", {5: ["games"]})
-    tags = Tags(storage, _catalog([5, 7, 9]), ["2026-01-02", "2026-01-03"])
-    assert tags.num_codes == 4  # none, cooking, games, outdoor
-    assert tags.advance(before="2026-01-02").table.tolist() == [[0, 0], [1, 3], [0, 0], [0, 0]]
-    assert tags.advance(before="2026-01-03").table.tolist() == [[0, 0], [1, 3], [2, 0], [1, 0]]
-    assert tags.advance(before="2026-01-04").table.tolist() == [[0], [2], [2], [1]]
+    tags = TagCodes(_context(storage, [5, 7, 9], ["2026-01-02", "2026-01-03"]))
+    assert tags.facts.num_codes == 4  # none, cooking, games, outdoor
+    assert _table(tags, "2026-01-02").tolist() == [[0, 0], [1, 3], [0, 0], [0, 0]]
+    assert _table(tags, "2026-01-03").tolist() == [[0, 0], [1, 3], [2, 0], [1, 0]]
+    assert _table(tags, "2026-01-04").tolist() == [[0], [2], [2], [1]]
 
 
 def test_a_tag_that_training_never_saw_counts_as_none(tmp_path: Path) -> None:
     storage = Storage.open(str(tmp_path))
     _write(storage, "2026-01-01", {5: ["cooking"]})
     _write(storage, "2026-01-02", {5: ["travel", "cooking"]})
-    tags = Tags(storage, _catalog([5]), ["2026-01-01", "2026-01-02"])
-    assert tags.num_codes == 2
-    assert tags.advance(before="2026-01-03").table.tolist() == [[0], [1]]
+    tags = TagCodes(_context(storage, [5], ["2026-01-01", "2026-01-02"]))
+    assert tags.facts.num_codes == 2
+    assert _table(tags, "2026-01-03").tolist() == [[0], [1]]
 
 
 def test_before_the_first_day_nobody_has_tags(tmp_path: Path) -> None:
     storage = Storage.open(str(tmp_path))
     _write(storage, "2026-01-02", {5: ["cooking"]})
-    tags = Tags(storage, _catalog([5]), ["2026-01-02"])
-    assert tags.num_codes == 1 and tags.advance(before="2026-01-02").table.tolist() == [[0], [0]]
+    tags = TagCodes(_context(storage, [5], ["2026-01-02"]))
+    assert tags.facts.num_codes == 1 and _table(tags, "2026-01-02").tolist() == [[0], [0]]
+
+
+def _context(storage: Storage, ids: list[int], days: list[str], learnt: Path | None = None) -> Context:
+    return Context(
+        storage=storage,
+        artifacts=Artifacts(storage),
+        catalog=_catalog(ids),
+        days=tuple(days),
+        made_from={},
+        learnt=learnt,
+    )
+
+
+def _table(state: State, before: str) -> torch.Tensor:
+    (table,) = state.advance(before)
+    return table
 
 
 def _embed(storage: Storage, day: str, vectors: dict[int, list[float]]) -> None:
@@ -69,10 +88,10 @@ def test_embeddings_are_those_of_the_newest_anchor_before_the_day(tmp_path: Path
     storage = Storage.open(str(tmp_path))
     _embed(storage, "2026-01-01", {5: [1.0, 0.0], 7: [0.0, 1.0], 8: [9.0, 9.0]})  # 8 is in no catalog
     _embed(storage, "2026-01-02", {5: [0.0, 2.0]})
-    made = Embeddings(storage, _catalog([5, 7, 9]), ["2026-01-02"])
-    assert made.table.tolist() == [[0.0, 0.0]] * 4
-    assert made.advance(before="2026-01-02").table.tolist() == [[0, 0], [1, 0], [0, 1], [0, 0]]
-    assert made.advance(before="2026-01-03").table.tolist() == [[0, 0], [0, 2], [0, 1], [0, 0]]
+    made = FrozenEmbeddings(_context(storage, [5, 7, 9], ["2026-01-02"]))
+    assert made.facts.embedding_dim == 2
+    assert _table(made, "2026-01-02").tolist() == [[0, 0], [1, 0], [0, 1], [0, 0]]
+    assert _table(made, "2026-01-03").tolist() == [[0, 0], [0, 2], [0, 1], [0, 0]]
 
 
 def test_days_without_embeddings_are_named(tmp_path: Path) -> None:
@@ -80,10 +99,10 @@ def test_days_without_embeddings_are_named(tmp_path: Path) -> None:
     _embed(storage, "2026-01-01", {5: [1.0, 0.0]})
     shutil.rmtree(tmp_path / "tables" / "anchor_embeddings")
     with pytest.raises(ContractError, match="anchor_embeddings: wanted day 2026-01-01.*job embed"):
-        Embeddings(storage, _catalog([5]), ["2026-01-02"])
+        FrozenEmbeddings(_context(storage, [5], ["2026-01-02"]))
     _embed(storage, "2026-01-01", {})
     with pytest.raises(ContractError, match="at least one row"):
-        Embeddings(storage, _catalog([5]), ["2026-01-02"])
+        FrozenEmbeddings(_context(storage, [5], ["2026-01-02"]))
 
 
 def test_semantic_ids_are_equal_for_equal_embeddings_and_levels_have_their_own(tmp_path: Path) -> None:
@@ -93,12 +112,38 @@ def test_semantic_ids_are_equal_for_equal_embeddings_and_levels_have_their_own(t
     vectors[2] = vectors[1]
     _embed(storage, "2026-01-01", vectors)
     _embed(storage, "2026-01-02", {3: vectors[4]})
-    codes = SemanticIds(storage, _catalog([*ids, 500]), ["2026-01-02"], ResidualConfig())
-    table = codes.advance(before="2026-01-02").table.clone()
-    assert codes.num_codes == 1 + 3 * 64 and table.shape == (102, 3)
+    codes = SemanticIdCodes(SemanticIdsConfig(), _context(storage, [*ids, 500], ["2026-01-02"]))
+    table = _table(codes, "2026-01-02").clone()
+    assert codes.facts.num_codes == 1 + 3 * 64 and table.shape == (102, 3)
     assert table[0].tolist() == table[101].tolist() == [0, 0, 0]
     assert table[1].tolist() == table[2].tolist() != table[3].tolist()
     assert all((1 + 64 * level <= table[1:101, level]).all() for level in range(3))
     assert all((table[1:101, level] <= 64 * (level + 1)).all() for level in range(3))
-    newer = codes.advance(before="2026-01-03").table
+    newer = _table(codes, "2026-01-03")
     assert newer[3].tolist() == table[4].tolist() and newer[4].tolist() == table[4].tolist()
+
+
+def test_what_was_learnt_comes_back_with_the_ranker(tmp_path: Path) -> None:
+    """A published ranker's codes stay those that it was trained with, whatever became of the tables."""
+    storage, other = Storage.open(str(tmp_path / "then")), Storage.open(str(tmp_path / "now"))
+    ids, rng = list(range(1, 81)), np.random.default_rng(0)
+    for store, names in ((storage, ["cooking", "games"]), (other, ["animals", "cooking", "games"])):
+        _write(store, "2026-01-01", {a: names for a in ids})
+        _embed(store, "2026-01-01", {a: rng.normal(size=4).tolist() for a in ids})
+    contexts = [_context(s, ids, ["2026-01-02"], learnt) for s, learnt in ((storage, None), (other, tmp_path))]
+    trained = TagCodes(contexts[0])
+    trained.save(tmp_path)
+    published = TagCodes(contexts[1])
+    assert published.facts == trained.facts and _table(published, "2026-01-02")[1].tolist() == [1, 2]
+    codes = SemanticIdCodes(SemanticIdsConfig(), contexts[0])
+    codes.save(tmp_path)
+    again = SemanticIdCodes(SemanticIdsConfig(), contexts[1])
+    assert torch.equal(again._quantizer.centroids, codes._quantizer.centroids)
+
+
+def test_a_moment_of_a_day_knows_only_the_days_before(tmp_path: Path) -> None:
+    storage = Storage.open(str(tmp_path))
+    _write(storage, "2026-01-01", {5: ["cooking"]})
+    _write(storage, "2026-01-02", {5: ["games"]})
+    tags = TagCodes(_context(storage, [5], ["2026-01-02", "2026-01-03"]))
+    assert _table(tags, "2026-01-02T23:30:00").tolist() == _table(tags, "2026-01-02").tolist() == [[0], [1]]

@@ -1,0 +1,279 @@
+"""The bank: what a ranker's sources know of every author, and every user's newest clicks; files, writer and reader.
+
+A folder of .npy arrays, which processes of a node map together, and `bank.json`, which lists them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.artifacts.manifest import ArtifactError
+from models.history import HISTORY_PAD, HistoryRule
+
+FORMAT = 1
+"""Version of the files' layout; a folder of another one is refused."""
+NO_ANCHOR = -1
+"""Anchor day of an author without one."""
+COLD_START_ROW = 0
+"""Row that answers for authors that are not known."""
+SOURCE = "source_"
+"""How the names of the sources' files begin."""
+
+_HEAD, _ANCHOR_DAY = "bank.json", "anchor_day.npy"
+_HISTORY: dict[str, type[np.generic]] = {
+    "user_ids": np.int64,
+    "author_ids": np.int64,
+    "ts_ms": np.int64,
+    "watch_s": np.float32,
+}
+_STATE_TYPES = (np.dtype(np.float32), np.dtype(np.int64), np.dtype(np.int32))
+_SOURCE_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_EPOCH = date(1970, 1, 1).toordinal()
+_NPY_HEADER_BYTES = 4096
+_CHECK_ROWS = 65_536
+
+Array = npt.NDArray[Any]
+ReadPart = Callable[[str, int], bytes]
+"""(file name, n) -> the first n bytes of that file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Histories:
+    """The last clicks of each user, newest last, padded on the left, and the rule by which they count."""
+
+    rule: HistoryRule
+    """What a history is: its length, and the delay after which a click is known."""
+    user_ids: Array
+    """[U] int64, ascending, unique."""
+    author_ids: Array
+    """[U, S] int64, HISTORY_PAD where padded; S >= L, since the newest may not be known yet when they are asked for."""
+    ts_ms: Array
+    """[U, S] int64, 0 where padded."""
+    watch_s: Array
+    """[U, S] float32, 0 where padded."""
+
+    @classmethod
+    def none(cls, rule: HistoryRule) -> Histories:
+        """Of a bank that is published without: requests bring their own."""
+        ids = np.empty((0, rule.length), np.int64)
+        return cls(rule=rule, user_ids=ids[:, 0], author_ids=ids, ts_ms=ids, watch_s=ids.astype(np.float32))
+
+    def of_user(self, user_id: int) -> tuple[Array, Array, Array]:
+        """author_ids, ts_ms, watch_s of one user without padding; empty for a user without history."""
+        position = int(np.searchsorted(self.user_ids, user_id))
+        if position == len(self.user_ids) or self.user_ids[position] != user_id:
+            return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
+        used = self.author_ids[position] != HISTORY_PAD
+        return self.author_ids[position][used], self.ts_ms[position][used], self.watch_s[position][used]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StoredBank:
+    """What a bank's folder holds, checked and mapped from disk."""
+
+    format: int
+    """FORMAT of the folder."""
+    states: Mapping[str, Array]
+    """By source: [N+1, ...], row 0 for unknown authors; [0, ...] where the states are elsewhere."""
+    cold_start: Mapping[str, Array]
+    """By source: a copy of row 0."""
+    anchor_day: Array
+    """[N+1] int32, days since 1970, NO_ANCHOR where there is none."""
+    histories: Histories
+    """No users where the bank was published without."""
+
+    @property
+    def rows(self) -> int:
+        """N + 1."""
+        return len(self.anchor_day)
+
+
+def write(folder: Path, *, states: Mapping[str, Array], anchor_day: Array, histories: Histories) -> StoredBank:
+    """Writes a bank into an empty folder and reads it back. Raises ArtifactError for one that is not fit to serve."""
+    head = {
+        "format": FORMAT,
+        "rows": len(anchor_day),
+        "sources": sorted(states),
+        "history": asdict(histories.rule),
+        "users": len(histories.user_ids),
+    }
+    (folder / _HEAD).write_text(json.dumps(head, indent=1), encoding="utf-8")
+    np.save(folder / _ANCHOR_DAY, anchor_day, allow_pickle=False)
+    for name, state in states.items():
+        np.save(folder / source_file(name), np.ascontiguousarray(state), allow_pickle=False)
+    if len(histories.user_ids):
+        for name in _HISTORY:
+            np.save(folder / _history_file(name), getattr(histories, name), allow_pickle=False)
+    return read(folder)
+
+
+def read(folder: Path, elsewhere: ReadPart | None = None) -> StoredBank:
+    """The bank in a folder. Raises ArtifactError for anything that does not fit, with both values.
+
+    Where the states are `elsewhere`, their files are not in the folder, and only row 0 of each is read, by `elsewhere`.
+    Otherwise every row is looked at once.
+    """
+    subject = f"bank {folder.name}"
+    head = _head(folder, subject)
+    anchor_day = _mapped(folder, _ANCHOR_DAY, np.int32, ndim=1)
+    _equal(subject, "anchor days", len(anchor_day), head["rows"])
+    if anchor_day.min(initial=NO_ANCHOR) < NO_ANCHOR:
+        raise ArtifactError(f"{subject}: wanted anchor days >= {NO_ANCHOR}, got {anchor_day.min()}; publish it again")
+    states, cold_start = {}, {}
+    for name in head["sources"]:
+        file = source_file(name)
+        if elsewhere is None:
+            states[name] = _mapped(folder, file)
+            _equal(f"{subject}, source {name}", "rows", len(states[name]), head["rows"])
+            _check_state(f"{subject}, source {name}", states[name])
+            cold_start[name] = np.array(states[name][COLD_START_ROW])
+        else:
+            rows, cold_start[name] = _first_row(subject, file, elsewhere)
+            _equal(f"{subject}, source {name}", "rows", rows, head["rows"])
+            states[name] = np.empty((0, *cold_start[name].shape), cold_start[name].dtype)
+    return StoredBank(
+        format=head["format"],
+        states=states,
+        cold_start=cold_start,
+        anchor_day=anchor_day,
+        histories=_histories(folder, head["history"], head["users"]),
+    )
+
+
+def source_file(name: str) -> str:
+    """File name of a source's state. Raises ArtifactError for a name that makes none."""
+    if not _SOURCE_NAME.fullmatch(name):
+        raise ArtifactError(f"source {name!r}: wanted a name of small letters, digits and _; rename it")
+    return f"{SOURCE}{name}.npy"
+
+
+def anchor_date(number: int) -> date | None:
+    """The day of so many days since 1970; None of NO_ANCHOR."""
+    return None if number == NO_ANCHOR else date.fromordinal(_EPOCH + int(number))
+
+
+def day_number(day: str) -> int:
+    """Days since 1970 of an ISO date."""
+    return date.fromisoformat(day).toordinal() - _EPOCH
+
+
+def _history_file(name: str) -> str:
+    return f"history_{name}.npy"
+
+
+def _head(folder: Path, subject: str) -> dict[str, Any]:
+    if not (folder / _HEAD).is_file():
+        raise ArtifactError(f"{subject}: wanted {_HEAD}, got {sorted(p.name for p in folder.iterdir())}")
+    try:
+        head = json.loads((folder / _HEAD).read_text(encoding="utf-8"))
+        _equal(subject, f"format of {_HEAD}", head["format"], FORMAT)
+        return {
+            "format": FORMAT,
+            "rows": int(head["rows"]),
+            "sources": [str(name) for name in head["sources"]],
+            "history": HistoryRule(**head["history"]),
+            "users": int(head["users"]),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(f"{subject}: {_HEAD} is damaged ({error!r}); publish it again") from error
+
+
+def _histories(folder: Path, rule: HistoryRule, num_users: int) -> Histories:
+    if not num_users:
+        return Histories.none(rule)
+    subject = f"bank {folder.name}"
+    users = _mapped(folder, _history_file("user_ids"), np.int64, ndim=1)
+    _equal(subject, "users with a history", len(users), num_users)
+    columns = {n: _mapped(folder, _history_file(n), t, ndim=2) for n, t in _HISTORY.items() if n != "user_ids"}
+    wanted = (num_users, columns["author_ids"].shape[1])
+    for name, column in columns.items():
+        _equal(subject, f"shape of {_history_file(name)}", column.shape, wanted)
+    if wanted[1] < rule.length:
+        raise ArtifactError(f"{subject}: wanted histories of {rule.length} or more, got {wanted[1]}; publish it again")
+    if not (users[1:] > users[:-1]).all():
+        raise ArtifactError(f"{subject}: wanted {_history_file('user_ids')} ascending and unique; publish it again")
+    return Histories(rule=rule, user_ids=users, **columns)
+
+
+def _mapped(folder: Path, name: str, dtype: type[np.generic] | None = None, *, ndim: int | None = None) -> Array:
+    """An array of the folder, of the type and dimensions given, or of any that a state may have."""
+    path = folder / name
+    if not path.is_file():
+        raise ArtifactError(f"{folder.name}: wanted {name}, got {sorted(p.name for p in folder.iterdir())}")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ArtifactError(f"{folder.name}/{name}: wanted a .npy array, got {error}; publish it again") from error
+    if dtype is None:
+        _check_type(f"{folder.name}/{name}", array.dtype, array.shape)
+        _equal(f"{folder.name}/{name}", "rows one after another", bool(array.flags.c_contiguous), True)
+    else:
+        _equal(f"{folder.name}/{name}", "dtype and dimensions", (array.dtype, array.ndim), (np.dtype(dtype), ndim))
+    # A plain view of the same pages: indexing the memmap class itself is several times slower.
+    mapped: Array = array.view(np.ndarray)
+    return mapped
+
+
+def _check_type(subject: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    if dtype not in _STATE_TYPES or len(shape) < 2 or 0 in shape:
+        raise ArtifactError(
+            f"{subject}: wanted [N+1, ...] of {', '.join(map(str, _STATE_TYPES))}, got {dtype} {shape}; "
+            "publish it again"
+        )
+
+
+def _check_state(subject: str, state: Array) -> None:
+    """Reads every row once. Raises ArtifactError for NaN and infinity, and where all authors have the same vector."""
+    if state.dtype != np.float32:
+        return
+    parts = state.shape[1] if state.ndim > 2 else 1
+    split = state.reshape(len(state), parts, -1)
+    same = np.ones(parts, dtype=np.bool_)
+    for start in range(0, len(split), _CHECK_ROWS):
+        block = split[start : start + _CHECK_ROWS]
+        finite = np.isfinite(block).all(axis=(1, 2))
+        if not finite.all():
+            row = start + int(np.flatnonzero(~finite)[0])
+            raise ArtifactError(f"{subject}: row {row} holds NaN or infinity; publish it again, or train again")
+        same &= (block == split[0]).all(axis=(0, 2))
+    if len(split) > 1 and same.any():
+        raise ArtifactError(
+            f"{subject}: vectors {np.flatnonzero(same).tolist()} are the same in all {len(split)} rows; "
+            "the model has learnt no author"
+        )
+
+
+def _first_row(subject: str, file: str, read_part: ReadPart) -> tuple[int, Array]:
+    """Rows, and row 0, of a state that stays where it is."""
+    stream = io.BytesIO(read_part(file, _NPY_HEADER_BYTES))
+    try:
+        _equal(f"{subject}, {file}", ".npy format", np.lib.format.read_magic(stream), (1, 0))  # type: ignore[no-untyped-call]
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        raise ArtifactError(f"{subject}: {file} is no .npy array ({error}); publish it again") from error
+    _check_type(f"{subject}, {file}", dtype, shape)
+    _equal(f"{subject}, {file}", "rows one after another", not fortran, True)
+    start, num_bytes = stream.tell(), int(np.prod(shape[1:])) * dtype.itemsize
+    raw = read_part(file, start + num_bytes)[start:]
+    _equal(f"{subject}, {file}", "bytes of row 0", len(raw), num_bytes)
+    row = np.frombuffer(raw, dtype).reshape(shape[1:])
+    if dtype.kind == "f" and not np.isfinite(row).all():
+        raise ArtifactError(f"{subject}, {file}: row 0 holds NaN or infinity; publish it again")
+    return shape[0], row
+
+
+def _equal(subject: str, what: str, got: Any, wanted: Any) -> None:
+    if got != wanted:
+        raise ArtifactError(f"{subject}: {what}: got {got}, wanted {wanted}; publish it again")
