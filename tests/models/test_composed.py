@@ -216,3 +216,24 @@ def test_a_bank_is_kept_for_the_sources_that_encode(budget: int | None) -> None:
     assert list(step.fresh) == ["sarm"]
     assert len(step.fresh["sarm"].rows) <= model.source("sarm").most_encoded(24)
     assert model.source("tags").most_encoded(24) == 0
+
+
+@pytest.mark.parametrize("name", ["sarm", "tags", "clips"])
+def test_a_table_that_a_source_made_is_one_that_it_takes_and_no_other_is(name: str) -> None:
+    model = composed(sarm_spec(), TAGS, CLIPS).eval()
+    source, made = model.source(name), model.tables(inputs(model))[name]
+    source.check_table(made)
+    source.check_table(made[:3])
+    for other in (made[..., :-1] if name != "tags" else made + NUM_CODES, made.astype("float64"), made[:, None]):
+        with pytest.raises(ValueError, match="wanted"):
+            source.check_table(other)
+
+
+def test_vectors_to_compare_authors_by_are_views_of_the_table() -> None:
+    model = composed(sarm_spec(), TAGS, CLIPS).eval()
+    found = tables(model)
+    of_sarm = model.source("sarm").vectors(found["sarm"])
+    assert list(of_sarm) == ["cls", "tar"]
+    assert torch.equal(torch.stack(list(of_sarm.values()), dim=1), found["sarm"])
+    assert torch.equal(model.source("clips").vectors(found["clips"])["embedding"], embeddings())
+    assert model.source("tags").vectors(found["tags"]) == {}
