@@ -83,21 +83,28 @@ class ComposedRanker(SavedModel):
         return torch.sigmoid(self(batch, self.read(batch, targets, histories)))
 
     def score_rows(self, batch: RankingBatch, tables: Mapping[str, Tensor]) -> Tensor:
-        """``score`` where whole tables [N+1, ...] are at hand."""
+        """``score`` where whole tables [N+1, ...] are at hand. Raises ValueError for tables of other author rows."""
+        self.check_inputs({name: (table,) for name, table in tables.items()})
         targets = {name: tables[name][batch.author] for name in self.sources}
         read = {name: source.of_history(tables[name]) for name, source in self.items()}
         histories = {name: None if part is None else part[batch.history] for name, part in read.items()}
         return self.score(batch, targets, histories)
 
+    def check_inputs(self, inputs: Mapping[str, Inputs]) -> None:
+        """Raises ValueError unless every source has inputs, those of all N + 1 author rows."""
+        rows, wanted = self.sizes.num_authors + 1, list(self.sources)
+        if set(inputs) != set(wanted):
+            raise ValueError(f"wanted inputs of the sources {wanted}, got those of {list(inputs)}")
+        for name, given in inputs.items():
+            if any(len(part) != rows for part in given):
+                raise ValueError(f"source {name}: wanted inputs of {rows} author rows, got {[len(p) for p in given]}")
+
     @torch.no_grad()
     def tables(self, inputs: Mapping[str, Inputs]) -> dict[str, Table]:
         """The table of every source as of the moment of ``inputs``, [N+1, ...] each: what a bank holds.
 
-        Raises ValueError for inputs of another number of author rows.
+        Raises ValueError where ``check_inputs`` does.
         """
-        rows = self.sizes.num_authors + 1
-        for name, given in inputs.items():
-            if any(len(part) != rows for part in given):
-                raise ValueError(f"source {name}: wanted inputs of {rows} author rows, got {[len(p) for p in given]}")
+        self.check_inputs(inputs)
         made = {name: source.table(inputs[name], self.ranker.authors) for name, source in self.items()}
         return {name: np.ascontiguousarray(table.cpu().numpy()) for name, table in made.items()}

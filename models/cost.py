@@ -49,13 +49,15 @@ def cost_table(
 
     ``inputs`` are those of the model's sources, by name. FLOPs are means over the impressions of ``batch`` and over its
     authors, each encoded once. What impressions of one request may share, such as [UIN], counts for each of them. The
-    model is left as it was.
+    model is left as it was. Raises ValueError where a source has no inputs, or those of other author rows.
     """
+    inputs = inputs or {}
+    model.check_inputs(inputs)
     authors = torch.unique(batch.author)
     training = model.training
     model.eval()
     try:
-        impressions, encoding = _passes(model, batch, authors, inputs or {})
+        impressions, encoding = _passes(model, batch, authors, inputs)
         of_impressions, of_authors = _flops(model, impressions), _flops(model, encoding)
     finally:
         model.train(training)

@@ -143,7 +143,10 @@ class SourceSpec:
         module, _, name = self.kind.partition(":")
         if not module.startswith("models."):
             raise ValueError(f"source {self.name}: wanted a class of models/, got {self.kind!r}")
-        found = getattr(importlib.import_module(module), name, None)
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"source {self.name}: wanted a module of models/, got {self.kind!r}") from error
         if not (isinstance(found, type) and issubclass(found, Source)):
             raise ValueError(f"source {self.name}: wanted a models.sources.Source, got {self.kind!r}")
         return found

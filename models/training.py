@@ -35,8 +35,20 @@ class TrainingRanker(nn.Module):
     def __init__(self, model: ComposedRanker) -> None:
         super().__init__()
         self.model = model
-        self.inputs: Mapping[str, Inputs] = {}
-        """By source, what it is made from now; plain tensors, neither saved nor broadcast."""
+        self._inputs: Mapping[str, Inputs] = {}
+
+    @property
+    def inputs(self) -> Mapping[str, Inputs]:
+        """By source, what it is made from now; plain tensors, neither saved nor broadcast.
+
+        Setting them raises ValueError unless every source has those of all author rows.
+        """
+        return self._inputs
+
+    @inputs.setter
+    def inputs(self, inputs: Mapping[str, Inputs]) -> None:
+        self.model.check_inputs(inputs)
+        self._inputs = inputs
 
     def forward(self, batch: RankingBatch, banks: Mapping[str, MemoryBank]) -> TrainingStep:
         """The loss of one batch; ``banks`` are those of the sources that have one."""

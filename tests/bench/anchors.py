@@ -9,9 +9,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines.runtime import config
 from pipelines.semantics import anchors
-from pipelines.settings import Settings
+from pipelines.settings import read_settings
 from pipelines.tables.storage import StorageConfig
 from pipelines.world import world
 from tests.pipelines.jobs import run_job
@@ -24,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--authors", type=int, default=1500, help="authors on air")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key, repeatable")
     args = parser.parse_args(argv)
-    settings = config.load(Settings, args.config, args.set)
+    settings = read_settings(args.config, args.set)
     with tempfile.TemporaryDirectory() as scratch:
         settings = replace(
             settings,

@@ -22,14 +22,12 @@ from typing import Any
 import numpy as np
 
 from pipelines.ranking import evaluate, train
-from pipelines.runtime import config
 from pipelines.runtime.cluster import connected
 from pipelines.samples import examples
 from pipelines.samples.batches import read_examples
 from pipelines.semantics import vocabulary
-from pipelines.settings import Settings
+from pipelines.settings import Settings, read_settings
 from pipelines.tables.contract import TASKS_COLUMNS
-from pipelines.tables.storage import Storage
 from pipelines.world import world
 from tests.pipelines.jobs import run_job
 
@@ -49,7 +47,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key, repeatable")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    settings = config.load(Settings, args.config, args.set)
+    settings = read_settings(args.config, args.set)
     tastes = {"on": [True], "off": [False], "both": [True, False]}[args.taste]
     runs = []
     with tempfile.TemporaryDirectory() as scratch, connected(settings.cluster):
@@ -75,7 +73,7 @@ def _settings(settings: Settings, root: Path, seed: int, taste: bool) -> Setting
         run_dir=str(root / "run"),
         storage=replace(settings.storage, root=str(root / "store")),
         world=replace(settings.world, semantic_taste=taste, teacher=True, recorded_segments=1),
-        train=replace(settings.train, variants=("sarm", "base")),
+        train=replace(settings.train, sources=("sarm",), base=True),
     )
 
 
@@ -93,9 +91,10 @@ def _run(settings: Settings, init: int) -> dict[str, Any]:
 
 def _redrawn_click_gauc(settings: Settings, day: str) -> dict[str, float]:
     """Click GAUC of every model, as the mean over clicks drawn again."""
-    columns = read_examples(Storage.open(settings.storage.root), day)
-    chance = evaluate.oracle_scores(settings.storage.root, day, columns)
-    scores = {name: np.load(Path(settings.run_dir) / f"scores-{name}.npz")["scores"] for name in MODELS[:2]}
+    run = settings.open()
+    columns = read_examples(run.storage, day)
+    chance = evaluate.oracle_scores(run.storage, day, columns)
+    scores = {name: np.load(run.folder / evaluate.scores_file(name))["scores"] for name in MODELS[:2]}
     scores["oracle"] = chance
     return {name: evaluate.redrawn_gauc(columns, chance, values)["click"] for name, values in scores.items()}
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.ranker import RankerConfig
 from models.sarm.model import SARMConfig
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.serving.serve import ServeConfig, serving
@@ -47,6 +48,7 @@ def store(folder: Path) -> Published:
     made = Published(
         folder,
         config=SARMConfig(),
+        ranker=RankerConfig(),
         author_ids=np.arange(AUTHORS) * 3 + 1,
         user_ids=np.arange(USERS),
         length=HISTORY,
@@ -68,6 +70,7 @@ def profile(published: Published, candidates: int) -> dict[str, float]:
     watcher = watcher_of(published.root)
     snapshot, sequence = watcher.current, UserSequence(watcher)
     model, bank = snapshot.model, snapshot.bank
+    interest_of = model.source("sarm").interest
     body = json.dumps(request_of(published, candidates, seed=1)).encode()
     request = RankRequest.model_validate(json.loads(body))
     columns = request_columns(request, snapshot.histories, NOW_MS)
@@ -80,14 +83,13 @@ def profile(published: Published, candidates: int) -> dict[str, float]:
     response = sequence.rank(request)
     weights = FusionWeights().in_order
     with torch.inference_mode():
-        interest = model.user_interest(history, mask)
-        assert interest is not None
-        features = torch.cat([cls, tar, interest.expand(candidates, -1), model.ranker.rank_features(batch)], dim=-1)
+        interest = interest_of(history, mask).expand(candidates, -1)
+        features = torch.cat([cls, tar, interest, model.ranker.rank_features(batch)], dim=-1)
         parts: dict[str, Callable[[], Any]] = {
             "json_in": lambda: RankRequest.model_validate(json.loads(body)),
             "featurize": lambda: request_batch(request_columns(request, snapshot.histories, NOW_MS), bank.catalog),
             "gather": lambda: bank.states["sarm"][rows],
-            "uin": lambda: model.user_interest(history, mask),
+            "uin": lambda: interest_of(history, mask),
             "features": lambda: model.ranker.rank_features(batch),
             "home": lambda: model.ranker.home(features),
             "fuse_and_sort": lambda: ranked(request.candidates, probabilities, known, weights),

@@ -23,23 +23,20 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.composed import ComposedRanker, Sources
 from models.optimizer import param_groups
-from models.ranker import Ranker
 from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
-from models.sarm.memory_bank import MemoryBank
 from models.sarm.model import SARM
-from models.sarm.training import TrainingSARM
+from models.sources import SourceSpec
+from models.training import TrainingRanker
 from pipelines.ranking.anchor_table import AnchorTable
-from pipelines.ranking.loop import RankerStep
-from pipelines.ranking.train import sarm_config, train_days
-from pipelines.runtime import config
+from pipelines.ranking.plan import train_days
 from pipelines.runtime.cluster import connected
 from pipelines.samples import examples
 from pipelines.samples.batches import DayBatches, build_catalog, read_examples
 from pipelines.semantics import vocabulary
-from pipelines.settings import Settings
+from pipelines.settings import Settings, read_settings
 from pipelines.tables.artifacts import Artifacts
-from pipelines.tables.storage import Storage
 from pipelines.world import world
 from tests.pipelines.jobs import run_job
 
@@ -53,7 +50,7 @@ class Data:
     """One day's batches, and what the models of that day need."""
 
     def __init__(self, settings: Settings) -> None:
-        storage = Storage.open(settings.storage.root)
+        storage = settings.open().storage
         day = train_days(settings.train, storage)[-1]
         tokenizer = LiveStreamingTokenizer.load(Artifacts(storage).fetch(vocabulary.KIND))
         self.catalog, _ = build_catalog(storage, storage.days("examples")[-1])
@@ -66,14 +63,13 @@ class Trained:
 
     def __init__(self, settings: Settings, data: Data, budget: int | None, *, base: bool) -> None:
         torch.manual_seed(0)
-        model = replace(sarm_config(settings.train), encode_budget=budget)
-        sarm = SARM(model, data.catalog.sizes, data.anchors.rows)
-        self.model: nn.Module = sarm
-        self.bank: MemoryBank | None = MemoryBank(data.catalog.num_authors, model.width)
-        self.step: nn.Module = TrainingSARM(sarm, *data.anchors.tokens.tensors())
-        if base:
-            self.model, self.bank = Ranker(model.ranker, data.catalog.sizes), None
-            self.step = RankerStep(self.model)
+        sarm = replace(settings.train.models.sarm, encode_budget=budget)
+        specs = () if base else (SourceSpec.of("sarm", SARM, sarm, data.anchors.rows),)
+        self.model = ComposedRanker(settings.train.ranker, data.catalog.sizes, Sources(specs=specs))
+        self.step = TrainingRanker(self.model)
+        self.step.inputs = {} if base else {"sarm": data.anchors.tokens.tensors()}
+        banks = {name: source.memory_bank(data.catalog.num_authors) for name, source in self.model.items()}
+        self.banks = {name: bank for name, bank in banks.items() if bank is not None}
         rates = {name: getattr(settings.train, name) for name in ("lr_ids", "lr_encoder", "lr_dense", "l2_ids")}
         self.optimizer = torch.optim.Adam(param_groups(self.step, **rates), fused=True)
         self.batches, self.steps, self.encoded = data.batches, 0, 0
@@ -83,15 +79,15 @@ class Trained:
         for _ in range(steps):
             batch = self.batches[self.steps % len(self.batches)]
             self.optimizer.zero_grad()
-            result = self.step(batch, self.bank)
+            result = self.step(batch, self.banks)
             result.loss.backward()
             with record_function(_MARK + "optimizer"):
                 self.optimizer.step()
-            if self.bank is not None:
+            for name, fresh in result.fresh.items():
                 with record_function(_MARK + "bank"):
-                    self.bank.write(result.rows, result.vectors, self.steps)
+                    self.banks[name].write(*fresh, self.steps)
+                self.encoded += len(fresh.rows)
             self.steps += 1
-            self.encoded += len(result.rows)
 
 
 def main(argv: list[str]) -> int:
@@ -105,7 +101,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        settings = config.load(Settings, args.config, args.set)
+        settings = read_settings(args.config, args.set)
         root = args.root or f"{scratch}/store"
         settings = replace(settings, run_dir=f"{scratch}/run", storage=replace(settings.storage, root=root))
         if args.root is None:
@@ -173,17 +169,17 @@ def _gemm_gflops() -> float:
 
 def _blocks(run: Trained) -> Iterator[tuple[nn.Module, str, str]]:
     """(module, method, block): what is counted for which block; the innermost one counts."""
-    sarm = run.model if isinstance(run.model, SARM) else None
-    ranker = run.model if sarm is None else sarm.ranker
+    ranker = run.model.ranker
     yield ranker, "forward", "ranker"
-    yield ranker.home, "forward", "HoME"  # type: ignore[misc]
-    if sarm is not None:
-        yield sarm.encoder, "packed", "encoder"
-        for fusion in sarm.encoder.fusions.values():
+    yield ranker.home, "forward", "HoME"
+    for _, source in run.model.items():
+        assert isinstance(source, SARM)
+        yield source.encoder, "packed", "encoder"
+        for fusion in source.encoder.fusions.values():
             yield from ((fusion, "project", "fusion"), (fusion, "mix", "fusion"))
-        yield sarm.identity, "forward", "[TAR]"
-        if "uin" in sarm.config.representations:
-            yield sarm.interest, "packed", "[UIN]"
+        yield source.identity, "forward", "[TAR]"
+        if "uin" in source.config.representations:
+            yield source.interest, "packed", "[UIN]"
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.batch import RankingBatch
+from models.composed import ComposedRanker
 from models.home import Experts, FeatureGates, HoME, HoMEConfig, MetaLayer
 from models.layers import FeedForward, RMSNorm, SelfAttention, TransformerBlock
 from models.ranker import Affinity, CrossLayer, Ranker, TargetAttention
@@ -21,10 +22,23 @@ from models.sarm.anchor_encoder import AnchorEncoder
 from models.sarm.author_identity import AuthorIdentity, AuthorMean
 from models.sarm.gated_fusion import GatedFusion
 from models.sarm.memory_bank import MemoryBank
-from models.sarm.training import TrainingSARM
 from models.sarm.user_interest import UserInterest
-from models.two_stage import READS, TwoStageConfig, TwoStageRanker
-from tests.models.worlds import NUM_AUTHORS, RANKER, ROWS, SARM_CONFIG, batch, catalog, sarm, scatter_parameters, tokens
+from models.sources import SourceSpec
+from models.two_stage import CodeFacts, Codes, EmbeddingFacts, HistoryEmbeddings, TargetEmbedding, TwoStageConfig
+from tests.models.worlds import (
+    NUM_AUTHORS,
+    RANKER,
+    ROWS,
+    SARM_CONFIG,
+    batch,
+    catalog,
+    composed,
+    sarm,
+    sarm_spec,
+    scatter_parameters,
+    tokens,
+    trainer,
+)
 
 B, L, D, V = 3, 5, 4, 6
 REAL, STEP = torch.float64, 1e-5
@@ -59,11 +73,22 @@ BLOCKS: dict[str, Callable[[], tuple[nn.Module, list[Any], tuple[int, ...]]]] = 
     "author_identity": lambda: (AuthorIdentity(3, D), [real(B, 3), real(B, L, D), MASK], (B, D)),
     "author_mean": lambda: (AuthorMean(), [real(B, 3), real(B, L, D), MASK], (B, D)),
     "user_interest": lambda: (UserInterest(D, 2, 2, 2), [real(B, L, D), MASK], (B, D)),
-    "sarm": lambda: (sarm(), [batch(B), real(B, 8), real(B, 8), real(B, 5, 8)], (B, 4)),
-    "aux_head": lambda: (_Aux(sarm()), [batch(B), real(B, 8), real(B, 8), real(B, 5, 8)], (B,)),
-    **{f"two_stage_{reads}": lambda reads=reads: _two_stage(reads) for reads in READS},
+    "sarm": lambda: (_FromRows(sarm(), "sarm"), [batch(B), real(B, 2, 8), real(B, L, 8)], (B, 4)),
+    "aux_head": lambda: (_Aux(sarm()), [real(B, 2, 8)], (B,)),
+    "codes": lambda: (_FromRows(composed(CODES), "codes"), [batch(B), torch.arange(2 * B).view(B, 2), None], (B, 4)),
+    "target_embedding": lambda: (
+        _FromRows(composed(_frozen(TargetEmbedding)), "x"),
+        [batch(B), real(B, 3), None],
+        (B, 4),
+    ),
+    "history_embeddings": lambda: (
+        _FromRows(composed(_frozen(HistoryEmbeddings)), "x"),
+        [batch(B), real(B, 3), real(B, L, 3)],
+        (B, 4),
+    ),
     "sarm_step": lambda: _step(None),
     "sarm_step_within_a_budget": lambda: _step(2),
+    "step_of_two_sources": lambda: _step(2, CODES),
 }
 
 
@@ -78,28 +103,42 @@ class _Groups(nn.Module):
         return torch.cat(list(self.layer(v).values()), dim=-1)
 
 
+class _FromRows(nn.Module):
+    """The logits of a ranker with one source, from rows of its table."""
+
+    def __init__(self, model: ComposedRanker, name: str) -> None:
+        super().__init__()
+        self.model, self.name = model, name
+
+    def forward(self, rows: RankingBatch, target: Tensor, history: Tensor | None) -> Tensor:
+        return self.model(rows, self.model.read(rows, {self.name: target}, {self.name: history}))
+
+
 class _Aux(nn.Module):
     """The auxiliary prediction of SARM alone."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: ComposedRanker) -> None:
         super().__init__()
-        self.model = model
+        self.source = model.source("sarm")
 
-    def forward(self, *inputs: Any) -> Tensor:
-        return self.model(*inputs).aux_logit
-
-
-def _two_stage(reads: str) -> tuple[nn.Module, list[Any], tuple[int, ...]]:
-    config = TwoStageConfig(reads=reads, num_codes=6, embedding_dim=3, width=4, ranker=RANKER)
-    content = torch.arange(2 * (NUM_AUTHORS + 1)).view(-1, 2) % 6 if reads == "codes" else real(NUM_AUTHORS + 1, 3)
-    return TwoStageRanker(config, catalog().sizes), [batch(B), content], (B, 4)
+    def forward(self, target: Tensor) -> Tensor:
+        return self.source.auxiliary(target)
 
 
-def _step(budget: int | None) -> tuple[nn.Module, list[Any], tuple[int, ...]]:
+CODES = SourceSpec.of("codes", Codes, TwoStageConfig(width=4), CodeFacts(num_codes=6))
+
+
+def _frozen(source: type[TargetEmbedding | HistoryEmbeddings]) -> SourceSpec:
+    return SourceSpec.of("x", source, TwoStageConfig(width=4), EmbeddingFacts(embedding_dim=3))
+
+
+def _step(budget: int | None, *others: SourceSpec) -> tuple[nn.Module, list[Any], tuple[int, ...]]:
     bank = MemoryBank(NUM_AUTHORS, 8)
     bank.vectors = real(*bank.vectors.shape)
-    model = sarm(replace(SARM_CONFIG, encode_budget=budget, aux_weight=0.5))
-    return TrainingSARM(model, *tokens().tensors()), [double(batch(8)), bank], ()
+    model = composed(sarm_spec(replace(SARM_CONFIG, encode_budget=budget, aux_weight=0.5)), *others)
+    codes = torch.arange(2 * (NUM_AUTHORS + 1)).view(-1, 2) % 6
+    step = trainer(model, **{spec.name: (codes,) for spec in others})
+    return step, [double(batch(8)), {"sarm": bank}], ()
 
 
 def make(name: str) -> tuple[nn.Module, list[Any], tuple[int, ...]]:

@@ -6,7 +6,7 @@ from torch import nn
 from models.embeddings import IdTable
 from models.optimizer import param_groups
 from models.ranker import Ranker
-from tests.models.worlds import RANKER, catalog, sarm
+from tests.models.worlds import RANKER, catalog, composed, sarm
 
 RATES = {"lr_ids": 0.5, "lr_encoder": 0.125, "lr_dense": 0.25}
 
@@ -22,16 +22,22 @@ def test_every_parameter_is_in_one_group_tables_in_ids_and_the_encoders_layers_i
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
     ids, encoder, dense = ({name_of[id(p)] for p in group["params"]} for group in groups)
     tables = {"users", "authors", "profile", "categories", "hours", "ages", "watches", "tokens", "live_tokens"}
-    assert {name.split(".")[1] for name in ids} == tables
-    assert {name.split(".")[1] for name in encoder} == {"blocks", "fusions", "norm"}
-    assert all(name.startswith("encoder.") for name in encoder)
-    assert not any(name.startswith("encoder.") for name in dense)
+    assert {_part(name).split(".")[1] for name in ids} == tables
+    assert {_part(name).split(".")[1] for name in encoder} == {"blocks", "fusions", "norm"}
+    assert all(_part(name).startswith("encoder.") for name in encoder)
+    assert not any(_part(name).startswith("encoder.") for name in dense)
     assert ids | encoder | dense == set(name_of.values())
     assert len(ids) + len(encoder) + len(dense) == len(name_of)
 
 
+def _part(parameter: str) -> str:
+    """Its name within the base ranker or the source."""
+    return parameter.removeprefix("sources.sarm.")
+
+
 def test_a_ranker_without_anchors_has_no_group_of_the_encoder() -> None:
-    assert [g["name"] for g in param_groups(Ranker(RANKER, catalog().sizes), **RATES)] == ["ids", "dense"]
+    for model in (Ranker(RANKER, catalog().sizes), composed()):
+        assert [g["name"] for g in param_groups(model, **RATES)] == ["ids", "dense"]
 
 
 def test_l2_pulls_rows_that_are_not_seen_to_zero_and_leaves_dense_weights() -> None:

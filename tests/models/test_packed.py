@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.embeddings import IdTable
 from models.layers import TransformerBlock
 from models.packed import Distinct, Places, run_block
 from models.sarm.anchor_encoder import AnchorEncoder
 from models.sarm.author_identity import AuthorIdentity
 from models.sarm.model import SARM
-from models.sarm.training import distinct_histories
 from models.sarm.user_interest import UserInterest
 from tests.models.worlds import NUM_AUTHORS, ROWS, SARM_CONFIG, batch, sarm, scatter_parameters, tokens
 
@@ -90,11 +90,11 @@ def test_packed_interest_of_empty_histories_alone_is_zero() -> None:
     assert not found.any() and all(p.grad is None or p.grad.isfinite().all() for p in interest.parameters())
 
 
-def plainly(model: SARM, rows: Tensor, base: Tensor, live: Tensor) -> Tensor:
+def plainly(source: SARM, ids: IdTable, rows: Tensor, base: Tensor, live: Tensor) -> Tensor:
     """h_CLS and h_TAR [A, 2, D] through the plain modules, all authors at once."""
-    states, mask = model.encoder(base, live)
-    assert isinstance(model.identity, AuthorIdentity)
-    return torch.stack([states[:, 0], model.identity(model.ranker.authors(rows), states, mask)], dim=1)
+    states, mask = source.encoder(base, live)
+    assert isinstance(source.identity, AuthorIdentity)
+    return torch.stack([states[:, 0], source.identity(ids(rows), states, mask)], dim=1)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
@@ -102,29 +102,6 @@ def test_authors_are_encoded_alike_in_any_chunk(chunk: int) -> None:
     model = sarm(replace(SARM_CONFIG, encode_chunk=chunk))
     rows = torch.tensor([7, 0, 3, 11, 5])
     base, live = (t[rows] for t in tokens().tensors())
-    found = torch.stack(model.encode_authors(rows, base, live), dim=1)
-    assert_same(found, plainly(model, rows, base, live), model)
-
-
-def test_the_distinct_histories_make_up_all_rows() -> None:
-    rows = batch(24)
-    # User 1 has three histories, of which one comes back; user 2 shares two of them.
-    same = [0, 1, 0, 0, 1, 3]
-    chosen = rows.slice(torch.tensor(same))._replace(user=torch.tensor([1, 1, 1, 2, 2, 1]))
-    first, of_row = distinct_histories(chosen)
-    assert torch.equal(chosen.history[first][of_row], chosen.history)
-    assert torch.equal(chosen.history_mask[first][of_row], chosen.history_mask)
-
-
-def test_a_history_that_a_request_shares_is_given_once() -> None:
-    """Rows of requests come mixed with each other, as in time order."""
-    rows = batch(24).slice(torch.tensor([4, 3] * 4))._replace(user=torch.tensor([1, 2] * 4))
-    first, of_row = distinct_histories(rows)
-    assert first.tolist() == [0, 1] and of_row.tolist() == [0, 1] * 4
-
-
-def test_an_unknown_author_in_a_history_is_not_padding() -> None:
-    rows = batch(2)
-    history, mask = torch.zeros(2, 5, dtype=torch.int64), torch.tensor([[False] * 5, [False] * 4 + [True]])
-    chosen = rows._replace(user=torch.tensor([1, 1]), history=history, history_mask=mask)
-    assert len(distinct_histories(chosen)[0]) == 2
+    source, ids = model.source("sarm"), model.ranker.authors
+    found = torch.stack(source.encode_authors(rows, base, live, ids), dim=1)
+    assert_same(found, plainly(source, ids, rows, base, live), model)

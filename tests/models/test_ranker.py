@@ -107,7 +107,7 @@ def test_saved_and_loaded_rankers_score_alike(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"class": "SARM"}, "class 'SARM', wanted 'Ranker'"),
+        ({"class": "ComposedRanker"}, "class 'ComposedRanker', wanted 'Ranker'"),
         ({"version": 99}, "version 99, wanted 1"),
         ({"config": {"id_dim": 4}}, r"shape \[8, 8\] in the file, \[8, 4\] in the config"),
         ({"config": {"id_dims": 4}}, r"config: unknown key\(s\) id_dims; valid keys are id_dim"),

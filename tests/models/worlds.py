@@ -10,16 +10,20 @@ import torch
 
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
+from models.composed import ComposedRanker, Sources
 from models.home import HoMEConfig
 from models.ranker import RankerConfig
 from models.sarm.anchor_tokens import AnchorTokens, TokenRows
+from models.sarm.memory_bank import MemoryBank
 from models.sarm.model import SARM, SARMConfig
+from models.sources import SourceSpec
+from models.training import TrainingRanker
 
 NUM_USERS, NUM_AUTHORS, HISTORY, TOKENS = 7, 11, 5, 9
 ROWS = TokenRows(num_base_rows=20, num_live_rows=6)
 HOME = HoMEConfig(input_width=16, expert_dim=8, tower_hidden=4)
 RANKER = RankerConfig(id_dim=8, profile_dim=4, category_dim=4, hour_dim=2, cross_rank=4, home=HOME)
-SARM_CONFIG = SARMConfig(ranker=RANKER, width=8, num_layers=2, encode_chunk=3, aux_hidden=4)
+SARM_CONFIG = SARMConfig(width=8, num_layers=2, encode_chunk=3, aux_hidden=4)
 
 
 def catalog() -> Catalog:
@@ -63,12 +67,37 @@ def tokens(seed: int = 0) -> AnchorTokens:
     return AnchorTokens(base=base, live=live)
 
 
-def sarm(config: SARMConfig = SARM_CONFIG, seed: int = 0) -> SARM:
-    """A model whose parameters are all away from their special initial values."""
+def composed(*specs: SourceSpec, seed: int = 0) -> ComposedRanker:
+    """A ranker of these sources whose parameters are all away from their special initial values."""
     torch.manual_seed(seed)
-    model = SARM(config, catalog().sizes, ROWS)
+    model = ComposedRanker(RANKER, catalog().sizes, Sources(specs=specs))
     scatter_parameters(model)
     return model
+
+
+def sarm_spec(config: SARMConfig = SARM_CONFIG) -> SourceSpec:
+    return SourceSpec.of("sarm", SARM, config, ROWS)
+
+
+def sarm(config: SARMConfig = SARM_CONFIG, seed: int = 0) -> ComposedRanker:
+    """A ranker with the one source "sarm"."""
+    return composed(sarm_spec(config), seed=seed)
+
+
+def trainer(model: ComposedRanker, **inputs: tuple[torch.Tensor, ...]) -> TrainingRanker:
+    """A training step; the source "sarm" reads ``tokens()``, the others what is given."""
+    step = TrainingRanker(model)
+    step.inputs = inputs | ({"sarm": tokens().tensors()} if "sarm" in model.sources else {})
+    return step
+
+
+def filled_bank() -> MemoryBank:
+    """A bank of SARM that has vectors of every author row, written at step 0."""
+    bank = MemoryBank(NUM_AUTHORS, SARM_CONFIG.width)
+    generator = torch.Generator().manual_seed(3)
+    vectors = torch.randn(NUM_AUTHORS + 1, 2, SARM_CONFIG.width, generator=generator)
+    bank.write(torch.arange(NUM_AUTHORS + 1), vectors, step=0)
+    return bank
 
 
 def scatter_parameters(model: torch.nn.Module) -> None:

@@ -43,10 +43,10 @@ RANKER = RankerConfig(
 SMALL = SARMConfig(width=16, num_layers=1, aux_hidden=8)
 
 
-def composed(config: SARMConfig, catalog: Catalog) -> ComposedRanker:
+def composed(config: SARMConfig, catalog: Catalog, ranker: RankerConfig = RANKER) -> ComposedRanker:
     """A ranker with the one source SARM, and random weights."""
     spec = SourceSpec.of("sarm", SARM, config, TOKEN_ROWS)
-    return ComposedRanker(RANKER, catalog.sizes, Sources(specs=(spec,)))
+    return ComposedRanker(ranker, catalog.sizes, Sources(specs=(spec,)))
 
 
 class Published:
@@ -60,8 +60,9 @@ class Published:
         author_ids: Any = AUTHOR_IDS,
         length: int = LENGTH,
         delay_ms: int = 0,
+        ranker: RankerConfig = RANKER,
     ) -> None:
-        self.root, self.config = root, config
+        self.root, self.config, self.ranker = root, config, ranker
         self.rule = HistoryRule(length=length, days=14, delay_ms=delay_ms)
         self.user_ids, self.author_ids = np.asarray(user_ids), np.asarray(author_ids)
 
@@ -77,7 +78,7 @@ class Published:
         folder = self.folder("sarm", run_id)
         catalog = self.catalog(seed)
         torch.manual_seed(seed)
-        ranker = composed(self.config, catalog)
+        ranker = composed(self.config, catalog, self.ranker)
         with torch.no_grad():
             for parameter in ranker.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
