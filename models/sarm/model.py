@@ -181,11 +181,11 @@ class SARM(SavedModel):
         if len(tokens) != self.sizes.num_authors + 1:
             raise ValueError(f"wanted tokens of {self.sizes.num_authors + 1} author rows, got {len(tokens)}")
         bank = np.empty((len(tokens), 2, self.config.width), dtype=np.float32)
-        order = np.argsort(tokens.lengths, kind="stable")
+        order, device = np.argsort(tokens.lengths, kind="stable"), next(self.parameters()).device
         for start in range(0, len(tokens), chunk):
             rows = order[start : start + chunk]
-            vectors = self.encode_authors(torch.from_numpy(rows), *tokens.select(rows).tensors())
-            bank[rows] = torch.stack(vectors, dim=1).numpy()
+            given = (t.to(device) for t in (torch.from_numpy(rows), *tokens.select(rows).tensors()))
+            bank[rows] = torch.stack(self.encode_authors(*given), dim=1).cpu().numpy()
         return bank
 
     def grow_live_tokens(self, rows: TokenRows) -> None:

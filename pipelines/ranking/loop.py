@@ -204,7 +204,7 @@ class Loop:
         progress.examples += size
         self._since += 1
         parts = [result.parts[name] for name in ("rec", "click", "aux")]
-        self._sums += torch.stack([result.loss.detach(), *parts]).double().cpu()
+        self._sums += torch.stack([result.loss.detach(), *parts]).cpu().double()
         if self._timed_from is None and progress.step >= self._first_step + _UNTIMED_STEPS:
             self._timed_from = (progress.examples, time.perf_counter())
 
@@ -257,11 +257,10 @@ class Loop:
         """Goes on from what `save` wrote."""
         trained = type(self.model).load(folder)
         self.model.load_state_dict(trained.state_dict())
-        self.optimizer.load_state_dict(torch.load(folder / _OPTIMIZER, weights_only=True))
+        # By way of the CPU, because this worker may not have the device that the checkpoint was written on.
+        self.optimizer.load_state_dict(torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True))
         if self.bank is not None:
-            stored = MemoryBank.load(folder / _BANK)
-            self.bank.vectors = stored.vectors.to(self.worker.device)
-            self.bank.written_step = stored.written_step.to(self.worker.device)
+            self.bank = MemoryBank.load(folder / _BANK, self.worker.device)
         self.progress = read_progress(folder)
         self._first_step = self.progress.step
 
@@ -338,6 +337,5 @@ def _make_loop(
         return Loop(plan, RankerStep(TwoStageRanker(config, catalog.sizes)), None, worker, log_line)
     assert anchors is not None
     sarm = SARM(plan.model, catalog.sizes, anchors.rows)
-    bank = MemoryBank(catalog.num_authors, plan.model.width)
-    bank.vectors, bank.written_step = bank.vectors.to(worker.device), bank.written_step.to(worker.device)
+    bank = MemoryBank(catalog.num_authors, plan.model.width, worker.device)
     return Loop(plan, TrainingSARM(sarm, *anchors.tokens.tensors()), bank, worker, log_line)

@@ -103,14 +103,16 @@ def score(
     bank: npt.NDArray[np.float32] | None = None,
     content: Tensor | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Probabilities [n, K] of examples.
+    """Probabilities [n, K] of examples, on the device of the model.
 
     SARM reads targets and histories from `bank` [N+1, 2, D], as serving does; a two-stage ranker reads `content`.
     """
     parts: list[Tensor] = []
-    vectors = None if bank is None else torch.from_numpy(bank)
+    device = next(model.parameters()).device
+    vectors = None if bank is None else torch.from_numpy(bank).to(device)
+    content = None if content is None else content.to(device)
     for start in range(0, len(columns["user_id"]), _SCORED_TOGETHER):
-        batch = collate(take(columns, slice(start, start + _SCORED_TOGETHER)), catalog)
+        batch = collate(take(columns, slice(start, start + _SCORED_TOGETHER)), catalog).to(device)
         if isinstance(model, SARM):
             assert vectors is not None
             cls, tar = vectors[batch.author].unbind(dim=1)
@@ -119,5 +121,5 @@ def score(
             logits = model(batch, content)
         else:
             logits = model(batch)
-        parts.append(torch.sigmoid(logits))
+        parts.append(torch.sigmoid(logits).cpu())
     return torch.cat(parts).numpy()

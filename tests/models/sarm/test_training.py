@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models import TASKS
 from models.sarm.memory_bank import MemoryBank
-from models.sarm.training import TrainingSARM, TrainingStep, choose_authors
+from models.sarm.training import TrainingSARM, TrainingStep
 from tests.models.worlds import NUM_AUTHORS, SARM_CONFIG, batch, sarm, tokens
 
 
@@ -94,28 +94,6 @@ def test_the_history_is_always_read_from_the_bank() -> None:
     before = module(rows, bank).loss
     bank.vectors[:, 0] += torch.randn(NUM_AUTHORS + 1, 8)
     assert module(rows, bank).loss != before
-
-
-@pytest.mark.parametrize(
-    ("written", "counts", "wanted"),
-    [
-        ([5, 3, 4], [1, 1, 1], [1, 2]),
-        ([0, -1, 7], [9, 1, 9], [0, 1]),
-        ([2, 2, 2], [1, 3, 2], [1, 2]),
-        ([2, 2, 2], [1, 1, 1], [0, 1]),
-    ],
-)
-def test_the_stalest_then_the_most_frequent_are_chosen(
-    written: list[int], counts: list[int], wanted: list[int]
-) -> None:
-    chosen = choose_authors(torch.tensor([4, 6, 9]), torch.tensor(counts), torch.tensor(written), 2)
-    assert chosen.tolist() == wanted
-
-
-def test_without_a_budget_or_below_it_all_are_chosen() -> None:
-    authors, counts, written = torch.arange(3), torch.ones(3), torch.zeros(3)
-    assert choose_authors(authors, counts, written, None).tolist() == [0, 1, 2]
-    assert choose_authors(authors, counts, written, 3).tolist() == [0, 1, 2]
 
 
 def test_a_budget_reaches_every_author_in_turn() -> None:

@@ -1,4 +1,4 @@
-"""The fast path of training against the plain blocks over padded sequences: values and every gradient."""
+"""Packed sequences against the plain modules over padded ones: values and every gradient."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import TransformerBlock
-from models.packed import Distinct, Places, run_block
+from models.ops.packing import Distinct, Places
 from models.sarm.anchor_encoder import AnchorEncoder
 from models.sarm.author_identity import AuthorIdentity
 from models.sarm.model import SARM
-from models.sarm.training import distinct_histories
 from models.sarm.user_interest import UserInterest
 from tests.models.worlds import NUM_AUTHORS, ROWS, SARM_CONFIG, batch, sarm, scatter_parameters, tokens
 
@@ -55,7 +54,7 @@ def test_a_packed_block_is_the_block(heads: int) -> None:
     scatter_parameters(block)
     mask = torch.arange(5) < torch.tensor([[5], [1], [3]])
     x, places = torch.randn(3, 5, 8), Places(mask)
-    assert_same(run_block(block, places.pack(x), places), places.pack(block(x, mask)), block)
+    assert_same(block.packed(places.pack(x), places), places.pack(block(x, mask)), block)
 
 
 @pytest.mark.parametrize(("num_layers", "fusion_layers"), [(1, (0,)), (1, ()), (4, (0, 3)), (4, (0, 1, 2, 3))])
@@ -104,27 +103,3 @@ def test_authors_are_encoded_alike_in_any_chunk(chunk: int) -> None:
     base, live = (t[rows] for t in tokens().tensors())
     found = torch.stack(model.encode_authors(rows, base, live), dim=1)
     assert_same(found, plainly(model, rows, base, live), model)
-
-
-def test_the_distinct_histories_make_up_all_rows() -> None:
-    rows = batch(24)
-    # User 1 has three histories, of which one comes back; user 2 shares two of them.
-    same = [0, 1, 0, 0, 1, 3]
-    chosen = rows.slice(torch.tensor(same))._replace(user=torch.tensor([1, 1, 1, 2, 2, 1]))
-    first, of_row = distinct_histories(chosen)
-    assert torch.equal(chosen.history[first][of_row], chosen.history)
-    assert torch.equal(chosen.history_mask[first][of_row], chosen.history_mask)
-
-
-def test_a_history_that_a_request_shares_is_given_once() -> None:
-    """Rows of requests come mixed with each other, as in time order."""
-    rows = batch(24).slice(torch.tensor([4, 3] * 4))._replace(user=torch.tensor([1, 2] * 4))
-    first, of_row = distinct_histories(rows)
-    assert first.tolist() == [0, 1] and of_row.tolist() == [0, 1] * 4
-
-
-def test_an_unknown_author_in_a_history_is_not_padding() -> None:
-    rows = batch(2)
-    history, mask = torch.zeros(2, 5, dtype=torch.int64), torch.tensor([[False] * 5, [False] * 4 + [True]])
-    chosen = rows._replace(user=torch.tensor([1, 1]), history=history, history_mask=mask)
-    assert len(distinct_histories(chosen)[0]) == 2
