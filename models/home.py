@@ -6,7 +6,7 @@ projected to ``input_width`` (so that L divides it), and BatchNorm statistics ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import TASKS
+from models.ops.mixture import mix
 from models.sync_batch_norm import SyncBatchNorm1d
 
 CATEGORY_OF = {"click": "inter", "follow": "inter", "long_view": "watch", "gift": "inter"}
@@ -121,11 +122,12 @@ class MetaLayer(nn.Module):
         """z_meta + z_meta,self of each group."""
         inputs = self.feature_gates(v.expand(len(META_GROUPS), -1, -1))
         of_group = dict(zip(META_GROUPS, self.experts(inputs).unbind(dim=1), strict=True))
-        return {
-            group: mix(torch.softmax(self.gates[group](v), dim=-1), [of_group[g] for g in META_VISIBLE[group]])
-            + mix(_self_gate(self.self_gates[group](v)), [of_group[group]])
-            for group in META_GROUPS
-        }
+        mixed = {}
+        for group in META_GROUPS:
+            gate = torch.softmax(self.gates[group](v), dim=-1)
+            visible = torch.cat([of_group[g] for g in META_VISIBLE[group]], dim=1)
+            mixed[group] = mix(gate, visible) + mix(_self_gate(self.self_gates[group](v)), of_group[group])
+        return mixed
 
 
 class TaskLayer(nn.Module):
@@ -147,7 +149,7 @@ class TaskLayer(nn.Module):
         for task in TASKS:
             category = CATEGORY_OF[task]
             gate = torch.softmax(self.gates[task](torch.cat([z[category], z["shared"]], dim=-1)), dim=-1)
-            mixed = mix(gate, [of_group["shared"], of_group[category], of_group[task]])
+            mixed = mix(gate, torch.cat([of_group["shared"], of_group[category], of_group[task]], dim=1))
             logits.append(self.towers[task](mixed))
         return torch.cat(logits, dim=-1)
 
@@ -165,12 +167,6 @@ class HoME(nn.Module):
         """Logits; the probability is their sigmoid."""
         logits: Tensor = self.task(self.meta(self.project(features)))
         return logits
-
-
-def mix(weights: Tensor, experts: Sequence[Tensor]) -> Tensor:
-    """Sum(gate, {experts}): weights [B, n], groups of experts [B, E, D] with n experts in all -> [B, D]."""
-    # A product and a sum: on CPUs much faster than a batched product of such small matrices.
-    return (weights.unsqueeze(-1) * torch.cat(list(experts), dim=1)).sum(dim=1)
 
 
 def _self_gate(logits: Tensor) -> Tensor:

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORM_EPS = 1e-6
-_ROPE_THETA = 10_000.0
-
-
-def rotary_turns(length: int, head_dim: int, device: torch.device) -> Tensor:
-    """Turns exp(i m theta_j) of rotary position encoding (RoFormer), complex [length, head_dim / 2]."""
-    speed = _ROPE_THETA ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
-    angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * speed
-    return torch.polar(torch.ones_like(angles), angles)
-
-
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the pairs (x_2j, x_2j+1) of x [..., d] as complex numbers; ``turns`` broadcasts over [..., d / 2]."""
-    # As complex numbers this is one pass over memory instead of seven.
-    return torch.view_as_real(torch.view_as_complex(x.view(*x.shape[:-1], -1, 2)) * turns).flatten(-2)
+from models.ops.attention import attention, attention_weights
+from models.ops.packing import Distinct, Places
+from models.ops.rms_norm import rms_norm
+from models.ops.rotary import rotary_turns, rotate
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -38,26 +25,13 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     return torch.softmax(filled, dim=-1) * mask.to(scores.dtype)
 
 
-class _RMSNormFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        inverse = torch.rsqrt(torch.linalg.vecdot(x, x).unsqueeze(-1) / x.shape[-1] + NORM_EPS)
-        unit = x * inverse
-        ctx.save_for_backward(unit, inverse, weight)
-        return unit * weight
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        (gradient,) = gradients
-        unit, inverse, weight = ctx.saved_tensors
-        dim = unit.shape[-1]
-        of_weight = (gradient * unit).reshape(-1, dim)
-        along = torch.mv(of_weight, weight).view(inverse.shape) / dim
-        return torch.addcmul(gradient * weight, unit, along, value=-1.0).mul_(inverse), of_weight.sum(dim=0)
-
-
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last dimension. Equal to ``nn.RMSNorm``, whose gradient is twice as slow on CPUs."""
+    """x / rms(x) * weight over the last dimension, as ``nn.RMSNorm``.
+
+    Example:
+        >>> RMSNorm(2)(torch.tensor([[3.0, 4.0]]))
+        tensor([[0.8485, 1.1314]], grad_fn=<_RMSNormBackward>)
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -65,8 +39,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        normed: Tensor = _RMSNormFunction.apply(x, self.weight)  # type: ignore[no-untyped-call]
-        return normed
+        return rms_norm(x, self.weight)
 
 
 class SelfAttention(nn.Module):
@@ -82,36 +55,27 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """``mask`` [B, L] is True at keys that may be read; a row that is all False reads everything."""
+        """``mask`` [B, L] is True at keys that may be read; a row that is all False gives numbers without a meaning."""
         mixed: Tensor = self.out(self.read(self.query_key(x), self.value(x), mask))
         return mixed
 
     def read(self, query_key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """query_key [B, L, 2 D], value [B, L, D], not yet turned by position -> what each position reads, [B, L, D]."""
-        batch, length, dim = value.shape
-        values = self._by_head(value.view(batch, length, self.num_heads, -1))
-        read = torch.bmm(self.weights(query_key, mask).flatten(0, 1), values)
-        return read.view(batch, self.num_heads, length, -1).transpose(1, 2).reshape(batch, length, dim)
+        query, key = self._turned(query_key)
+        by_head = value.view(*value.shape[:-1], self.num_heads, -1)
+        return attention(query, key, by_head, mask).reshape(value.shape)
 
     def weights(self, query_key: Tensor, mask: Tensor) -> Tensor:
-        """query_key [B, L, 2 D] -> how much each position reads of each other one, [B, heads, L, L].
+        """query_key [B, L, 2 D] -> how much each position reads of each other one, [B, heads, L, L]."""
+        return attention_weights(*self._turned(query_key), mask)
 
-        Spelled out: at the lengths of anchors and histories torch's fused attention takes twice the time on CPUs.
-        """
-        batch, length, _ = query_key.shape
-        head_dim = query_key.shape[-1] // (2 * self.num_heads)
+    def _turned(self, query_key: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, L, 2 D] -> queries and keys [B, L, heads, D / heads], turned by their positions."""
+        batch, length, width = query_key.shape
+        head_dim = width // (2 * self.num_heads)
         turns = rotary_turns(length, head_dim, query_key.device)[:, None, None, :]
-        turned = rotate(query_key.view(batch, length, 2, self.num_heads, head_dim), turns)
-        query, key = (self._by_head(part) for part in turned.unbind(dim=2))
-        # Finite, because a softmax over no key at all is NaN, in the gradient too; the caller ignores such rows.
-        closed = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min)
-        closed = closed[:, None, None].expand(-1, self.num_heads, -1, -1).flatten(0, 1)
-        scores = torch.baddbmm(closed, query, key.transpose(1, 2), alpha=head_dim**-0.5)
-        return torch.softmax(scores, dim=-1).view(batch, self.num_heads, length, length)
-
-    def _by_head(self, x: Tensor) -> Tensor:
-        """[B, L, heads, D / heads] -> [B * heads, L, D / heads]."""
-        return x.transpose(1, 2).flatten(0, 1)
+        query, key = rotate(query_key.view(batch, length, 2, self.num_heads, head_dim), turns).unbind(dim=2)
+        return query, key
 
 
 class FeedForward(nn.Module):
@@ -147,5 +111,19 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """``mask`` [B, L] is True at real positions."""
         x = x + self.attention(self.attention_norm(x), mask)
+        changed: Tensor = x + self.ffn(self.ffn_norm(x))
+        return changed
+
+    def packed(self, x: Tensor, places: Places, distinct: Distinct | None = None) -> Tensor:
+        """What ``forward`` gives at the real positions, x [N, D] -> [N, D], without computing the others.
+
+        With ``distinct``, x [R, D] holds one row for each different input: norm, queries, keys and values of a first
+        block depend on the input alone, and a few ids make up all sequences.
+        """
+        normed = self.attention_norm(x)
+        query_key, value = self.attention.query_key(normed), self.attention.value(normed)
+        spread = places.pad if distinct is None else distinct.spread
+        read = places.pack(self.attention.read(spread(query_key), spread(value), places.mask))
+        x = (x if distinct is None else distinct.pack(x, places)) + self.attention.out(read)
         changed: Tensor = x + self.ffn(self.ffn_norm(x))
         return changed

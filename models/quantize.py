@@ -59,7 +59,7 @@ class ResidualQuantizer:
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes [n, L] -> the vectors that they stand for, [n, E]."""
-        return sum((c[codes[:, level]] for level, c in enumerate(self.centroids)), torch.zeros(()))
+        return sum((c[codes[:, level]] for level, c in enumerate(self.centroids)), self.centroids.new_zeros(()))
 
 
 def _nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def _nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
 def _kmeans(vectors: Tensor, clusters: int, iterations: int, generator: torch.Generator) -> Tensor:
     """Lloyd's rounds from k-means++ seeds; a cluster that loses all its vectors keeps its centroid."""
     centroids = _seeds(vectors, clusters, generator)
-    before = torch.full((len(vectors),), -1)
+    before = torch.full((len(vectors),), -1, device=vectors.device)
     for _ in range(iterations):
         nearest = _nearest(vectors, centroids)
         if torch.equal(nearest, before):
@@ -90,6 +90,6 @@ def _seeds(vectors: Tensor, clusters: int, generator: torch.Generator) -> Tensor
     for _ in range(clusters - 1):
         # Where all vectors are seeds already, any of them will do.
         weight = distance if float(distance.sum()) > 0 else torch.ones_like(distance)
-        chosen.append(int(torch.multinomial(weight, 1, generator=generator)))
+        chosen.append(int(torch.multinomial(weight.cpu(), 1, generator=generator)))
         distance = torch.minimum(distance, (vectors - vectors[chosen[-1]]).square().sum(dim=1))
-    return vectors[torch.tensor(chosen)]
+    return vectors[torch.tensor(chosen, device=vectors.device)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from models.batch import RankingBatch
@@ -106,7 +107,7 @@ class Source(nn.Module, ABC):
         """Logits [B] of a loss of its own from the table's rows of the targets; None where it has none."""
         return None
 
-    def memory_bank(self, num_authors: int) -> MemoryBank | None:
+    def memory_bank(self, num_authors: int, device: torch.device) -> MemoryBank | None:
         """An empty bank, where training keeps vectors from step to step."""
         return None
 

@@ -34,9 +34,8 @@ class SavedModel(nn.Module, ModelHubMixin):
         described = {name: to_dict(getattr(self, name)) for name in self.parts}
         head = {"class": type(self).__name__, "version": self.version, **described}
         (folder / _CONFIG_FILE).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
-        save_file(
-            {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}, folder / _WEIGHTS_FILE
-        )
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(weights, folder / _WEIGHTS_FILE)
 
     @classmethod
     def load(cls, folder: Path) -> Self:

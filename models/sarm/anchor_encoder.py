@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.embeddings import IdTable
 from models.layers import RMSNorm, TransformerBlock
-from models.packed import Distinct, Places, run_block
+from models.ops.packing import Distinct, Places
 from models.sarm.anchor_tokens import NO_LIVE_ROW, PAD_ROW, TokenRows
 from models.sarm.gated_fusion import GatedFusion
 
@@ -36,13 +36,17 @@ class AnchorEncoder(nn.Module):
         return states, mask
 
     def packed(self, base: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
-        """What ``forward`` gives, and zeros at padding, in less time: see models/packed.py."""
+        """What ``forward`` gives, with zeros at padding: on a CPU packed, in less time (see models/ops/packing.py)."""
+        if not base.is_cpu:
+            states, mask = self.forward(base, live)
+            return states.masked_fill(~mask.unsqueeze(-1), 0.0), mask
         base, live = _trimmed(base, live)
         places, tokens, live_tokens = Places(base != PAD_ROW), Distinct(base), Distinct(live)
         covered = live_tokens.pack(live_tokens.ids != NO_LIVE_ROW, places)
         states, of_live = self.tokens(tokens.ids), self.live_tokens(live_tokens.ids)
         for layer, block in enumerate(self.blocks):
-            states = run_block(block, states, places, tokens if layer == 0 else None)
+            assert isinstance(block, TransformerBlock)
+            states = block.packed(states, places, tokens if layer == 0 else None)
             if str(layer) in self.fusions:
                 fusion = self.fusions[str(layer)]
                 assert isinstance(fusion, GatedFusion)

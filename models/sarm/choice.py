@@ -1,4 +1,4 @@
-"""Which authors a training step of SARM encodes, and which histories of a batch differ."""
+"""What a training step computes: which of the batch's authors, and which of its histories."""
 
 from __future__ import annotations
 
@@ -6,6 +6,18 @@ import torch
 from torch import Tensor
 
 from models.batch import RankingBatch
+
+
+def choose_authors(authors: Tensor, counts: Tensor, written_step: Tensor, budget: int | None) -> Tensor:
+    """Positions of the authors to encode, ascending: [A'] -> [min(A', budget)].
+
+    The stalest first (never written ones before all), then those with more rows in the batch, then by row.
+    """
+    if budget is None or len(authors) <= budget:
+        return torch.arange(len(authors), device=authors.device)
+    by_count = torch.argsort(counts, descending=True, stable=True)
+    by_age = torch.argsort(written_step[by_count], stable=True)
+    return by_count[by_age][:budget].sort().values
 
 
 def distinct_histories(batch: RankingBatch) -> tuple[Tensor, Tensor]:
@@ -20,15 +32,3 @@ def distinct_histories(batch: RankingBatch) -> tuple[Tensor, Tensor]:
     starts[1:] = (items[1:] != items[:-1]).any(dim=1)
     of_row = torch.empty_like(order).index_copy_(0, order, torch.cumsum(starts, dim=0) - 1)
     return order[starts], of_row
-
-
-def choose_authors(authors: Tensor, counts: Tensor, written_step: Tensor, budget: int | None) -> Tensor:
-    """Positions of the authors to encode, ascending: [A'] -> [min(A', budget)].
-
-    The stalest first (never written ones before all), then those with more rows in the batch, then by row.
-    """
-    if budget is None or len(authors) <= budget:
-        return torch.arange(len(authors))
-    by_count = torch.argsort(counts, descending=True, stable=True)
-    by_age = torch.argsort(written_step[by_count], stable=True)
-    return by_count[by_age][:budget].sort().values

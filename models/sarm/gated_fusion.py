@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import NORM_EPS, RMSNorm
+from models.layers import RMSNorm
+from models.ops.rms_norm import NORM_EPS
 
 
 class GatedFusion(nn.Module):

@@ -19,13 +19,23 @@ class MemoryBank:
     """Two vectors per author row, and the step that wrote them. Row 0 is the unknown author.
 
     A plain class and no ``nn.Module``: it is state of the training loop, neither a parameter nor a buffer that
-    data-parallel training would broadcast at each step.
+    data-parallel training would broadcast at each step. It stays on the device that it was made on, and rows and
+    vectors that it is given must be there.
+
+    Example:
+        >>> bank = MemoryBank(num_authors=3, dim=2)
+        >>> bank.write(torch.tensor([3]), torch.ones(1, 2, 2), step=7)
+        >>> bank.read_part(torch.tensor([2, 3]), 0)
+        tensor([[0., 0.],
+                [1., 1.]])
+        >>> bank.written_step.tolist()
+        [-1, -1, -1, 7]
     """
 
-    def __init__(self, num_authors: int, dim: int) -> None:
-        self.vectors = torch.zeros(num_authors + 1, 2, dim)
+    def __init__(self, num_authors: int, dim: int, device: torch.device | str = "cpu") -> None:
+        self.vectors = torch.zeros(num_authors + 1, 2, dim, device=device)
         """[N+1, 2, D] float32: h_CLS, h_TAR."""
-        self.written_step = torch.full((num_authors + 1,), NEVER, dtype=torch.int64)
+        self.written_step = torch.full((num_authors + 1,), NEVER, dtype=torch.int64, device=device)
         """[N+1] int64, NEVER where nothing was written."""
 
     def read(self, rows: Tensor) -> Tensor:
@@ -53,26 +63,27 @@ class MemoryBank:
                 f"rows {int(rows.min())}..{int(rows.max())} are outside a bank of {len(self.vectors)} rows"
             )
         unique, inverse = torch.unique(rows, return_inverse=True)
-        last = torch.zeros(len(unique), dtype=torch.int64)
-        last.scatter_reduce_(0, inverse, torch.arange(len(rows)), reduce="amax")
+        last = torch.zeros_like(unique, dtype=torch.int64)
+        last.scatter_reduce_(0, inverse, torch.arange(len(rows), device=rows.device), reduce="amax")
         self.vectors[unique] = vectors.detach()[last].to(self.vectors.dtype)
         self.written_step[unique] = step
 
     def to_numpy(self) -> npt.NDArray[Any]:
         """A copy of the vectors, float32 [N+1, 2, D], for a snapshot."""
-        return np.array(self.vectors.numpy())
+        return np.array(self.vectors.cpu().numpy())
 
     def save(self, path: Path) -> None:
         """Write vectors and steps as one safetensors file, to resume training from."""
-        save_file({"vectors": self.vectors, "written_step": self.written_step}, path)
+        save_file({"vectors": self.vectors.cpu(), "written_step": self.written_step.cpu()}, path)
 
     @classmethod
-    def load(cls, path: Path) -> MemoryBank:
-        """Read what ``save`` wrote."""
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> MemoryBank:
+        """Read what ``save`` wrote on any device. Raises ValueError for a file of another kind."""
         tensors = load_file(path)
         missing = {"vectors", "written_step"} - set(tensors)
         if missing:
             raise ValueError(f"{path} is no memory bank: it has {sorted(tensors)} and misses {sorted(missing)}")
-        bank = cls(len(tensors["vectors"]) - 1, tensors["vectors"].shape[-1])
-        bank.vectors, bank.written_step = tensors["vectors"], tensors["written_step"]
+        bank = cls(len(tensors["vectors"]) - 1, tensors["vectors"].shape[-1], device)
+        bank.vectors.copy_(tensors["vectors"])
+        bank.written_step.copy_(tensors["written_step"])
         return bank

@@ -15,7 +15,7 @@ from models import TASKS
 from models.batch import RankingBatch
 from models.embeddings import IdTable
 from models.losses import auxiliary_bce
-from models.packed import Distinct
+from models.ops.packing import Distinct
 from models.ranker import RankerConfig
 from models.sarm.anchor_encoder import AnchorEncoder
 from models.sarm.anchor_tokens import PAD_ROW, TokenRows
@@ -206,9 +206,9 @@ class SARM(Source):
         vectors = bank.read_part(authors.ids, self.history_part)
         return F.embedding(of_row, self.interest.packed(vectors, authors, batch.history_mask[first]))
 
-    def memory_bank(self, num_authors: int) -> MemoryBank:
+    def memory_bank(self, num_authors: int, device: torch.device) -> MemoryBank:
         """An empty bank of both vectors (eq. 8)."""
-        return MemoryBank(num_authors, self.config.width)
+        return MemoryBank(num_authors, self.config.width, device)
 
     def most_encoded(self, rows: int) -> int:
         """The encode budget, if it is less."""

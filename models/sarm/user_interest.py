@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.layers import RMSNorm, TransformerBlock, masked_mean
-from models.packed import Distinct, Places, run_block
+from models.ops.packing import Distinct, Places
 
 
 class UserInterest(nn.Module):
@@ -26,11 +26,14 @@ class UserInterest(nn.Module):
         return masked_mean(self.norm(history), mask)
 
     def packed(self, vectors: Tensor, distinct: Distinct, mask: Tensor) -> Tensor:
-        """What ``forward`` gives for S different histories, in less time: see models/packed.py.
+        """What ``forward`` gives for S different histories: on a CPU packed, in less time (see models/ops/packing.py).
 
         ``vectors`` [R, D] of the different authors, ``distinct`` says which of them stand where, mask [S, L] -> [S, D].
         """
+        if not vectors.is_cpu:
+            return self.forward(distinct.spread(vectors), mask)
         places, states = Places(mask), vectors
         for layer, block in enumerate(self.blocks):
-            states = run_block(block, states, places, distinct if layer == 0 else None)
+            assert isinstance(block, TransformerBlock)
+            states = block.packed(states, places, distinct if layer == 0 else None)
         return masked_mean(places.pad(self.norm(states)), mask)

@@ -53,8 +53,8 @@ class Loop:
         self.plan, self.model, self.worker = plan, model, worker
         self.progress = Progress()
         self.step = TrainingRanker(model).to(worker.device)
-        banks = {name: source.memory_bank(model.sizes.num_authors) for name, source in model.items()}
-        self.banks = {name: _on(bank, worker.device) for name, bank in banks.items() if bank is not None}
+        banks = {name: source.memory_bank(model.sizes.num_authors, worker.device) for name, source in model.items()}
+        self.banks = {name: bank for name, bank in banks.items() if bank is not None}
         """Of the sources that have one."""
         step: nn.Module = self.step
         self._wrapped = DistributedDataParallel(step, broadcast_buffers=False) if worker.world_size > 1 else step
@@ -100,7 +100,7 @@ class Loop:
         progress.examples += size
         self._since += 1
         parts = [result.parts[name] for name in ("rec", "click", "aux")]
-        self._sums += torch.stack([result.loss.detach(), *parts]).double().cpu()
+        self._sums += torch.stack([result.loss.detach(), *parts]).cpu().double()
         if self._timed_from is None and progress.step >= self._first_step + _UNTIMED_STEPS:
             self._timed_from = (progress.examples, time.perf_counter())
 
@@ -146,16 +146,12 @@ class Loop:
         """Goes on from what `save` wrote."""
         trained = type(self.model).load(folder)
         self.model.load_state_dict(trained.state_dict())
-        self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True))
+        # By way of the CPU, because this worker may not have the device that the checkpoint was written on.
+        self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
         for name in self.banks:
-            self.banks[name] = _on(MemoryBank.load(folder / bank_file(name)), self.worker.device)
+            self.banks[name] = MemoryBank.load(folder / bank_file(name), self.worker.device)
         self.progress = read_progress(folder)
         self._first_step = self.progress.step
-
-
-def _on(bank: MemoryBank, device: torch.device) -> MemoryBank:
-    bank.vectors, bank.written_step = bank.vectors.to(device), bank.written_step.to(device)
-    return bank
 
 
 def train(

@@ -125,10 +125,14 @@ def advance(states: Mapping[str, State], before: str) -> dict[str, Inputs]:
 def score(
     model: ComposedRanker, catalog: Catalog, columns: Columns, tables: Mapping[str, npt.NDArray[Any]]
 ) -> npt.NDArray[np.float32]:
-    """Probabilities [n, K] of examples. Targets and histories are read from `tables` [N+1, ...], as serving does."""
-    rows = {name: torch.from_numpy(table) for name, table in tables.items()}
+    """Probabilities [n, K] of examples, on the device of the model.
+
+    Targets and histories are read from `tables` [N+1, ...], as serving does.
+    """
+    device = next(model.parameters()).device
+    rows = {name: torch.from_numpy(table).to(device) for name, table in tables.items()}
     parts = []
     for start in range(0, len(columns["user_id"]), _SCORED_TOGETHER):
-        batch = collate(take(columns, slice(start, start + _SCORED_TOGETHER)), catalog)
-        parts.append(model.score_rows(batch, rows))
+        batch = collate(take(columns, slice(start, start + _SCORED_TOGETHER)), catalog).to(device)
+        parts.append(model.score_rows(batch, rows).cpu())
     return torch.cat(parts).numpy()

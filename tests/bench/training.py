@@ -68,7 +68,10 @@ class Trained:
         self.model = ComposedRanker(settings.train.ranker, data.catalog.sizes, Sources(specs=specs))
         self.step = TrainingRanker(self.model)
         self.step.inputs = {} if base else {"sarm": data.anchors.tokens.tensors()}
-        banks = {name: source.memory_bank(data.catalog.num_authors) for name, source in self.model.items()}
+        banks = {
+            name: source.memory_bank(data.catalog.num_authors, torch.device("cpu"))
+            for name, source in self.model.items()
+        }
         self.banks = {name: bank for name, bank in banks.items() if bank is not None}
         rates = {name: getattr(settings.train, name) for name in ("lr_ids", "lr_encoder", "lr_dense", "l2_ids")}
         self.optimizer = torch.optim.Adam(param_groups(self.step, **rates), fused=True)

@@ -209,7 +209,7 @@ def test_a_saved_kind_from_elsewhere_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("budget", [None, 2])
 def test_a_bank_is_kept_for_the_sources_that_encode(budget: int | None) -> None:
     model = composed(sarm_spec(replace(SARM_CONFIG, encode_budget=budget)), TAGS)
-    banks = {name: source.memory_bank(NUM_AUTHORS) for name, source in model.items()}
+    banks = {name: source.memory_bank(NUM_AUTHORS, torch.device("cpu")) for name, source in model.items()}
     assert banks["tags"] is None and banks["sarm"] is not None
     assert banks["sarm"].vectors.shape == (NUM_AUTHORS + 1, 2, SARM_CONFIG.width)
     step = trainer(model, **inputs(model))(batch(24), {"sarm": filled_bank()})

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models import TASKS
-from models.home import META_GROUPS, TASK_GROUPS, FeatureGates, HoME, HoMEConfig, MetaLayer, TaskLayer, mix
+from models.home import META_GROUPS, TASK_GROUPS, FeatureGates, HoME, HoMEConfig, MetaLayer, TaskLayer
 from tests.models import reference
 from tests.models.reference import part, weights
 from tests.models.worlds import HOME, scatter_parameters
@@ -38,12 +38,6 @@ def test_home_by_the_published_equations(per_group: int, training: bool) -> None
         np.testing.assert_allclose(found.detach().numpy(), z[name], err_msg=name)
     logits = reference.home_task(z, part(w, "task"), per_group, training)
     np.testing.assert_allclose(home(features).detach().numpy(), logits)
-
-
-def test_mix_weighs_experts_in_the_order_of_their_groups() -> None:
-    weights = torch.tensor([[0.5, 0.25, 0.25]])
-    groups = [torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[10.0]]])]
-    assert mix(weights, groups).item() == pytest.approx(0.5 + 0.5 + 2.5)
 
 
 @pytest.mark.parametrize("changed", META_GROUPS)

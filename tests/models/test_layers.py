@@ -3,44 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from models.layers import RMSNorm, SelfAttention, TransformerBlock, masked_mean, masked_softmax, rotary_turns, rotate
+from models.layers import SelfAttention, TransformerBlock, masked_mean, masked_softmax
 from tests.models import reference
 from tests.models.reference import weights
 from tests.models.worlds import scatter_parameters
-
-
-def test_rms_norm_equals_torchs_in_value_and_gradient() -> None:
-    torch.manual_seed(0)
-    ours, theirs = RMSNorm(6), nn.RMSNorm(6, eps=1e-6)
-    weight = torch.randn(6)
-    x, upstream = torch.randn(3, 4, 6), torch.randn(3, 4, 6)
-    gradients = []
-    for norm in (ours, theirs):
-        norm.weight.data.copy_(weight)
-        read = x.clone().requires_grad_()
-        value = norm(read)
-        value.backward(upstream)
-        assert read.grad is not None and norm.weight.grad is not None
-        gradients.append((value.detach(), read.grad, norm.weight.grad))
-    for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b)
-
-
-def test_rotary_scores_depend_on_the_distance_only() -> None:
-    torch.manual_seed(0)
-    turns = rotary_turns(12, 8, torch.device("cpu"))
-    query, key = torch.randn(8), torch.randn(8)
-    scores = rotate(query.expand(12, 8), turns) @ rotate(key.expand(12, 8), turns).T
-    torch.testing.assert_close(scores[2, 5], scores[6, 9])
-    assert not torch.isclose(scores[2, 5], scores[2, 6])
-
-
-def test_rotary_turns_the_first_pair_by_its_position_in_radians() -> None:
-    x = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).expand(3, 4)
-    turned = rotate(x, rotary_turns(3, 4, torch.device("cpu")))
-    torch.testing.assert_close(turned[2, :2], torch.tensor([2.0]).cos().new_tensor([-0.41614684, 0.9092974]))
 
 
 @pytest.mark.parametrize("heads", [1, 2])

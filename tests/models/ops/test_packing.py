@@ -1,4 +1,4 @@
-"""The fast path of training against the plain blocks over padded sequences: values and every gradient."""
+"""Packed sequences against the plain modules over padded ones: values and every gradient."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.embeddings import IdTable
 from models.layers import TransformerBlock
-from models.packed import Distinct, Places, run_block
+from models.ops.packing import Distinct, Places
 from models.sarm.anchor_encoder import AnchorEncoder
 from models.sarm.author_identity import AuthorIdentity
 from models.sarm.model import SARM
@@ -55,7 +55,7 @@ def test_a_packed_block_is_the_block(heads: int) -> None:
     scatter_parameters(block)
     mask = torch.arange(5) < torch.tensor([[5], [1], [3]])
     x, places = torch.randn(3, 5, 8), Places(mask)
-    assert_same(run_block(block, places.pack(x), places), places.pack(block(x, mask)), block)
+    assert_same(block.packed(places.pack(x), places), places.pack(block(x, mask)), block)
 
 
 @pytest.mark.parametrize(("num_layers", "fusion_layers"), [(1, (0,)), (1, ()), (4, (0, 3)), (4, (0, 1, 2, 3))])

@@ -1,0 +1,84 @@
+"""The training loop on another device than the CPU."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from pipelines.ranking.checkpoint import Progress
+from pipelines.ranking.loop import train
+from pipelines.ranking.plan import make_plan
+from pipelines.ranking.published import advance, load, score
+from pipelines.ranking.worker import Worker, all_gather_rows
+from pipelines.samples.batches import read_examples
+from pipelines.settings import Settings
+from pipelines.tables.artifacts import Artifacts
+from tests.models.devices import second_device
+
+DAYS = ("2026-01-01", "2026-01-02")
+
+
+def _train(
+    settings: Settings,
+    sources: tuple[str, ...],
+    work: Path,
+    device: torch.device | str = "cpu",
+    resume: Path | None = None,
+) -> Progress:
+    run = settings.open()
+    plan, made_from = make_plan(settings.train, run, Artifacts(run.storage), sources)
+    return train(
+        plan,
+        run.storage,
+        made_from,
+        work=work,
+        worker=Worker(device=torch.device(device)),
+        report=lambda metrics, folder: None,
+        log_line=lambda line: None,
+        resume=resume,
+    )
+
+
+def _losses(progress: Progress) -> list[float]:
+    return [entry["loss"] for entry in progress.curve]
+
+
+@pytest.mark.parametrize("sources", [("sarm",), ()])
+def test_a_run_and_its_checkpoints_pass_from_device_to_device(
+    tiny: Settings, tmp_path: Path, sources: tuple[str, ...]
+) -> None:
+    whole = _losses(_train(tiny, sources, tmp_path / "cpu"))
+    with second_device() as device:
+        there = _train(tiny, sources, tmp_path / "there", device)
+        moved = _train(tiny, sources, tmp_path / "moved", device, resume=tmp_path / "cpu" / f"after-{DAYS[0]}")
+    back = _train(tiny, sources, tmp_path / "back", resume=tmp_path / "there" / f"after-{DAYS[0]}")
+    for progress in (there, moved, back):
+        assert progress.done == list(DAYS)
+        assert _losses(progress) == pytest.approx(whole, abs=1e-3)
+
+
+def test_a_model_scores_where_it_is(trained: Settings) -> None:
+    storage = trained.open().storage
+    artifacts = Artifacts(storage)
+    ranker, columns = load(artifacts, "sarm"), read_examples(storage, DAYS[1])
+    inputs = advance(ranker.states(storage, artifacts), DAYS[1])
+    tables = ranker.model.tables(inputs)
+    wanted = score(ranker.model, ranker.catalog, columns, tables)
+    with second_device() as device:
+        ranker.model.to(device)
+        there = {name: tuple(part.to(device) for part in of) for name, of in inputs.items()}
+        found = score(ranker.model, ranker.catalog, columns, ranker.model.tables(there))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_rows_of_all_workers_are_gathered_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers, of which the other one has the same rows."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_gather", lambda parts, own: [part.copy_(own) for part in parts])
+    with second_device() as device:
+        rows, vectors = all_gather_rows(torch.tensor([4, 9]).to(device), torch.ones(2, 2, 3, device=device), 5)
+        assert rows.device == vectors.device == device
+        assert rows.tolist() == [4, 9, 4, 9] and vectors.shape == (4, 2, 3)
