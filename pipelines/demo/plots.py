@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ MEASURES = ("auc", "gauc")
 _MARKERS = {"base": "s", "sarm": "o", "oracle": "D"}
 
 
-def training_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Main loss of each variant by step, and SARM's auxiliary loss; raw points faint, their running mean strong.
 
     `curves` holds {step, main_loss, aux_loss} entries by variant.
@@ -132,13 +133,13 @@ def stage_bars(seconds: Mapping[str, float]) -> str:
         return svg(figure, "stages", alt)
 
 
-def _curve(axis: Axes, curve: Sequence[Mapping[str, float]], key: str, variant: str) -> None:
+def _curve(axis: Axes, curve: Sequence[Mapping[str, Any]], key: str, variant: str) -> None:
     steps, values = _column(curve, "step"), _column(curve, key)
     axis.plot(steps, values, color=SERIES[variant], alpha=0.25, lw=1)
     axis.plot(steps, _smooth(values), color=SERIES[variant], lw=1.8, label=LABELS[variant])
 
 
-def _column(curve: Sequence[Mapping[str, float]], key: str) -> npt.NDArray[np.float64]:
+def _column(curve: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
     return np.array([entry[key] for entry in curve], dtype=np.float64)
 
 
