@@ -1,6 +1,7 @@
 """What `report.json` holds: a section a key, the job that writes it, and all that the page may read of it.
 
-Tests hold both sides to these types: the file that a demo leaves has these keys and no others, the page reads no others.
+Tests hold both sides to these types: the file that a demo leaves has these keys and no others, and the page reads no
+others.
 """
 
 from typing import Any, NotRequired, TypedDict

@@ -18,9 +18,8 @@ def problems(value: Any, kind: Any, path: str = "report") -> list[str]:
         hints = typing.get_type_hints(kind)
         wrong = [f"{path}.{key} is missing" for key in sorted(kind.__required_keys__ - value.keys())]
         wrong += [f"{path}.{key} is not described" for key in sorted(value.keys() - hints.keys())]
-        return wrong + [
-            w for key in value.keys() & hints.keys() for w in problems(value[key], hints[key], f"{path}.{key}")
-        ]
+        known = [key for key in value if key in hints]
+        return wrong + [w for key in known for w in problems(value[key], hints[key], f"{path}.{key}")]
     if origin is dict and isinstance(value, dict):
         return [w for key, of_key in value.items() for w in problems(of_key, args[1], f"{path}.{key}")]
     if origin is list and isinstance(value, list):
