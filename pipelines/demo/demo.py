@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pipelines.analysis import analyse
 from pipelines.pages import report_json
@@ -31,6 +31,7 @@ from pipelines.world import world
 
 if TYPE_CHECKING:
     from pipelines.demo.report import ReportPictures
+    from pipelines.demo.report_content import Report
     from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ def _finish(settings: "Settings", pictures: "ReportPictures") -> None:
     }
     for key, value in about.items():
         report_json.merge(run_dir, key, value)
-    content = report_json.read(run_dir)
+    content = cast("Report", report_json.read(run_dir))
     report.write(content, run_dir / "report.html", pictures)
     print(results_table(content), flush=True)
     log.info("report: %s", run_dir / "report.html")

@@ -17,6 +17,7 @@ from pipelines.tables.storage import Storage, rows_of
 
 if TYPE_CHECKING:
     from pipelines.demo.report import ReportPictures
+    from pipelines.demo.report_content import Report
     from pipelines.settings import Settings
 
 
@@ -141,7 +142,7 @@ def pictures(settings: "Settings", url: str) -> "ReportPictures":
     return ReportPictures(anchors=cards, neighbours=rows)
 
 
-def results_table(content: dict[str, Any]) -> str:
+def results_table(content: "Report") -> str:
     """The one table that the demo prints."""
     lines = [f"{'last day':<10}" + "".join(f"{task + ' ' + m:>18}" for task in TASKS_COLUMNS for m in ("AUC", "GAUC"))]
     for name, tasks in content["metrics"].items():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ def _role(name: str) -> str:
     return name if name in (BASE, ORACLE) else "ranker"
 
 
-def training_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Main loss of each ranker by step, and auxiliary losses; raw points faint, their running mean strong.
 
     `curves` holds {step, main_loss, aux_loss} entries by ranker.
@@ -146,13 +147,13 @@ def stage_bars(seconds: Mapping[str, float]) -> str:
         return svg(figure, "stages", alt)
 
 
-def _curve(axis: Axes, curve: Sequence[Mapping[str, float]], key: str, role: str, label: str) -> None:
+def _curve(axis: Axes, curve: Sequence[Mapping[str, Any]], key: str, role: str, label: str) -> None:
     steps, values = _column(curve, "step"), _column(curve, key)
     axis.plot(steps, values, color=SERIES[role], alpha=0.25, lw=1)
     axis.plot(steps, _smooth(values), color=SERIES[role], lw=1.8, label=label)
 
 
-def _column(curve: Sequence[Mapping[str, float]], key: str) -> npt.NDArray[np.float64]:
+def _column(curve: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
     return np.array([entry[key] for entry in curve], dtype=np.float64)
 
 

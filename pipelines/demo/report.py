@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines.demo.report_content import Analysis, Gates, Report, Word
 from pipelines.pages import page
 from pipelines.ranking.evaluate import ORACLE
 from pipelines.ranking.published import is_ranker
@@ -58,7 +59,7 @@ class ReportPictures:
     """Similar authors by the published bank."""
 
 
-def write(report: Mapping[str, Any], path: Path, pictures: ReportPictures) -> None:
+def write(report: Report, path: Path, pictures: ReportPictures) -> None:
     """Writes the page to `path` in one step; equal arguments give equal bytes.
 
     `report` is the content of `report.json`; any key may be missing. Raises ValueError where `train` or `metrics` is
@@ -67,7 +68,7 @@ def write(report: Mapping[str, Any], path: Path, pictures: ReportPictures) -> No
     page.write(render(report, pictures), path)
 
 
-def render(report: Mapping[str, Any], pictures: ReportPictures) -> str:
+def render(report: Report, pictures: ReportPictures) -> str:
     """The page as text."""
     _check(report)
     content = {part: report.get(part) for part in _PARTS} | {
@@ -78,8 +79,8 @@ def render(report: Mapping[str, Any], pictures: ReportPictures) -> str:
         "variants": _variants(report.get("metrics") or {}),
         "trained": _variants(report.get("train") or {}),
         "buckets": [(page.bucket(row["from"], row["to"]), row) for row in report.get("buckets") or []],
-        "terms": _terms(report.get("gates") or {}),
-        "drawn": _drawn((report.get("analysis") or {}).get("importance") or {}),
+        "terms": _terms(report.get("gates")),
+        "drawn": _drawn(report.get("analysis")),
         "stages": _stages(report),
         "cards": [_card(card) for card in pictures.anchors],
         "neighbours": pictures.neighbours,
@@ -89,9 +90,11 @@ def render(report: Mapping[str, Any], pictures: ReportPictures) -> str:
     return page.render(_TEMPLATE, content, _figures(report))
 
 
-def _check(report: Mapping[str, Any]) -> None:
-    for part in ("train", "metrics"):
-        found = report.get(part) or {}
+def _check(report: Report) -> None:
+    by_ranker: dict[str, Mapping[str, Any]] = {
+        "train": report.get("train") or {}, "metrics": report.get("metrics") or {}
+    }  # fmt: skip
+    for part, found in by_ranker.items():
         if found and not any(name == ORACLE or is_ranker(name) for name in found):
             raise ValueError(
                 f"report.json, {part}: wanted results by ranker, got {', '.join(found)}; "
@@ -99,30 +102,31 @@ def _check(report: Mapping[str, Any]) -> None:
             )
 
 
-def _summary(report: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(report: Report) -> dict[str, Any]:
     """The headline: click quality of each variant, and one number or two of every other part, None where not run."""
     click = {name: tasks["click"] for name, tasks in (report.get("metrics") or {}).items()}
-    anchors, serve = report.get("anchors") or {}, report.get("serve") or {}
-    agreement = anchors.get("agreement")
+    anchors = report.get("anchors")
+    agreement = anchors.get("agreement") if anchors else None
     gain = share = None
     ranker = next((name for name in click if name not in (BASE, ORACLE)), None)
     if ranker in click and BASE in click:
-        gain = {m: _minus(click[ranker][m], click[BASE][m]) for m in ("auc", "gauc")}
-        room = _minus(click[ORACLE]["gauc"], click[BASE]["gauc"]) if ORACLE in click else None
+        best, base = click[ranker], click[BASE]
+        gain = {"auc": _minus(best["auc"], base["auc"]), "gauc": _minus(best["gauc"], base["gauc"])}
+        room = _minus(click[ORACLE]["gauc"], base["gauc"]) if ORACLE in click else None
         share = gain["gauc"] / room if gain["gauc"] is not None and room is not None and room > 0 else None
     return {
         "click": click,
         "gain": gain,
         "ranker": ranker and ranker_label(ranker),
         "share": share,
-        "valid_rate": anchors.get("valid_rate"),
+        "valid_rate": anchors.get("valid_rate") if anchors else None,
         "agreement": sum(agreement.values()) / len(agreement) if agreement else None,
-        "serve": serve,
+        "serve": report.get("serve") or {},
         "total": (report.get("seconds") or {}).get("total"),
     }
 
 
-def _figures(report: Mapping[str, Any]) -> dict[str, str]:
+def _figures(report: Report) -> dict[str, str]:
     """SVG of every figure whose numbers are there."""
     from pipelines.demo import plots
 
@@ -130,7 +134,8 @@ def _figures(report: Mapping[str, Any]) -> dict[str, str]:
     curves = {name: run["curve"] for name, run in (report.get("train") or {}).items() if run.get("curve")}
     if curves:
         figures["training"] = plots.training_curves(curves)
-    if metrics := report.get("metrics"):
+    metrics: Mapping[str, Mapping[str, Mapping[str, Any]]] = report.get("metrics") or {}
+    if metrics:
         series = {v: {m: [metrics[v][t][m] for t in TASKS_COLUMNS] for m in plots.MEASURES} for v in metrics}
         figures["quality"] = plots.quality_dots(
             "quality", "Ranking quality", [page.words(t) for t in TASKS_COLUMNS], series
@@ -140,10 +145,10 @@ def _figures(report: Mapping[str, Any]) -> dict[str, str]:
         series = {v: {m: [row[v][m] for row in buckets] for m in plots.MEASURES} for v in known}
         names = [page.bucket(row["from"], row["to"]) for row in buckets]
         figures["buckets"] = plots.quality_dots("buckets", "Clicks by exposure of the author", names, series)
-    if layers := (report.get("gates") or {}).get("layers"):
-        figures["gates"] = plots.gate_bars(layers)
-    anchors = report.get("anchors") or {}
-    if right := anchors.get("agreement"):
+    gates, anchors = report.get("gates"), report.get("anchors")
+    if gates and gates["layers"]:
+        figures["gates"] = plots.gate_bars(gates["layers"])
+    if anchors and (right := anchors.get("agreement")):
         figures["agreement"] = plots.agreement_bars(
             right, anchors.get("agreement_frames_swapped"), anchors.get("chance")
         )
@@ -159,29 +164,30 @@ def _variants(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     return list(labels(metrics).items())
 
 
-def _stages(report: Mapping[str, Any]) -> dict[str, float]:
+def _stages(report: Report) -> dict[str, float]:
     return {stage: value for stage, value in (report.get("seconds") or {}).items() if stage != "total"}
 
 
-def _terms(gates: Mapping[str, Any]) -> list[tuple[str, int, float]]:
+def _terms(gates: Gates | None) -> list[tuple[str, int, float]]:
     """(term, times met, mean gate over layers) of the most frequent terms; the fields' own names are left out."""
     found = [
         (term["term"], term["tokens"], sum(term["layers"].values()) / len(term["layers"]))
-        for term in gates.get("terms") or []
+        for term in (gates["terms"] if gates else [])
         if ":" not in term["term"]
     ]
     return found[:_TERMS]
 
 
-def _drawn(importance: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _drawn(analysis: Analysis | None) -> list[dict[str, Any]]:
     """The anchors that are drawn, each word with the depth of its colour."""
+    importance = analysis["importance"] if analysis else None
     return [
-        author | {"fields": [[_word(word, author["tokens"]) for word in field] for field in author["fields"]]}
-        for author in importance.get("drawn") or []
+        {**author, "fields": [[_word(word, author["tokens"]) for word in field] for field in author["fields"]]}
+        for author in (importance["drawn"] if importance else [])
     ]
 
 
-def _word(word: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+def _word(word: Word, tokens: int) -> dict[str, Any]:
     """A word of an anchor of so many tokens: depth 0 where its tokens have half of an even share, 1 where twice."""
     times = word["importance"] * tokens / word["tokens"] if word["tokens"] else 0.0
     depth = min(max((math.log2(times) + 1) / 2, 0.0), 1.0) if times > 0 else 0.0

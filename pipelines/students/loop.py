@@ -97,18 +97,19 @@ def train(
     world_size: int = 1,
     device: str = "cpu",
     report: Callable[[dict[str, float]], None] = lambda _: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Fine-tunes in place and returns {steps, seconds, loss}; `report` gets one dict every `log_every` steps.
 
-    A loss is the mean over the last `log_every` steps.
+    A loss is the mean over the last `log_every` steps. `clock` tells the seconds that `max_seconds` counts.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     module.train()
-    started, step = time.perf_counter(), 0
+    started, step = clock(), 0
     recent: deque[float] = deque(maxlen=config.log_every)
     for index in order(len(pairs), config, seed, rank, world_size):
-        progress = _progress(step, time.perf_counter() - started, config)
+        progress = _progress(step, clock() - started, config)
         if world_size > 1:
             progress = _of_rank_0(progress, device)
         if progress >= 1:
@@ -124,9 +125,9 @@ def train(
         recent.append(loss.item())
         step += 1
         if step % config.log_every == 0:
-            seconds = time.perf_counter() - started
+            seconds = clock() - started
             report({"step": step, "progress": progress, "loss": float(np.mean(recent)), "seconds": seconds})
-    return {"steps": step, "seconds": time.perf_counter() - started, "loss": float(np.mean(recent))}
+    return {"steps": step, "seconds": clock() - started, "loss": float(np.mean(recent))}
 
 
 def _progress(step: int, seconds: float, config: LoopConfig) -> float:

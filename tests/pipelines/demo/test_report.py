@@ -11,7 +11,9 @@ import pytest
 
 from pipelines.demo import plots, report
 from pipelines.demo.report import AnchorCard, NeighbourRow, ReportPictures
+from pipelines.demo.report_content import Report
 from pipelines.tables.contract import TASKS_COLUMNS
+from tests.pipelines.described import watched
 from tests.pipelines.made_up_run import analysis, curve, jpeg, quality, shares, trained
 from tests.pipelines.pages import Page
 
@@ -259,6 +261,12 @@ def test_an_empty_report_is_a_page_of_sections_not_run() -> None:
     assert "<svg" not in page
     for said in ("date not recorded", "hardware not recorded", "The configuration was not recorded"):
         assert said in page
+
+
+def test_the_page_reads_nothing_that_the_report_s_content_does_not_describe(
+    content: dict[str, Any], pictures: ReportPictures, text: str
+) -> None:
+    assert report.render(watched(content, Report), pictures) == text
 
 
 def test_results_that_are_not_by_variant_are_refused() -> None:
