@@ -19,5 +19,8 @@ Shapes in docstrings use one legend everywhere:
 """
 
 TASKS = ("click", "follow", "long_view", "gift")
+"""The tasks in order, by the names of their label columns."""
+HISTORY_PAD = -1
+"""The author id that fills a history on the left."""
 
-__all__ = ["TASKS"]
+__all__ = ["HISTORY_PAD", "TASKS"]

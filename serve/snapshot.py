@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models import HISTORY_PAD
 from models.artifacts.manifest import ArtifactError
 from models.artifacts.store import ArtifactStore
-from models.batch import HISTORY_PAD
 from models.catalog import Catalog
 from models.sarm.model import SARM
 from serve.neighbours import Neighbours

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models import TASKS
-from models.batch import HISTORY_PAD, RankingBatch, collate
+from models import HISTORY_PAD, TASKS
+from models.batch import RankingBatch, collate
 from models.catalog import Catalog
 from serve.schema import HealthResponse, HistoryItem, Misses, RankedCandidate, RankRequest, RankResponse
 from serve.snapshot import Bank, Histories, Snapshot

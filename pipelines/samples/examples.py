@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from models import HISTORY_PAD
 from pipelines.runtime.run import Run
 from pipelines.tables import contract
 from pipelines.tables.columns import Columns, to_numpy
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-PAD = -1
 _CLICK_COLUMNS = ["impression_id", "user_id", "author_id", "ts_ms", "watch_time_s"]
 _EXAMPLE_COLUMNS = ["impression_id", "user_id", "author_id", "live_id", "ts_ms", *contract.TASKS_COLUMNS]
 _NO_DAY = np.int32(np.iinfo(np.int32).min)
@@ -141,7 +141,7 @@ def history_of(
     What a user watched is known when they leave: at an impression before that it is the time that has passed since the
     click, so that nothing later than the impression has a say.
     """
-    history = np.full((len(ts_ms), length), PAD, dtype=np.int64)
+    history = np.full((len(ts_ms), length), HISTORY_PAD, dtype=np.int64)
     age = np.zeros((len(ts_ms), length), dtype=np.float32)
     watch = np.zeros_like(age)
     if not len(clicks.ts_ms) or not len(ts_ms):
@@ -253,7 +253,7 @@ def histories(storage: Storage, days: Sequence[str], length: int) -> Columns:
     source = index[real]
     result: Columns = {"user_ids": clicks.user_ids}
     for name, values, empty in (
-        ("author_ids", clicks.author_id, PAD),
+        ("author_ids", clicks.author_id, HISTORY_PAD),
         ("ts_ms", clicks.ts_ms, 0),
         ("watch_s", clicks.watch_time_s, 0),
     ):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.pages import page
+from pipelines.ranking.evaluate import ORACLE
 from pipelines.studies import convergence
 from pipelines.studies import plots as study_plots
 from pipelines.studies import table as study_table
@@ -27,7 +28,7 @@ def render(table: Mapping[str, Any], records: Sequence[Mapping[str, Any]], confi
     labels = {row["variant"]: row["label"] for row in table["rows"]}
     content = {
         "table": table,
-        "simulated": study_table.ORACLE in labels,
+        "simulated": ORACLE in labels,
         "labels": labels,
         "tasks": [_task(table, task) for task in TASKS_COLUMNS],
         "parts": [convergence.part_name(*part) for part in convergence.PARTS],
@@ -74,7 +75,7 @@ def _figures(
 ) -> dict[str, str]:
     """SVG of every figure whose numbers are there."""
     reference = table["reference"]
-    variants = [name for name in labels if name != study_table.ORACLE]
+    variants = [name for name in labels if name != ORACLE]
     figures = {}
     for loss, title in convergence.LOSSES.items():
         if drawn := convergence.running(variants, table["seeds"], records, loss):
