@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pipelines.analysis import neighbours as retrieval
 from pipelines.ranking import evaluate
 from pipelines.runtime.run import Run
+from pipelines.tables import contract, newest
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
@@ -78,13 +79,12 @@ class Subject:
         from models.sarm.model import SARM
         from pipelines.ranking import published
 
-        before = [d for d in storage.days("anchors") if d < day]
-        if not before:
+        rows = newest.read(storage, "anchors", before=day, columns=contract.spec("anchors").schema.names).to_pylist()
+        if not rows:
             raise ContractError(f"table anchors: wanted a day before {day}, got none; run the job anchors")
         artifacts = Artifacts(storage)
         trained = published.load(artifacts, "sarm")
         assert isinstance(trained.model, SARM)
-        rows = storage.latest("anchors", before[-1]).to_pylist()
         at = trained.catalog.author_rows(np.array([row["author_id"] for row in rows], dtype=np.int64))
         anchors = published.anchor_table(storage, artifacts, trained, before=day)
         return cls(
@@ -132,7 +132,10 @@ def true_themes(root: str, subject: Subject) -> dict[int, frozenset[str]]:
 
     oracle = Storage.open(root, oracle=True)
     themes: dict[int, frozenset[str]] = {}
+    written_on = set(subject.anchor_day.tolist())
     for day in oracle.days("oracle_anchors"):
+        if day_number(day) not in written_on:
+            continue
         table = oracle.read("oracle_anchors", day, ["author_id", "theme"])
         rows = subject.catalog.author_rows(table["author_id"].to_numpy())
         for row, of_author in zip(rows.tolist(), table["theme"].to_pylist(), strict=True):

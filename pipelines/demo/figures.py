@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from pipelines.samples.batches import read_examples
 from pipelines.semantics import agreement, anchors, author_day
 from pipelines.serving import client as served
+from pipelines.tables import newest
 from pipelines.tables.contract import FIELDS, TASKS_COLUMNS
 from pipelines.tables.storage import Storage, rows_of
 
@@ -100,7 +101,7 @@ def ranked(settings: "Settings", url: str) -> list[dict[str, Any]]:
     storage = Storage.open(settings.storage.root)
     day = storage.days("examples")[-1]
     columns = read_examples(storage, day)
-    themes = {row["author_id"]: row["theme"] for row in storage.latest("anchors", day).to_pylist()}
+    themes = _themes(storage, day)
     rng = np.random.default_rng([settings.seed, 11])
     users = [int(u) for u in rng.permutation(np.unique(columns["user_id"]))[: settings.demo.ranked_users]]
     candidates = [int(a) for a in rng.permutation(np.unique(columns["author_id"]))[:20]]
@@ -108,9 +109,15 @@ def ranked(settings: "Settings", url: str) -> list[dict[str, Any]]:
     with served.Client(url) as client:
         for user in [*users, -1]:
             answer = client.rank({"user_id": user, "candidates": candidates})
-            best = [c | {"theme": ", ".join(themes.get(c["author_id"], []))} for c in answer["candidates"][:5]]
+            best = [c | {"theme": themes.get(c["author_id"], "")} for c in answer["candidates"][:5]]
             answers.append({"user_id": user, "known": answer["user_known"], "candidates": best})
     return answers
+
+
+def _themes(storage: Storage, day: str) -> dict[int, str]:
+    """The theme that was last written of each author."""
+    rows = newest.read(storage, "anchors", until=day, columns=["author_id", "theme"]).to_pylist()
+    return {row["author_id"]: ", ".join(row["theme"]) for row in rows}
 
 
 def pictures(settings: "Settings", url: str) -> "ReportPictures":
@@ -121,7 +128,7 @@ def pictures(settings: "Settings", url: str) -> "ReportPictures":
     day = storage.days("anchors")[-1]
     written = agreement.by_author(storage.read("anchors", day).to_pylist())
     truth = agreement.by_author(storage.read("oracle_anchors", day).to_pylist())
-    themes = {row["author_id"]: ", ".join(row["theme"]) for row in storage.latest("anchors", day).to_pylist()}
+    themes = _themes(storage, day)
     chosen = sorted(np.random.default_rng([settings.seed, 12]).permutation(sorted(written))[: settings.demo.cards])
     cards, rows = [], []
     for author_id, segments in author_day.stream(storage, day):

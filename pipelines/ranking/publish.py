@@ -52,10 +52,11 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     storage = run.storage
     artifacts = Artifacts(storage)
     model = published.load(artifacts, "sarm")
-    days = [d for d in storage.days("anchors") if config.anchors_until is None or d <= config.anchors_until]
+    anchors, impressions = storage.listing("anchors"), storage.listing("impressions")
+    days = anchors.up_to(until=config.anchors_until)
     if not days:
         raise ContractError(f"table anchors: wanted a day up to {config.anchors_until}, got none; run the job anchors")
-    clicks = storage.days("impressions") if config.histories else []
+    clicks = impressions.days if config.histories else []
     rule = HistoryRule.committed(storage)
     clicks = window(clicks[-1], clicks, rule.days) if clicks else []
     made_from = {
@@ -64,24 +65,24 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
         "model_weights": model.manifest.files["model.safetensors"],
         "tokenizer": model.manifest.made_from["tokenizer"],
     }
-    made_from |= {f"anchors/{day}": storage.fingerprint("anchors", day) for day in days}
-    made_from |= {f"impressions/{day}": storage.fingerprint("impressions", day) for day in clicks}
+    made_from["anchors"] = anchors.history(until=days[-1])
+    made_from |= {f"impressions/{day}": impressions.stamp(day) for day in clicks}
     run_id = f"{days[-1]}-{digest(made_from)}"
     if artifacts.current(KIND) == run_id:
         return {"run_id": run_id, "how": "current"}
     started = time.perf_counter()
-    anchors = published.anchor_table(storage, artifacts, model, until=days[-1])
+    table = published.anchor_table(storage, artifacts, model, until=days[-1])
     assert isinstance(model.model, SARM)
-    bank = model.model.encode_bank(anchors.tokens)
+    bank = model.model.encode_bank(table.tokens)
     encode_s = time.perf_counter() - started
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         np.save(folder / BANK, bank)
-        np.save(folder / ANCHOR_DAY, anchors.anchor_day)
+        np.save(folder / ANCHOR_DAY, table.anchor_day)
         users = _save_histories(storage, clicks, rule.length, folder)
         verify(folder, num_authors=model.catalog.num_authors, width=model.model.config.width)
         artifacts.publish(KIND, folder, run_id, made_from)
-    known = anchors.anchor_day[anchors.anchor_day >= 0]
+    known = table.anchor_day[table.anchor_day >= 0]
     metrics = {
         "run_id": run_id,
         "how": "published",

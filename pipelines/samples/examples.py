@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.runtime.run import Run
-from pipelines.tables import contract
+from pipelines.tables import contract, newest
 from pipelines.tables.columns import Columns, to_numpy
+from pipelines.tables.due import due_days
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
 
@@ -31,7 +32,6 @@ PAD = -1
 _CLICK_COLUMNS = ["impression_id", "user_id", "author_id", "ts_ms", "watch_time_s"]
 _EXAMPLE_COLUMNS = ["impression_id", "user_id", "author_id", "live_id", "ts_ms", *contract.TASKS_COLUMNS]
 _NO_DAY = np.int32(np.iinfo(np.int32).min)
-_EPOCH = date(1970, 1, 1).toordinal()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,13 +121,11 @@ def run(config: ExamplesConfig, run: Run) -> dict[str, Any]:
         raise contract.ContractError(
             "table impressions: wanted at least one day, got none; run the job that writes impressions first"
         )
+    made_from = _made_from(storage, config)
     written: dict[str, int] = {}
-    for day in days:
-        made_from = _made_from(storage, config, day, days)
-        if storage.is_current("examples", day, made_from):
-            continue
+    for day in due_days(storage, "examples", made_from):
         started = time.perf_counter()
-        written[day] = storage.write("examples", day, _chunks(storage, config, day, days), made_from).rows
+        written[day] = storage.write("examples", day, _chunks(storage, config, day, days), made_from[day]).rows
         log.info("examples of %s | %d rows | %.1f s", day, written[day], time.perf_counter() - started)
     return {"days": days, "days_written": sorted(written), "examples": sum(written.values())}
 
@@ -166,19 +164,8 @@ def history_of(
 
 def anchor_days(storage: Storage, before: str) -> tuple[Ints, NDArray[np.int32]]:
     """Authors with an anchor on a day before `before` (sorted), and the newest such day, in days since 1970."""
-    authors: list[Ints] = []
-    days: list[NDArray[np.int32]] = []
-    for day in storage.days("anchors"):
-        if day < before:
-            ids = storage.read("anchors", day, ["author_id"])["author_id"].to_numpy()
-            authors.append(ids)
-            days.append(np.full(len(ids), date.fromisoformat(day).toordinal() - _EPOCH, dtype=np.int32))
-    if not authors:
-        return np.zeros(0, np.int64), np.zeros(0, np.int32)
-    # Days come in order, so of an author's entries the last one is the newest; unique keeps the first of the reverse.
-    ids, newest = np.concatenate(authors)[::-1], np.concatenate(days)[::-1]
-    unique, at = np.unique(ids, return_index=True)
-    return unique.astype(np.int64), newest[at]
+    known = newest.read(storage, "anchors", before=before, columns=["author_id", "since"])
+    return known["author_id"].to_numpy(), known["since"].combine_chunks().cast("int32").to_numpy()
 
 
 def window(day: str, days: list[str], history_days: int) -> list[str]:
@@ -195,14 +182,19 @@ def read_clicks(storage: Storage, days: list[str], shard: pc.Expression | None =
     return Clicks.of(to_numpy(pa.concat_tables(tables)))
 
 
-def _made_from(storage: Storage, config: ExamplesConfig, day: str, days: list[str]) -> dict[str, str]:
-    anchors = [[d, storage.fingerprint("anchors", d)] for d in storage.days("anchors") if d < day]
-    clicks = [[d, storage.fingerprint("impressions", d)] for d in window(day, days, config.history_days)]
+def _made_from(storage: Storage, config: ExamplesConfig) -> dict[str, dict[str, str]]:
+    """By day of impressions, what its examples are made from."""
+    impressions, anchors = storage.listing("impressions"), storage.listing("anchors")
+    rule = {"config": digest(asdict(config)), "history": json.dumps(asdict(HistoryRule.of(config)))}
     return {
-        "config": digest(asdict(config)),
-        "history": json.dumps(asdict(HistoryRule.of(config))),
-        "impressions": digest(clicks),
-        "anchors": digest(anchors),
+        day: rule
+        | {
+            "impressions": digest(
+                [[d, impressions.stamp(d)] for d in window(day, impressions.days, config.history_days)]
+            ),
+            "anchors": anchors.history(before=day),
+        }
+        for day in impressions.days
     }
 
 

@@ -81,7 +81,7 @@ def embed_stores(config: EmbedConfig, run: Run, stores: Sequence[Storage]) -> di
 
 def _came_with_the_data(storage: Storage, day: str) -> bool:
     """True where another job or a user wrote the day's embeddings: KuaiLive's titles have no other source."""
-    if day not in storage.days(TABLE):
+    if not storage.holds(TABLE, day):
         return False
     commit = storage.commit_of(TABLE, day)
     return commit is None or "model" not in commit.made_from

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 DERIVED = ("anchors", "rejections", "anchor_embeddings", "examples")
 """Tables that a derived store makes for itself."""
+_CARRIED = tuple(map(contract.newest_of, contract.CARRIED))
+"""Follow from the others; whoever reads them carries them."""
 WITHOUT = ("base", "tags")
 """Kinds of variants that read no anchors."""
 Seeds = Mapping[int, "Settings"]
@@ -71,22 +73,21 @@ def prepare(
 ) -> dict[str, dict[int, "Settings"]]:
     """The data of every source and seed, {source: {seed: settings}}; those of OWN are `of_seed`.
 
-    Anchors of all seeds are written with one start of the engine; finished days are left alone.
+    Each store's anchors are written with a start of the engine of its own; finished days are left alone.
     """
     made = {OWN: dict(of_seed)}
     for name, source in known.items():
-        writer = replace(settings.anchors, model=source.model, swap_frames=0)
+        writer = replace(settings.anchors, model=source.model)
         made[name] = {seed: _derived(data, name, writer) for seed, data in of_seed.items()}
         # Seeds share a store where the data are no simulated worlds.
         stores = {data.storage.root: made[name][seed] for seed, data in of_seed.items()}
         for root, data in stores.items():
             derive(Storage.open(root, oracle=True), Storage.open(data.storage.root))
-        written = [Storage.open(data.storage.root) for data in stores.values()]
-        figures = anchors.write_stores(writer, settings.open(), written)
-        log.info("study | anchors of %s | %s", name, figures)
         for data in stores.values():
-            examples.run(data.examples, data.open())
-            vocabulary.run(data.vocabulary, data.open())
+            run = data.open()
+            log.info("study | anchors of %s | %s", name, anchors.run(data.anchors, run))
+            examples.run(data.examples, run)
+            vocabulary.run(data.vocabulary, run)
     return made
 
 
@@ -100,7 +101,7 @@ def derive(data: Storage, derived: Storage) -> None:
     Raises ContractError where `derived` has days that `data` no longer has.
     """
     for name in contract.TABLES:
-        if name in DERIVED:
+        if name in DERIVED or name in _CARRIED:
             continue
         days = data.days(name)
         if gone := sorted(set(derived.days(name)) - set(days)):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.catalog import Catalog
 from models.quantize import ResidualConfig, ResidualQuantizer
+from pipelines.tables import newest
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
 
@@ -35,19 +36,20 @@ class Tags:
     def __init__(self, storage: Storage, catalog: Catalog, days: Sequence[str]) -> None:
         """`days` are those to train on: a tag that is first seen later has no vector and counts as none."""
         self._storage, self._catalog = storage, catalog
-        known = storage.read_days("authors", [d for d in storage.days("authors") if d < days[-1]], ["tags"])
-        names = sorted({tag for tags in known["tags"].to_pylist() for tag in tags or ()})
+        trained_on = [d for d in storage.days("authors") if days[0] <= d < days[-1]]
+        known = [newest.read(storage, "authors", before=days[0], columns=["tags"])]
+        known += [storage.read("authors", day, ["tags"]) for day in trained_on]
+        names = sorted({tag for rows in known for tags in rows["tags"].to_pylist() for tag in tags or ()})
         self._code = {name: index for index, name in enumerate(names, 1)}
         self.num_codes = len(names) + 1
         self.table = torch.zeros(catalog.num_authors + 1, 1, dtype=torch.int64)
 
     def advance(self, before: str) -> "Tags":
-        """Reads the authors' rows of all days before `before`."""
-        days = [d for d in self._storage.days("authors") if d < before]
-        newest = self._storage.latest("authors", days[-1]) if days else self._storage.read_days("authors", [])
-        codes = [[self._code[t] for t in tags or () if t in self._code] for tags in newest["tags"].to_pylist()]
+        """Reads the newest row of every author before the day `before`."""
+        people = newest.read(self._storage, "authors", before=before, columns=["author_id", "tags"])
+        codes = [[self._code[t] for t in tags or () if t in self._code] for tags in people["tags"].to_pylist()]
         table = np.zeros((self._catalog.num_authors + 1, max([1, *map(len, codes)])), dtype=np.int64)
-        rows = self._catalog.author_rows(newest["author_id"].to_numpy())
+        rows = self._catalog.author_rows(people["author_id"].to_numpy())
         for row, of_author in zip(rows.tolist(), codes, strict=True):
             if row:
                 table[row, : len(of_author)] = of_author
@@ -62,27 +64,21 @@ class Embeddings:
 
     def __init__(self, storage: Storage, catalog: Catalog, days: Sequence[str]) -> None:
         """Raises ContractError where a day of anchors before the last of `days` has no embeddings."""
-        missing = [d for d in storage.days("anchors") if d < days[-1] and d not in storage.days("anchor_embeddings")]
+        embedded = set(storage.days("anchor_embeddings"))
+        missing = [d for d in storage.days("anchors") if d < days[-1] and d not in embedded]
         if missing:
             raise ContractError(f"table anchor_embeddings: wanted day {missing[0]}, got none; run the job embed first")
         self._storage, self._catalog = storage, catalog
-        self._read: list[str] = []
         self.table = torch.zeros(catalog.num_authors + 1, _width(storage))
 
     def advance(self, before: str) -> "Embeddings":
-        """Takes in the anchors of all days before `before` that were not read yet."""
-        for day in self._storage.days("anchor_embeddings"):
-            if day < before and day not in self._read:
-                self._place(day)
-                self._read.append(day)
-        return self
-
-    def _place(self, day: str) -> None:
-        made = self._storage.read("anchor_embeddings", day, ["author_id", "embedding"])
+        """Takes in the newest embedding of every author before the day `before`."""
+        made = newest.read(self._storage, "anchor_embeddings", before=before, columns=["author_id", "embedding"])
         rows = self._catalog.author_rows(made["author_id"].to_numpy())
         vectors = made["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), self.table.shape[1])
         known = rows > 0
         self.table[torch.from_numpy(rows[known])] = torch.from_numpy(vectors[known])
+        return self
 
 
 class SemanticIds:

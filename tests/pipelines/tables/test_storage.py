@@ -138,21 +138,6 @@ def test_the_fingerprint_follows_the_content(storage: Storage):
     assert storage.write("users", DAY, [users(2)]).fingerprint != first
 
 
-def test_latest_takes_the_newest_row_of_each_key(storage: Storage):
-    storage.write("users", DAY, [users(2, 1, age=1)])
-    storage.write("users", "2026-01-02", [users(2, age=2)])
-    storage.write("users", "2026-01-03", [users(2, age=3)])
-    newest = storage.latest("users", "2026-01-02")
-    assert newest.select(["user_id", "age_band"]).to_pylist() == [
-        {"user_id": 1, "age_band": 1},
-        {"user_id": 2, "age_band": 2},
-    ]
-
-
-def test_latest_of_nothing_is_an_empty_table(storage: Storage):
-    assert storage.latest("users", DAY).schema == contract.spec("users").schema
-
-
 def test_the_simulators_truth_is_closed_to_ordinary_jobs(tmp_path: Path):
     row = {"author_id": 1, **{name: ["x"] for name in contract.FIELDS}}
     truth = pa.Table.from_pylist([row], schema=contract.spec("oracle_anchors").schema)
