@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from pipelines.demo import control
 from pipelines.samples.batches import read_examples
 from pipelines.semantics import agreement, anchors, author_day
 from pipelines.serving import client as served
-from pipelines.tables import newest
+from pipelines.tables import newest, rejections
 from pipelines.tables.contract import FIELDS, TASKS_COLUMNS
 from pipelines.tables.storage import Storage, rows_of
 
@@ -28,16 +28,21 @@ def anchor_quality(settings: "Settings") -> dict[str, Any]:
     day = storage.days("anchors")[-1]
     truth = agreement.by_author(storage.read("oracle_anchors", day).to_pylist())
     written = agreement.by_author(storage.read("anchors", day).to_pylist())
-    total = sum(storage.read("oracle_anchors", d, ["author_id"]).num_rows for d in storage.days("anchors"))
+    days = storage.days("anchors")
+    total = sum(storage.read("oracle_anchors", d, ["author_id"]).num_rows for d in days)
+    valid = sum(rows_of(storage, "anchors", d) for d in days)
+    rejected = sum(rejections.of_stage(storage, d, anchors.STAGE).num_rows for d in days)
     figures: dict[str, Any] = {
-        "valid_rate": sum(rows_of(storage, "anchors", d) for d in storage.days("anchors")) / total,
+        # Of all days: a resumed demo does none of them again.
+        "rows_in": valid + rejected,
+        "anchors": valid,
+        "rejections": rejected,
+        "valid_rate": valid / total,
         "agreement": _rounded(agreement.agreement(written, truth)),
         "chance": {field: _chance(truth, field) for field in ("format", "scene")},
     }
-    control = Path(settings.run_dir) / anchors.SWAPPED
-    if control.is_file():
-        good, _ = anchors.split(pq.read_table(control), settings.anchors.model)
-        swapped = agreement.by_author(good)
+    if settings.demo.swapped_frames:
+        swapped = agreement.by_author(control.store_of(storage).read("anchors", day).to_pylist())
         figures["agreement_frames_swapped"] = _rounded(agreement.agreement(swapped, truth, swapped))
         figures["swapped_authors"] = len(swapped)
     return figures

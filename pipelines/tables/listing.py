@@ -29,8 +29,15 @@ class Listing:
             folder, _, name = info.path[len(base) + 1 :].partition("/")
             if info.type == pafs.FileType.File and folder.startswith("day=") and name and "/" not in name:
                 self._files.setdefault(folder.removeprefix("day="), []).append(info)
-        self.days = [day for day in sorted(self._files) if _holds(self._files[day], lambda day=day: is_empty(day))]
+        self.days = [day for day in sorted(self._files) if self._holds(day, is_empty)]
         """Days that hold rows, oldest first."""
+
+    def _holds(self, day: str, is_empty: Callable[[str], bool]) -> bool:
+        infos = self._files[day]
+        if not _is_committed(infos):
+            return any(map(_is_brought, infos))
+        flagged = any(info.base_name == EMPTY for info in infos)
+        return any(info.base_name.endswith(".parquet") for info in infos) and not (flagged and is_empty(day))
 
     def up_to(self, *, before: str | None = None, until: str | None = None) -> list[str]:
         """The days before `before`, and up to and including `until`; None = all."""
@@ -54,13 +61,6 @@ class Listing:
                 so_far.update(repr((day, _state(infos))).encode())
                 chain[day] = so_far.hexdigest()[:16]
         return chain
-
-
-def _holds(infos: list[pafs.FileInfo], is_empty: Callable[[], bool]) -> bool:
-    if not _is_committed(infos):
-        return any(map(_is_brought, infos))
-    flagged = any(info.base_name == EMPTY for info in infos)
-    return any(info.base_name.endswith(".parquet") for info in infos) and not (flagged and is_empty())
 
 
 def _is_committed(infos: list[pafs.FileInfo]) -> bool:

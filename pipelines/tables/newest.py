@@ -90,7 +90,8 @@ def _catch_up(storage: Storage, name: str, days: Sequence[str], listing: Listing
 def _of_day(storage: Storage, name: str, day: str) -> pa.Table:
     rows = storage.read(name, day)
     since = pa.array([date.fromisoformat(day)], pa.date32())
-    return rows.append_column("since", pa.chunked_array([since.take(pa.array([0] * rows.num_rows, pa.int64()))]))
+    rows = rows.append_column("since", since.take(pa.array([0] * rows.num_rows, pa.int64())))
+    return contract.conform(rows, contract.newest_of(name), day)
 
 
 def _carry(
@@ -100,7 +101,9 @@ def _carry(
     table = contract.newest_of(name)
     (key,) = contract.spec(name).key
     new = _last_of_each(pa.concat_tables(held), key)
-    old = batches(storage.dataset(table, base), ROWS_PER_FILE) if base is not None else iter(())
+    old: Iterator[pa.Table] = iter(())
+    if base is not None:
+        old = (contract.conform(c, table, base) for c in batches(storage.dataset(table, base), ROWS_PER_FILE))
     commit = storage.write(table, day, _of_equal_size(_merged(old, new, key)), made_from)
     log.debug("%s carried to %s | %d rows", table, day, commit.rows)
 

@@ -241,7 +241,7 @@ def test_spans_end_where_the_anchor_is_cut() -> None:
 
 
 def test_counts_are_those_of_both_sequences() -> None:
-    base_counts, live_counts = new().counts(NEW)
+    base_counts, live_counts = new().ids_in(new().count(NEW))
     fields = [field for anchor in NEW for field in anchor]
     for counts, ids in ((base_counts, new().base_ids), (live_counts, new().live_ids)):
         wanted = np.bincount([i for field in fields for i in ids(field)], minlength=len(counts))
