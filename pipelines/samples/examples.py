@@ -7,6 +7,7 @@ Run: python -m pipelines examples --config pipelines/configs/demo.yaml
 import json
 import logging
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
@@ -116,12 +117,12 @@ class Clicks:
 def run(config: ExamplesConfig, run: Run) -> dict[str, Any]:
     """Writes the `examples` of every day of `impressions` that is not current yet."""
     storage = run.storage
-    days = storage.days("impressions")
+    made_from = _made_from(storage, config)
+    days = list(made_from)
     if not days:
         raise contract.ContractError(
             "table impressions: wanted at least one day, got none; run the job that writes impressions first"
         )
-    made_from = _made_from(storage, config)
     written: dict[str, int] = {}
     for day in due_days(storage, "examples", made_from):
         started = time.perf_counter()
@@ -169,9 +170,9 @@ def anchor_days(storage: Storage, before: str) -> tuple[Ints, NDArray[np.int32]]
 
 
 def window(day: str, days: list[str], history_days: int) -> list[str]:
-    """The days whose clicks may be in the histories of `day`: itself and the `history_days` before it."""
+    """The days, of sorted ones, whose clicks may be in the histories of `day`: itself and the `history_days` before."""
     first = (date.fromisoformat(day) - timedelta(days=history_days)).isoformat()
-    return [d for d in days if first <= d <= day]
+    return days[bisect_left(days, first) : bisect_right(days, day)]
 
 
 def read_clicks(storage: Storage, days: list[str], shard: pc.Expression | None = None) -> Clicks:
@@ -186,16 +187,12 @@ def _made_from(storage: Storage, config: ExamplesConfig) -> dict[str, dict[str, 
     """By day of impressions, what its examples are made from."""
     impressions, anchors = storage.listing("impressions"), storage.listing("anchors")
     rule = {"config": digest(asdict(config)), "history": json.dumps(asdict(HistoryRule.of(config)))}
-    return {
-        day: rule
-        | {
-            "impressions": digest(
-                [[d, impressions.stamp(d)] for d in window(day, impressions.days, config.history_days)]
-            ),
-            "anchors": anchors.history(before=day),
-        }
-        for day in impressions.days
-    }
+    stamps = {day: impressions.stamp(day) for day in impressions.days}
+    made_from = {}
+    for day in impressions.days:
+        clicks = [[d, stamps[d]] for d in window(day, impressions.days, config.history_days)]
+        made_from[day] = rule | {"impressions": digest(clicks), "anchors": anchors.history(before=day)}
+    return made_from
 
 
 def _chunks(storage: Storage, config: ExamplesConfig, day: str, days: list[str]) -> Iterator[pa.Table]:

@@ -8,6 +8,7 @@ from pyarrow import fs as pafs
 
 from pipelines.tables import contract
 from pipelines.tables.fingerprint import digest
+from pipelines.tables.listing import Listing
 from pipelines.tables.storage import Storage
 
 _CHECKED = "_CHECKED.json"
@@ -20,21 +21,19 @@ def due_days(storage: Storage, table: str, made_from: Mapping[str, Mapping[str, 
     Opens the markers of the days behind the last run's, and of all days where anything in earlier ones has changed.
     """
     path = f"{storage.root}/tables/{contract.spec(table).name}/{_CHECKED}"
-    days, checked = sorted(made_from), _read(storage, path)
+    days, checked, listing = sorted(made_from), _read(storage, path), storage.listing(table)
     until = checked.get("until", "")
-    if not until or checked.get("state") != _state(storage, table, made_from, until):
+    if not until or checked.get("state") != _state(listing, made_from, until):
         until = ""
     due = [day for day in days if day > until and not storage.is_current(table, day, made_from[day])]
     current = [day for day in days if not due or day < due[0]]
     if current and current[-1] > until:
-        state = _state(storage, table, made_from, current[-1])
-        storage.write_json(path, {"until": current[-1], "state": state})
+        storage.write_json(path, {"until": current[-1], "state": _state(listing, made_from, current[-1])})
     return due
 
 
-def _state(storage: Storage, table: str, made_from: Mapping[str, Mapping[str, str]], until: str) -> str:
-    inputs = {day: dict(made_from[day]) for day in sorted(made_from) if day <= until}
-    return digest([inputs, storage.listing(table).history(until=until)])
+def _state(listing: Listing, made_from: Mapping[str, Mapping[str, str]], until: str) -> str:
+    return digest([[made_from[day] for day in sorted(made_from) if day <= until], until, listing.history(until=until)])
 
 
 def _read(storage: Storage, path: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from pipelines.tables import contract
 from pipelines.tables.listing import Listing
-from pipelines.tables.storage import Storage, batches
+from pipelines.tables.storage import Storage, batches, rows_of
 
 log = logging.getLogger(__name__)
 _FORM = "1"
@@ -75,9 +75,8 @@ def _is_current(storage: Storage, name: str, day: str, listing: Listing) -> bool
 
 def _catch_up(storage: Storage, name: str, days: Sequence[str], listing: Listing) -> None:
     """Carries the last of `days`, from the newest day before it that is carried already and still holds."""
-    carried = set(storage.days(contract.newest_of(name)))
     start = len(days) - 1
-    while start and not (days[start - 1] in carried and _is_current(storage, name, days[start - 1], listing)):
+    while start and not _is_current(storage, name, days[start - 1], listing):
         start -= 1
     base, held = days[start - 1] if start else None, list[pa.Table]()
     for day in days[start:]:
@@ -102,7 +101,7 @@ def _carry(
     (key,) = contract.spec(name).key
     new = _last_of_each(pa.concat_tables(held), key)
     old: Iterator[pa.Table] = iter(())
-    if base is not None:
+    if base is not None and rows_of(storage, table, base):
         old = (contract.conform(c, table, base) for c in batches(storage.dataset(table, base), ROWS_PER_FILE))
     commit = storage.write(table, day, _of_equal_size(_merged(old, new, key)), made_from)
     log.debug("%s carried to %s | %d rows", table, day, commit.rows)

@@ -1,21 +1,68 @@
 """A platform of many days that is written in seconds: few authors, and as much on one day as on any other."""
 
+import time
+from collections import Counter
+from dataclasses import replace
 from datetime import date, timedelta
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
 
-from pipelines.semantics import anchors
+from pipelines.ranking import publish
+from pipelines.samples import examples
+from pipelines.semantics import anchors, vocabulary
 from pipelines.semantics.anchors import AnchorsConfig
 from pipelines.tables import contract
 from pipelines.tables.anchor_text import canonical_text
 from pipelines.tables.contract import FIELD_LIMITS, TASKS_COLUMNS
 from pipelines.tables.storage import Storage
+from tests.pipelines.conftest import tiny_settings, train_here, write_base_tokenizer
+from tests.pipelines.counting import counting
 
+JOBS: dict[str, ModuleType] = {"anchors": anchors, "vocabulary": vocabulary, "examples": examples, "publish": publish}
+"""The jobs of a day that need neither engine, as long as every anchor is written, nor trainer."""
 FIRST_DAY = date(2026, 1, 1)
 AUTHORS, ON_AIR, USERS, IMPRESSIONS = 200, 80, 50, 400
 _WORDS = ("late", "night", "used", "car", "home", "cooking", "folk", "music", "chess", "market", "river", "garden")
 _PHRASES = [f"{left} {right}" for left in _WORDS for right in _WORDS if left != right]
+
+
+class Platform:
+    """A store that grows by days, with a model that was trained on its first ones."""
+
+    def __init__(self, root: Path) -> None:
+        settings = tiny_settings(root)
+        self.settings = replace(
+            settings,
+            examples=replace(settings.examples, history_days=2),
+            train=replace(settings.train, variants=("sarm",)),
+        )
+        self.day = 0
+        self._storage = Storage.open(self.settings.storage.root)
+        self.grow(4)
+        corpus = vocabulary.corpus(self._storage, self._storage.days("anchors"))
+        write_base_tokenizer([text for fields in corpus for text in fields], root / "tokenizer.json")
+        for name in ("vocabulary", "examples"):
+            JOBS[name].run(getattr(self.settings, name), self.settings.open())
+        train_here(self.settings)
+
+    def grow(self, until: int) -> None:
+        """Days arrive, up to and including this one."""
+        for day in range(self.day + 1, until + 1):
+            write_day(self._storage, day, self.settings.anchors)
+        self.day = max(self.day, until)
+
+    def run(self) -> tuple[dict[str, float], Counter[str]]:
+        """A daily run: CPU seconds of each job, and what they ask of the file system."""
+        storage, calls = counting(self.settings.storage.root)
+        run, seconds = replace(self.settings.open(), storage=storage), {}
+        for name, job in JOBS.items():
+            started = time.process_time()
+            job.run(getattr(self.settings, name), run)
+            seconds[name] = time.process_time() - started
+        return seconds, calls
 
 
 def day_name(day: int) -> str:
