@@ -17,6 +17,7 @@ from models.artifacts.manifest import ArtifactError
 from pipelines.analysis.neighbours import limits, nearest, precision
 from pipelines.ranking import evaluate
 from pipelines.runtime.run import Run
+from pipelines.tables import contract, newest
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
@@ -86,8 +87,8 @@ class Subject:
         from pipelines.ranking import published
         from pipelines.ranking.variants.sarm import CurrentAnchors
 
-        before = [d for d in storage.days("anchors") if d < day]
-        if not before:
+        rows = newest.read(storage, "anchors", before=day, columns=contract.spec("anchors").schema.names).to_pylist()
+        if not rows:
             raise ContractError(f"table anchors: wanted a day before {day}, got none; run the job anchors")
         artifacts = Artifacts(storage)
         trained = published.load(artifacts, published.chosen_ranker(ranker, artifacts))
@@ -99,7 +100,6 @@ class Subject:
             )
         sarm, state = trained.model.source(reader), states[reader]
         assert isinstance(sarm, SARM) and isinstance(state, CurrentAnchors)
-        rows = storage.latest("anchors", before[-1]).to_pylist()
         at = trained.catalog.author_rows(np.array([row["author_id"] for row in rows], dtype=np.int64))
         ids = trained.model.ranker.authors
         return cls(
@@ -148,7 +148,10 @@ def true_themes(storage: Storage, subject: Subject) -> dict[int, frozenset[str]]
 
     oracle = storage.with_oracle()
     themes: dict[int, frozenset[str]] = {}
+    written_on = set(subject.anchor_day.tolist())
     for day in oracle.days("oracle_anchors"):
+        if day_number(day) not in written_on:
+            continue
         table = oracle.read("oracle_anchors", day, ["author_id", "theme"])
         rows = subject.catalog.author_rows(table["author_id"].to_numpy())
         for row, of_author in zip(rows.tolist(), table["theme"].to_pylist(), strict=True):

@@ -19,6 +19,9 @@ class DemoConfig:
         )
     )
     """The world whose author-days the student is taught from, with a seed of its own."""
+    swapped_frames: int = 300
+    """Authors of the newest day whose anchors are written a second time with another author's frames, as a control:
+    what is read from pixels alone must then be wrong. 0 leaves the control out, and one start of the engine."""
     compared: int = 200
     """Impressions of the last day whose served scores are compared with offline ones."""
     load_seconds: float = 10.0
@@ -31,3 +34,9 @@ class DemoConfig:
     """Users whose ranking is shown."""
     cards: int = 6
     """Anchors shown beside their frames."""
+
+    def __post_init__(self) -> None:
+        if self.swapped_frames < 0 or self.swapped_frames == 1:
+            raise ValueError(
+                f"swapped_frames: wanted 0, or at least 2 authors to swap frames among, got {self.swapped_frames}"
+            )

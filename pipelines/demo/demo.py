@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pipelines.analysis import analyse
+from pipelines.demo import control
 from pipelines.pages import report_json
 from pipelines.ranking import evaluate, publish, train
 from pipelines.ranking.publish import PublishConfig
@@ -53,7 +54,10 @@ def run(settings: "Settings") -> dict[str, Any]:
         with stages("distil"):
             stages.keep(_distil(settings, run))
         with stages("anchors"):
-            stages.keep(anchors.run(settings.anchors, run) | _anchor_quality(settings))
+            written = anchors.run(settings.anchors, run)
+            if settings.demo.swapped_frames:
+                control.run(settings.anchors, run, settings.demo.swapped_frames)
+            stages.keep(written | _anchor_quality(settings))
         for name, job in (("vocabulary", vocabulary), ("examples", examples)):
             with stages(name):
                 stages.keep(job.run(getattr(settings, name), run))
@@ -107,7 +111,7 @@ class StageTimer:
 
 def _empty(run_dir: Path) -> None:
     """Removes what an earlier demo left, and nothing that a demo does not write."""
-    for name in ("store", "distil", "ray", "report.json", "report.html"):
+    for name in ("store", f"store-{control.FOLDER}", control.FOLDER, "distil", "ray", "report.json", "report.html"):
         target = run_dir / name
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
 

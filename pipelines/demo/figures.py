@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from pipelines.demo import control
 from pipelines.ranking.evaluate import scores_file
 from pipelines.ranking.variants import ranker_name
 from pipelines.samples.batches import read_examples
 from pipelines.semantics import agreement, anchors, author_day
 from pipelines.serving import client as served
+from pipelines.tables import newest, rejections
 from pipelines.tables.contract import FIELDS, TASKS_COLUMNS
 from pipelines.tables.storage import Storage, rows_of
 
@@ -30,16 +31,21 @@ def anchor_quality(settings: "Settings") -> dict[str, Any]:
     day = storage.days("anchors")[-1]
     truth = agreement.by_author(storage.read("oracle_anchors", day).to_pylist())
     written = agreement.by_author(storage.read("anchors", day).to_pylist())
-    total = sum(storage.read("oracle_anchors", d, ["author_id"]).num_rows for d in storage.days("anchors"))
+    days = storage.days("anchors")
+    total = sum(storage.read("oracle_anchors", d, ["author_id"]).num_rows for d in days)
+    valid = sum(rows_of(storage, "anchors", d) for d in days)
+    rejected = sum(rejections.of_stage(storage, d, anchors.STAGE).num_rows for d in days)
     figures: dict[str, Any] = {
-        "valid_rate": sum(rows_of(storage, "anchors", d) for d in storage.days("anchors")) / total,
+        # Of all days: a resumed demo does none of them again.
+        "rows_in": valid + rejected,
+        "anchors": valid,
+        "rejections": rejected,
+        "valid_rate": valid / total,
         "agreement": _rounded(agreement.agreement(written, truth)),
         "chance": {field: _chance(truth, field) for field in ("format", "scene")},
     }
-    control = Path(settings.run_dir) / anchors.SWAPPED
-    if control.is_file():
-        good, _ = anchors.split(pq.read_table(control), settings.anchors.model)
-        swapped = agreement.by_author(good)
+    if settings.demo.swapped_frames:
+        swapped = agreement.by_author(control.store_of(storage).read("anchors", day).to_pylist())
         figures["agreement_frames_swapped"] = _rounded(agreement.agreement(swapped, truth, swapped))
         figures["swapped_authors"] = len(swapped)
     return figures
@@ -104,7 +110,7 @@ def ranked(settings: "Settings", url: str) -> list[dict[str, Any]]:
     storage = Storage.open(settings.storage.root)
     day = storage.days("examples")[-1]
     columns = read_examples(storage, day)
-    themes = {row["author_id"]: row["theme"] for row in storage.latest("anchors", day).to_pylist()}
+    themes = _themes(storage, day)
     rng = np.random.default_rng([settings.seed, 11])
     users = [int(u) for u in rng.permutation(np.unique(columns["user_id"]))[: settings.demo.ranked_users]]
     candidates = [int(a) for a in rng.permutation(np.unique(columns["author_id"]))[:20]]
@@ -112,9 +118,15 @@ def ranked(settings: "Settings", url: str) -> list[dict[str, Any]]:
     with served.Client(url) as client:
         for user in [*users, -1]:
             answer = client.rank({"user_id": user, "candidates": candidates})
-            best = [c | {"theme": ", ".join(themes.get(c["author_id"], []))} for c in answer["candidates"][:5]]
+            best = [c | {"theme": themes.get(c["author_id"], "")} for c in answer["candidates"][:5]]
             answers.append({"user_id": user, "known": answer["user_known"], "candidates": best})
     return answers
+
+
+def _themes(storage: Storage, day: str) -> dict[int, str]:
+    """The theme that was last written of each author."""
+    rows = newest.read(storage, "anchors", until=day, columns=["author_id", "theme"]).to_pylist()
+    return {row["author_id"]: ", ".join(row["theme"]) for row in rows}
 
 
 def pictures(settings: "Settings", url: str) -> "ReportPictures":
@@ -125,7 +137,7 @@ def pictures(settings: "Settings", url: str) -> "ReportPictures":
     day = storage.days("anchors")[-1]
     written = agreement.by_author(storage.read("anchors", day).to_pylist())
     truth = agreement.by_author(storage.read("oracle_anchors", day).to_pylist())
-    themes = {row["author_id"]: ", ".join(row["theme"]) for row in storage.latest("anchors", day).to_pylist()}
+    themes = _themes(storage, day)
     chosen = sorted(np.random.default_rng([settings.seed, 12]).permutation(sorted(written))[: settings.demo.cards])
     cards, rows = [], []
     for author_id, segments in author_day.stream(storage, day):

@@ -7,6 +7,7 @@ from models.catalog import Catalog
 from models.sarm.anchor_tokens import AnchorTokens, TokenRows
 from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
 from pipelines.samples.batches import Ints
+from pipelines.tables import contract, newest
 from pipelines.tables.anchor_text import field_texts
 from pipelines.tables.columns import Columns
 from pipelines.tables.contract import FIELDS, ContractError
@@ -23,7 +24,7 @@ class AnchorTable:
         """`tokens` is SARMConfig's: live for A'_s alone."""
         self._storage, self._catalog, self._tokenizer = storage, catalog, tokenizer
         self._live_only = tokens == "live"
-        self._days_read: list[str] = []
+        self._until: str | None = None
         num_rows = catalog.num_authors + 1
         self.tokens = AnchorTokens.empty(num_rows)
         """Tokens of N + 1 author rows; [CLS] alone where there is no anchor yet."""
@@ -38,10 +39,20 @@ class AnchorTable:
         return self._tokenizer.live_rows if self._live_only else self._tokenizer.rows
 
     def advance(self, before: str) -> "AnchorTable":
-        """Takes in the anchors of all days before a time key that were not read yet."""
-        for day in self._storage.days("anchors"):
-            if day < day_of(before) and day not in self._days_read:
-                self._take(day)
+        """Moves on to the newest anchors from the days before a time key.
+
+        The first move reads the newest anchor of every author, later ones what the days between wrote.
+        """
+        today = day_of(before)
+        if self._until is None:
+            self._until = newest.carry(self._storage, "anchors", before=today)
+            if self._until is not None:
+                self._take(contract.newest_of("anchors"), self._until)
+            return self
+        for day in self._storage.listing("anchors").up_to(before=today):
+            if day > self._until:
+                self._take("anchors", day)
+                self._until = day
         return self
 
     def check_examples(self, day: str, columns: Columns) -> None:
@@ -57,16 +68,18 @@ class AnchorTable:
                 "the anchors changed since: run the job examples again"
             )
 
-    def _take(self, day: str) -> None:
-        for chunk in batches(self._storage.dataset("anchors", day), 4096, ["author_id", *FIELDS]):
+    def _take(self, table: str, day: str) -> None:
+        """Reads a day of `anchors`, or of the newest anchors, which say themselves what day they are of."""
+        columns = [name for name in ("author_id", "since", *FIELDS) if name in contract.spec(table).schema.names]
+        for chunk in batches(self._storage.dataset(table, day), 4096, columns):
             rows = self._catalog.author_rows(chunk["author_id"].to_numpy())
             fields = [field_texts(row) for row in chunk.select(list(FIELDS)).to_pylist()]
             known = np.flatnonzero(rows)
             if len(known):
                 encode = self._tokenizer.encode_live if self._live_only else self._tokenizer.encode
                 self._place(rows[known], encode([fields[index] for index in known]))
-                self.anchor_day[rows[known]] = day_number(day)
-        self._days_read.append(day)
+                since = chunk["since"].cast("int32").to_numpy()[known] if "since" in columns else day_number(day)
+                self.anchor_day[rows[known]] = since
 
     def _place(self, rows: Ints, new: AnchorTokens) -> None:
         """Puts anchors over the rows, the table growing in T where they are longer."""

@@ -8,6 +8,7 @@ from pipelines.ranking.variants import SOURCES, ranker_name
 from pipelines.runtime.config import to_dict
 from pipelines.runtime.run import Run
 from pipelines.runtime.scaling import TrainScaling
+from pipelines.tables import newest
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
 from pipelines.tables.fingerprint import digest
@@ -170,9 +171,9 @@ def make_plan(
     )
     made_from = {"config": digest([to_dict(plan), config.scaling.num_workers])}
     for table in ("users", "authors"):
-        known = [d for d in storage.days(table) if d <= plan.catalog_until]
-        made_from[table] = digest([[d, storage.fingerprint(table, d)] for d in known])
-    made_from |= {f"examples/{day}": storage.fingerprint("examples", day) for day in days}
+        made_from[table] = newest.fingerprint(storage, table, until=plan.catalog_until)
+    examples = storage.listing("examples")
+    made_from |= {f"examples/{day}": examples.stamp(day) for day in days}
     for name in sources:
         made_from |= SOURCES[name].depends_on(storage, before=days[-1]) | SOURCES[name].pinned(artifacts)
     return plan, made_from

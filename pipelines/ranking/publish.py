@@ -55,9 +55,11 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     until = _newest_day(config, storage, ranker)
     before = day_after(until)
     rule = committed_rule(storage)
-    clicks = storage.days("impressions") if config.histories else []
+    impressions = storage.listing("impressions")
+    clicks = impressions.days if config.histories else []
     clicks = window(clicks[-1], clicks, rule.days) if clicks else []
-    made_from = _made_from(config, storage, ranker, before, rule, clicks)
+    made_from = _made_from(config, storage, ranker, before, rule)
+    made_from |= {f"impressions/{day}": impressions.stamp(day) for day in clicks}
     run_id = f"{until}-{digest(made_from)}"
     if artifacts.current(KIND) == run_id:
         return {"run_id": run_id, "how": "current"}
@@ -104,9 +106,9 @@ def _newest_day(config: PublishConfig, storage: Storage, ranker: PublishedRanker
 
 
 def _made_from(
-    config: PublishConfig, storage: Storage, ranker: PublishedRanker, before: str, rule: HistoryRule, clicks: list[str]
+    config: PublishConfig, storage: Storage, ranker: PublishedRanker, before: str, rule: HistoryRule
 ) -> dict[str, str]:
-    """What the bank is made from, the ranker first: serving loads both."""
+    """What the bank is made from beside impressions, the ranker first: serving loads both."""
     made_from = {
         "config": digest([asdict(config), asdict(rule), bank.FORMAT]),
         "ranker": ranker.name,
@@ -115,7 +117,7 @@ def _made_from(
     }
     for name in ranker.sources:
         made_from |= SOURCES[name].depends_on(storage, before)
-    return made_from | {f"impressions/{day}": storage.fingerprint("impressions", day) for day in clicks}
+    return made_from
 
 
 def _anchor_day(states: Mapping[str, State], num_authors: int) -> npt.NDArray[np.int32]:

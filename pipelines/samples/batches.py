@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
+from pipelines.tables import newest
 from pipelines.tables.columns import Columns, to_numpy
 from pipelines.tables.contract import PROFILE, TASKS_COLUMNS
 from pipelines.tables.days import NO_ANCHOR
@@ -23,7 +24,7 @@ _EXAMPLE = ("impression_id", "user_id", "author_id", "ts_ms", *TASKS_COLUMNS, *_
 
 def build_catalog(storage: Storage, until: str) -> tuple[Catalog, list[str]]:
     """Everyone known up to and including `until`, and the names of the author categories (value c is names[c - 1])."""
-    users, authors = storage.latest("users", until), storage.latest("authors", until)
+    users, authors = newest.read(storage, "users", until=until), newest.read(storage, "authors", until=until)
     shown = authors["category"].to_pylist()
     names = sorted({name for name in shown if name is not None})
     code = {name: index for index, name in enumerate(names)}

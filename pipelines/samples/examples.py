@@ -7,6 +7,7 @@ Run: python -m pipelines examples --config pipelines/configs/demo.yaml
 import json
 import logging
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
@@ -20,9 +21,10 @@ from numpy.typing import NDArray
 from models.artifacts.bank import Histories
 from models.history import HISTORY_PAD, HistoryRule, as_known, num_stored
 from pipelines.runtime.run import Run
-from pipelines.tables import contract
+from pipelines.tables import contract, newest
 from pipelines.tables.columns import to_numpy
-from pipelines.tables.days import NO_ANCHOR, day_number
+from pipelines.tables.days import NO_ANCHOR
+from pipelines.tables.due import due_days
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
 
@@ -104,18 +106,16 @@ def committed_rule(storage: Storage) -> HistoryRule:
 def run(config: ExamplesConfig, run: Run) -> dict[str, Any]:
     """Writes the `examples` of every day of `impressions` that is not current yet."""
     storage = run.storage
-    days = storage.days("impressions")
+    made_from = _made_from(storage, config)
+    days = list(made_from)
     if not days:
         raise contract.ContractError(
             "table impressions: wanted at least one day, got none; run the job that writes impressions first"
         )
     written: dict[str, int] = {}
-    for day in days:
-        made_from = _made_from(storage, config, day, days)
-        if storage.is_current("examples", day, made_from):
-            continue
+    for day in due_days(storage, "examples", made_from):
         started = time.perf_counter()
-        written[day] = storage.write("examples", day, _chunks(storage, config, day, days), made_from).rows
+        written[day] = storage.write("examples", day, _chunks(storage, config, day, days), made_from[day]).rows
         log.info("examples of %s | %d rows | %.1f s", day, written[day], time.perf_counter() - started)
     return {"days": days, "days_written": sorted(written), "examples": sum(written.values())}
 
@@ -152,25 +152,14 @@ def history_of(
 
 def anchor_days(storage: Storage, before: str) -> tuple[Ints, NDArray[np.int32]]:
     """Authors with an anchor on a day before `before` (sorted), and the newest such day, in days since 1970."""
-    authors: list[Ints] = []
-    days: list[NDArray[np.int32]] = []
-    for day in storage.days("anchors"):
-        if day < before:
-            ids = storage.read("anchors", day, ["author_id"])["author_id"].to_numpy()
-            authors.append(ids)
-            days.append(np.full(len(ids), day_number(day), dtype=np.int32))
-    if not authors:
-        return np.zeros(0, np.int64), np.zeros(0, np.int32)
-    # Days come in order, so of an author's entries the last one is the newest; unique keeps the first of the reverse.
-    ids, newest = np.concatenate(authors)[::-1], np.concatenate(days)[::-1]
-    unique, at = np.unique(ids, return_index=True)
-    return unique.astype(np.int64), newest[at]
+    known = newest.read(storage, "anchors", before=before, columns=["author_id", "since"])
+    return known["author_id"].to_numpy(), known["since"].combine_chunks().cast("int32").to_numpy()
 
 
 def window(day: str, days: list[str], history_days: int) -> list[str]:
-    """The days whose clicks may be in the histories of `day`: itself and the `history_days` before it."""
+    """The days, of sorted ones, whose clicks may be in the histories of `day`: itself and the `history_days` before."""
     first = (date.fromisoformat(day) - timedelta(days=history_days)).isoformat()
-    return [d for d in days if first <= d <= day]
+    return days[bisect_left(days, first) : bisect_right(days, day)]
 
 
 def read_clicks(storage: Storage, days: list[str], shard: pc.Expression | None = None) -> Clicks:
@@ -181,15 +170,16 @@ def read_clicks(storage: Storage, days: list[str], shard: pc.Expression | None =
     return Clicks.of(to_numpy(pa.concat_tables(tables)))
 
 
-def _made_from(storage: Storage, config: ExamplesConfig, day: str, days: list[str]) -> dict[str, str]:
-    anchors = [[d, storage.fingerprint("anchors", d)] for d in storage.days("anchors") if d < day]
-    clicks = [[d, storage.fingerprint("impressions", d)] for d in window(day, days, config.history_days)]
-    return {
-        "config": digest(asdict(config)),
-        "history": json.dumps(asdict(rule_of(config))),
-        "impressions": digest(clicks),
-        "anchors": digest(anchors),
-    }
+def _made_from(storage: Storage, config: ExamplesConfig) -> dict[str, dict[str, str]]:
+    """By day of impressions, what its examples are made from."""
+    impressions, anchors = storage.listing("impressions"), storage.listing("anchors")
+    rule = {"config": digest(asdict(config)), "history": json.dumps(asdict(rule_of(config)))}
+    stamps = {day: impressions.stamp(day) for day in impressions.days}
+    made_from = {}
+    for day in impressions.days:
+        clicks = [[d, stamps[d]] for d in window(day, impressions.days, config.history_days)]
+        made_from[day] = rule | {"impressions": digest(clicks), "anchors": anchors.history(before=day)}
+    return made_from
 
 
 def _chunks(storage: Storage, config: ExamplesConfig, day: str, days: list[str]) -> Iterator[pa.Table]:

@@ -22,6 +22,7 @@ from pipelines.semantics.checkpoint import model_fingerprint
 from pipelines.semantics.engine import EngineConfig, processor_kwargs
 from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
+from pipelines.tables.due import due_days
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
 
@@ -58,22 +59,23 @@ def embed_stores(config: EmbedConfig, run: Run, stores: Sequence[Storage]) -> di
     model = digest([model_fingerprint(config.model), config.pooling, config.engine.max_model_len])
     due: list[tuple[Storage, str, dict[str, str], pa.Table]] = []
     for storage in stores:
-        if not storage.days("anchors"):
+        anchors = storage.listing("anchors")
+        if not anchors.days:
             raise ContractError(f"table anchors of {storage.url}: wanted a day, got none; run the job anchors first")
-        for day in storage.days("anchors"):
-            made_from = {"anchors": storage.fingerprint("anchors", day), "model": model}
+        made_from = {day: {"anchors": anchors.stamp(day), "model": model} for day in anchors.days}
+        for day in due_days(storage, TABLE, made_from):
             if _came_with_the_data(storage, day):
                 log.info("embed | %s | kept: these embeddings came with the data; remove them to make ours", day)
-            elif not storage.is_current(TABLE, day, made_from):
-                due.append((storage, day, made_from, storage.read("anchors", day, ["author_id", "text"])))
+            else:
+                due.append((storage, day, made_from[day], storage.read("anchors", day, ["author_id", "text"])))
     texts = sorted({text for *_, rows in due for text in rows["text"].to_pylist()})
     started = time.perf_counter()
     vectors: dict[str, npt.NDArray[np.float32]] = {}
     if texts:
         with connected(run.cluster):
             vectors = dict(_embedded(texts, config))
-    for storage, day, made_from, rows in due:
-        storage.write(TABLE, day, [_table(rows, vectors, config.model)], made_from)
+    for storage, day, lineage, rows in due:
+        storage.write(TABLE, day, [_table(rows, vectors, config.model)], lineage)
     took = time.perf_counter() - started
     log.info("embed | %d days | %d texts | %.1f s", len(due), len(texts), took)
     return {"days_done": len(due), "texts": len(texts)}
@@ -81,7 +83,7 @@ def embed_stores(config: EmbedConfig, run: Run, stores: Sequence[Storage]) -> di
 
 def _came_with_the_data(storage: Storage, day: str) -> bool:
     """True where another job or a user wrote the day's embeddings: KuaiLive's titles have no other source."""
-    if day not in storage.days(TABLE):
+    if not storage.holds(TABLE, day):
         return False
     commit = storage.commit_of(TABLE, day)
     return commit is None or "model" not in commit.made_from

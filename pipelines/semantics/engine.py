@@ -1,4 +1,4 @@
-"""Ray Data and vLLM: rows of (store, day, author) in, answers out. Knows prompts and engines, no tables to write.
+"""Ray Data and vLLM: rows of (day, author) in, answers out. Knows prompts and engines, no tables to write.
 
 Read (keys) -> gather (segments to messages) -> vLLM through ray.data.llm with one JSON schema -> one flat row a key.
 """
@@ -14,20 +14,18 @@ import pyarrow.dataset as pads
 
 from pipelines.semantics import author_day, prompt
 from pipelines.semantics.author_day import PromptConfig
+from pipelines.tables import contract, newest
 from pipelines.tables.storage import Storage
 
 log = logging.getLogger(__name__)
 
-KEYS = pa.schema([("root", pa.string()), ("day", pa.string()), ("author_id", pa.int64()), ("frames_of", pa.int64())])
-"""One request: the storage that holds the day (its `url`), whose speech and comments, and whose frames (the same
-author's, except in a control experiment)."""
+KEYS = pa.schema([("day", pa.string()), ("author_id", pa.int64())])
+"""One request."""
 
 ANSWERS = pa.schema(
     [
-        ("root", pa.string()),
         ("day", pa.string()),
         ("author_id", pa.int64()),
-        ("frames_of", pa.int64()),
         ("answer", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
@@ -75,48 +73,54 @@ class EngineConfig:
 class Gather:
     """Builds the messages of a batch of keys, reading only those authors' segments."""
 
-    def __init__(self, config: PromptConfig, engine: EngineConfig) -> None:
+    def __init__(self, root: str, config: PromptConfig, engine: EngineConfig) -> None:
+        """`root` is the `url` of the storage that holds the days."""
+        self._storage = Storage.open(root)
         self._config = config
         self._max_tokens = engine.max_answer_tokens
+        self._profiles_on: dict[str, str | None] = {}
 
     def __call__(self, keys: pa.Table) -> pa.Table:
         """KEYS -> KEYS plus the prompt's parts; authors without anything to read get a reason instead."""
-        here: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        by_day: dict[str, list[int]] = {}
         for key in keys.to_pylist():
-            here.setdefault((key["root"], key["day"]), []).append(key)
+            by_day.setdefault(key["day"], []).append(key["author_id"])
         rows = []
-        for (root, day), of_day in here.items():
-            wanted = pa.array(sorted({k["author_id"] for k in of_day} | {k["frames_of"] for k in of_day}), pa.int64())
-            days = self._read(Storage.open(root), day, wanted)
-            rows += [self._row(key, days) for key in of_day]
+        for day, authors in by_day.items():
+            days = self._read(day, pa.array(authors, pa.int64()))
+            rows += [{"day": day, "author_id": author} | self._parts(days[author]) for author in authors]
         return pa.Table.from_pylist(rows)
 
-    def _read(self, storage: Storage, day: str, wanted: pa.Array) -> dict[int, author_day.AuthorDay]:
-        profiles: dict[int, str] = {}
-        chosen = pads.field("author_id").isin(wanted)
-        for known in (d for d in storage.days("authors") if d <= day):
-            people = storage.read("authors", known, ["author_id", "profile"], chosen)
-            profiles.update(zip(people["author_id"].to_pylist(), people["profile"].to_pylist(), strict=True))
-        segments = storage.read("segments", day, where=chosen)
+    def _read(self, day: str, authors: pa.Array) -> dict[int, author_day.AuthorDay]:
+        chosen = pads.field("author_id").isin(authors)
+        profiles = self._profiles(day, chosen)
+        segments = self._storage.read("segments", day, where=chosen)
         return {
             author_id: author_day.gather(profiles.get(author_id, ""), rows, self._config)
             for author_id, rows in author_day.group(segments)
         }
 
-    def _row(self, key: dict[str, Any], days: dict[int, author_day.AuthorDay]) -> dict[str, Any]:
-        said = days[key["author_id"]]
-        frames = days[key["frames_of"]].frames
+    def _profiles(self, day: str, chosen: pads.Expression) -> dict[int, str]:
+        """The newest profile, as of the day, of the authors of a batch: the rest of the table stays on storage."""
+        if day not in self._profiles_on:
+            self._profiles_on[day] = newest.carry(self._storage, "authors", until=day)
+        if (carried := self._profiles_on[day]) is None:
+            return {}
+        people = self._storage.read(contract.newest_of("authors"), carried, ["author_id", "profile"], chosen)
+        return dict(zip(people["author_id"].to_pylist(), people["profile"].to_pylist(), strict=True))
+
+    def _parts(self, day: author_day.AuthorDay) -> dict[str, Any]:
         reason, detail = "", ""
-        if not frames and said.bad_frames:
-            reason, detail = "bad_image", "; ".join(said.bad_frames)[:500]
-        elif not frames and not said.speech and not said.comments:
+        if not day.frames and day.bad_frames:
+            reason, detail = "bad_image", "; ".join(day.bad_frames)[:500]
+        elif not day.frames and not day.speech and not day.comments:
             reason, detail = "no_frames", "the day holds no frame, no speech and no comment"
-        return key | {
-            "profile": said.profile,
-            "frames": list(frames),
-            "speech": list(said.speech),
-            "comments": list(said.comments),
-            "bad_frames": list(said.bad_frames),
+        return {
+            "profile": day.profile,
+            "frames": list(day.frames),
+            "speech": list(day.speech),
+            "comments": list(day.comments),
+            "bad_frames": list(day.bad_frames),
             "reason": reason,
             "detail": detail,
             "max_tokens": self._max_tokens,
@@ -164,8 +168,13 @@ def _conform(batch: pa.Table) -> pa.Table:
     return pa.Table.from_pylist([{name: row[name] for name in ANSWERS.names} for row in rows], schema=ANSWERS)
 
 
-def answers(keys: list[pa.Table], model: str, prompts: PromptConfig, config: EngineConfig) -> Iterator[pa.Table]:
-    """Streams ANSWERS in the order they finish. Each table of `keys` (KEYS) is a block of Ray Data."""
+def answers(
+    root: str, keys: list[pa.Table], model: str, prompts: PromptConfig, config: EngineConfig
+) -> Iterator[pa.Table]:
+    """Streams ANSWERS in the order they finish. Each table of `keys` (KEYS) is a block of Ray Data.
+
+    `root` is the `url` of the storage that holds their days.
+    """
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
@@ -178,7 +187,7 @@ def answers(keys: list[pa.Table], model: str, prompts: PromptConfig, config: Eng
         .repartition(target_num_rows_per_block=config.batch_size)
         .map_batches(
             Gather,
-            fn_constructor_args=(prompts, config),
+            fn_constructor_args=(root, prompts, config),
             batch_size=config.batch_size,
             batch_format="pyarrow",
             concurrency=config.gather_workers,

@@ -10,9 +10,8 @@ from pyarrow import fs as pafs
 from pipelines.semantics.engine import ANSWERS, KEYS
 from pipelines.tables.storage import Storage
 
-Key = tuple[str, int, int]
-"""Day, author, and the author whose frames are shown."""
-_KEY = ("day", "author_id", "frames_of")
+Key = tuple[str, int]
+"""Day and author."""
 
 
 class Staging:
@@ -53,11 +52,11 @@ class Staging:
         self._storage.filesystem.delete_dir(self.folder)
 
 
-def key_blocks(root: str, keys: list[Key], size: int) -> list[pa.Table]:
-    """Keys of the storage at `root` as tables of KEYS, `size` rows each."""
-    rows = [{"root": root} | dict(zip(_KEY, key, strict=True)) for key in keys]
+def key_blocks(keys: list[Key], size: int) -> list[pa.Table]:
+    """Keys as tables of KEYS, `size` rows each."""
+    rows = [dict(zip(KEYS.names, key, strict=True)) for key in keys]
     return [pa.Table.from_pylist(rows[first : first + size], schema=KEYS) for first in range(0, len(rows), size)]
 
 
 def _keys(table: pa.Table) -> list[Key]:
-    return list(zip(*(table[name].to_pylist() for name in _KEY), strict=True))
+    return list(zip(*(table[name].to_pylist() for name in KEYS.names), strict=True))

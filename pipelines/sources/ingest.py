@@ -25,7 +25,7 @@ from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError, to_dict
 from pipelines.runtime.run import Run
 from pipelines.sources.sampling import Sampling
-from pipelines.tables import contract, rejections
+from pipelines.tables import contract, newest, rejections
 from pipelines.tables.storage import Storage
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def run(config: IngestConfig, run: Run) -> dict[str, Any]:
         storage.write("segments", day, _files(tables, BYTES_PER_FILE), made_from)
     rejections.replace(storage, day, STAGE, progress.refused)
     storage.write("authors", day, _authors(storage, day, progress.authors), made_from)  # last: the day is done
+    newest.carry(storage, "authors", until=day)
     counts = {**_counts(storage, day), "seconds": round(time.perf_counter() - started, 3)}
     report_json.merge(run.folder, STAGE, counts)
     return {**counts, "skipped": False}
@@ -194,8 +195,11 @@ def _authors(storage: Storage, day: str, names: Iterable[str]) -> list[pa.Table]
     """Rows of `authors`: what earlier days knew of an author, else the folder's name as the profile."""
     from pipelines.sources.clips import stable_id
 
-    earlier = [other for other in storage.days("authors") if other < day]
-    known = {row["author_id"]: row for row in storage.latest("authors", earlier[-1]).to_pylist()} if earlier else {}
+    names = list(names)
+    ours = pc.field("author_id").isin(pa.array(map(stable_id, names), pa.int64()))
+    columns = contract.spec("authors").schema.names
+    earlier = newest.read(storage, "authors", before=day, columns=columns, where=ours)
+    known = {row["author_id"]: row for row in earlier.to_pylist()}
     rows = []
     for name in names:
         new = {

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipelines.semantics import author_day, prompt
 from pipelines.semantics.author_day import AuthorDay, PromptConfig
+from pipelines.tables import newest
 from pipelines.tables.contract import FIELDS
 from pipelines.tables.storage import Storage
 
@@ -28,7 +29,7 @@ def load(storage: Storage, config: PromptConfig, limit: int | None = None) -> li
     pairs: list[Pair] = []
     for day in storage.days("anchors"):
         anchors = {row["author_id"]: row for row in storage.read("anchors", day, ["author_id", *FIELDS]).to_pylist()}
-        people = storage.latest("authors", day)
+        people = newest.read(storage, "authors", until=day, columns=["author_id", "profile"])
         profiles = dict(zip(people["author_id"].to_pylist(), people["profile"].to_pylist(), strict=True))
         for author_id, rows in author_day.stream(storage, day):
             if author_id in anchors:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 DERIVED = ("anchors", "rejections", "anchor_embeddings", "examples")
 """Tables that a derived store makes for itself."""
+_CARRIED = tuple(map(contract.newest_of, contract.CARRIED))
+"""Follow from the others; whoever reads them carries them."""
 Seeds = Mapping[int, "Settings"]
 
 
@@ -48,22 +50,21 @@ def prepare(
 ) -> dict[str, dict[int, "Settings"]]:
     """The data of every source and seed, {source: {seed: settings}}; those of OWN are `per_seed`.
 
-    Anchors of all seeds are written with one start of the engine; finished days are left alone.
+    Each store's anchors are written with a start of the engine of its own; finished days are left alone.
     """
     data = {OWN: dict(per_seed)}
     for name, source in sources.items():
-        writer = replace(settings.anchors, model=source.model, swap_frames=0)
+        writer = replace(settings.anchors, model=source.model)
         data[name] = {seed: _derived(world, name, writer) for seed, world in per_seed.items()}
         # Seeds share a store where the data are no simulated worlds.
         derived = {world.storage.root: data[name][seed] for seed, world in per_seed.items()}
         for root, one in derived.items():
             derive(Storage.open(root, oracle=True), Storage.open(one.storage.root))
-        stores = [Storage.open(one.storage.root) for one in derived.values()]
-        figures = anchors.write_stores(writer, settings.open(), stores)
-        log.info("study | anchors of %s | %s", name, figures)
         for one in derived.values():
-            examples.run(one.examples, one.open())
-            vocabulary.run(one.vocabulary, one.open())
+            run = one.open()
+            log.info("study | anchors of %s | %s", name, anchors.run(one.anchors, run))
+            examples.run(one.examples, run)
+            vocabulary.run(one.vocabulary, run)
     return data
 
 
@@ -77,7 +78,7 @@ def derive(data: Storage, derived: Storage) -> None:
     Raises ContractError where `derived` has days that `data` no longer has.
     """
     for name in contract.TABLES:
-        if name in DERIVED:
+        if name in DERIVED or name in _CARRIED:
             continue
         days = data.days(name)
         if gone := sorted(set(derived.days(name)) - set(days)):

@@ -92,7 +92,7 @@ _COMMENT = pa.struct(
 )
 _SIX = {field: _strings() for field in FIELDS}
 
-TABLES: MappingProxyType[str, TableSpec] = MappingProxyType(
+_WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
     {
         spec.name: spec
         for spec in (
@@ -232,6 +232,29 @@ TABLES: MappingProxyType[str, TableSpec] = MappingProxyType(
             ),
         )
     }
+)
+
+CARRIED = ("authors", "users", "anchors", "anchor_embeddings")
+"""Tables whose newest row of every author, or user, is carried from day to day: see newest.py."""
+
+
+def newest_of(name: str) -> str:
+    """The table that holds the newest rows of a table of CARRIED."""
+    return f"newest_{name}"
+
+
+def _newest(spec: TableSpec) -> TableSpec:
+    since = pa.field("since", pa.date32(), nullable=False)
+    return TableSpec(
+        name=newest_of(spec.name),
+        row=f"newest row of {spec.name} for its key, as of that day; since = the day that it was written on",
+        key=spec.key,
+        schema=spec.schema.append(since),
+    )
+
+
+TABLES: MappingProxyType[str, TableSpec] = MappingProxyType(
+    _WRITTEN | {newest_of(name): _newest(_WRITTEN[name]) for name in CARRIED}
 )
 
 

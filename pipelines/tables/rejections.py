@@ -38,7 +38,7 @@ def replace(storage: Storage, day: str, stage: str, rows: Iterable[Mapping[str, 
 
 def of_stage(storage: Storage, day: str, stage: str, *, invert: bool = False) -> pa.Table:
     """The rows of one stage of a day (`invert`: of all the others); none where the day has no rejections."""
-    if day not in storage.days(TABLE):
+    if not storage.holds(TABLE, day):
         return contract.spec(TABLE).schema.empty_table()
     table = storage.read(TABLE, day)
     mine = pc.equal(table["stage"], stage)

@@ -2,6 +2,7 @@
 
 A day is written as new Parquet files and then made visible by one small `_COMMIT.json` that lists them, so a reader
 never sees half a day, whatever dies when. Days that a user brings without a marker are read as all their *.parquet.
+The name of a file ends in a hash of its content, so that a look at the folder tells whether its rows have changed.
 """
 
 import hashlib
@@ -23,10 +24,9 @@ from pyarrow import fs as pafs
 from models.artifacts.store import put_file
 from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
+from pipelines.tables.listing import EMPTY, MARKER, UNCOMMITTED, Listing
 
 log = logging.getLogger(__name__)
-MARKER = "_COMMIT.json"
-UNCOMMITTED = "part-run-"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,12 +74,19 @@ class Storage:
         """Path of one table's day, inside `filesystem`."""
         return f"{self.root}/tables/{contract.spec(name).name}/day={day}"
 
+    def listing(self, name: str) -> Listing:
+        """The table's days and what their files are, from one call to the filesystem."""
+        base = f"{self.root}/tables/{contract.spec(name).name}"
+        infos = self.filesystem.get_file_info(pafs.FileSelector(base, allow_not_found=True, recursive=True))
+        return Listing(base, infos, lambda day: not self._parquet(name, day, self.commit_of(name, day)))
+
     def days(self, name: str) -> list[str]:
         """Days that hold data, oldest first."""
-        base = f"{self.root}/tables/{contract.spec(name).name}"
-        infos = self.filesystem.get_file_info(pafs.FileSelector(base, allow_not_found=True))
-        found = [PurePosixPath(i.path).name for i in infos if i.type == pafs.FileType.Directory]
-        return sorted(d[4:] for d in found if d.startswith("day=") and self._parquet(name, d[4:]))
+        return self.listing(name).days
+
+    def holds(self, name: str, day: str) -> bool:
+        """True if `day` is one of `days`, without a look at the others."""
+        return bool(self._parquet(name, day, self.commit_of(name, day)))
 
     def commit_of(self, name: str, day: str) -> Commit | None:
         """The day's commit, or None where nothing was committed."""
@@ -107,12 +114,11 @@ class Storage:
         commit = self.commit_of(name, day)
         if commit is not None:
             return commit.fingerprint
-        infos = self.filesystem.get_file_info(self._parquet(name, day))
+        infos = self.filesystem.get_file_info(self._parquet(name, day, None))
         return hashlib.sha256(repr([(i.base_name, i.size, i.mtime_ns) for i in infos]).encode()).hexdigest()
 
-    def _parquet(self, name: str, day: str) -> list[str]:
+    def _parquet(self, name: str, day: str, commit: Commit | None) -> list[str]:
         folder = self.folder(name, day)
-        commit = self.commit_of(name, day)
         if commit is not None:
             return [f"{folder}/{file}" for file in commit.files]
         infos = self.filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
@@ -123,8 +129,8 @@ class Storage:
         """Parquet files of a day. Raises ContractError where there are none, naming the days that exist."""
         if contract.spec(name).oracle and not self._oracle:
             raise ContractError(f"table {name} is the simulator's truth; this job may not read it")
-        found = self._parquet(name, day)
         commit = self.commit_of(name, day)
+        found = self._parquet(name, day, commit)
         if not found and commit is None:
             raise ContractError(
                 f"table {name}, day {day}: wanted Parquet files in {self.folder(name, day)}, got none; "
@@ -141,7 +147,7 @@ class Storage:
         if not files:
             empty = schema.empty_table()
             return empty.select(columns) if columns else empty
-        dataset = self.dataset(name, day)
+        dataset = self._open(name, day, files)
         wanted = columns or schema.names
         missing = [column for column in wanted if column not in dataset.schema.names]
         if missing:
@@ -154,8 +160,11 @@ class Storage:
 
     def dataset(self, name: str, day: str) -> pads.Dataset:
         """A day as a pyarrow dataset, for reading in batches."""
+        return self._open(name, day, self.files(name, day))
+
+    def _open(self, name: str, day: str, files: list[str]) -> pads.Dataset:
         try:
-            return pads.dataset(self.files(name, day), filesystem=self.filesystem, format="parquet")
+            return pads.dataset(files, filesystem=self.filesystem, format="parquet")
         except (OSError, pa.ArrowException) as error:
             raise ContractError(f"table {name}, day {day}: {error}; replace the damaged file") from error
 
@@ -164,14 +173,6 @@ class Storage:
         schema = contract.spec(name).schema
         empty = schema.empty_table().select(columns or schema.names)
         return pa.concat_tables([empty, *(self.read(name, day, columns) for day in days)])
-
-    def latest(self, name: str, until: str) -> pa.Table:
-        """One row per key from all days up to and including `until`; the newest row wins. Sorted by key."""
-        table = self.read_days(name, [d for d in self.days(name) if d <= until])
-        key = contract.spec(name).key[0]
-        table = table.append_column("_order", pa.array(range(table.num_rows), pa.int64()))
-        newest = table.group_by(key).aggregate([("_order", "max")])["_order_max"]
-        return table.take(newest).drop_columns(["_order"]).sort_by(key)
 
     def write(
         self, name: str, day: str, chunks: Iterable[pa.Table], made_from: Mapping[str, str] | None = None
@@ -184,13 +185,16 @@ class Storage:
         """
         folder = self.folder(name, day)
         self.filesystem.create_dir(folder, recursive=True)
-        run = uuid.uuid4().hex[:12]
         files, rows, digest, keys = [], 0, hashlib.sha256(), []
+        run = uuid.uuid4().hex[:12]
         try:
             for number, chunk in enumerate(chunks):
                 chunk = contract.conform(chunk, name, day)
-                files.append(f"{UNCOMMITTED}{run}-{number:05d}.parquet")
-                digest.update(self._write_file(f"{folder}/{files[-1]}", chunk))
+                content = _parquet_bytes(chunk)
+                of_file = hashlib.sha256(content)
+                files.append(f"{UNCOMMITTED}{run}-{number:05d}-{of_file.hexdigest()[:16]}.parquet")
+                self.put(f"{folder}/{files[-1]}", content)
+                digest.update(of_file.digest())
                 keys.append(chunk.select(list(contract.spec(name).key)))
                 rows += chunk.num_rows
             if keys:
@@ -208,7 +212,7 @@ class Storage:
         Its files are linked on a local disk that can, and copied elsewhere: neither storage ever changes a file in
         place, so each may replace or sweep its own.
         """
-        if day in self.days(name) and self.fingerprint(name, day) == other.fingerprint(name, day):
+        if self.holds(name, day) and self.fingerprint(name, day) == other.fingerprint(name, day):
             return
         folder, files = self.folder(name, day), {PurePosixPath(path).name: path for path in other.files(name, day)}
         commit = other.commit_of(name, day) or Commit(
@@ -232,15 +236,6 @@ class Storage:
                 log.debug("%s cannot be linked (%s) and is copied", path, error)
         self.filesystem.copy_file(path, target)
 
-    def _write_file(self, path: str, chunk: pa.Table) -> bytes:
-        """Writes one Parquet file and returns the hash of its bytes."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(chunk, sink, compression="zstd", row_group_size=1024)
-        buffer = sink.getvalue()
-        with self.filesystem.open_output_stream(path) as stream:
-            stream.write(buffer)
-        return hashlib.sha256(buffer).digest()
-
     def write_json(self, path: str, content: Mapping[str, Any]) -> None:
         """`write_text` of JSON."""
         self.write_text(path, json.dumps(content, indent=1, sort_keys=True))
@@ -250,24 +245,34 @@ class Storage:
         self.put(path, text.encode())
 
     def put(self, path: str, content: bytes | pa.Buffer) -> None:
-        """Puts a small file in one step: by rename on a local disk, by a single put on an object store."""
+        """Puts a file in one step: by rename on a local disk, by a single put on an object store."""
         put_file(self.filesystem, path, content)
 
     def _commit(self, name: str, day: str, commit: Commit) -> None:
         """Makes the commit the day's, then deletes what the commit that it replaces listed and it does not.
 
-        Nothing else: another writer's parts and a file that a user brought are not ours to delete.
+        Nothing else: another writer's parts and a file that a user brought are not ours to delete. EMPTY comes before
+        the marker and goes after it, so that `listing` is right at every moment.
         """
         folder, replaced = self.folder(name, day), self.commit_of(name, day)
+        if not commit.files:
+            self.write_text(f"{folder}/{EMPTY}", "")
         self.write_json(f"{folder}/{MARKER}", asdict(commit))
-        if replaced is not None:
-            self._delete(folder, set(replaced.files) - set(commit.files))
+        old = set() if replaced is None else set(replaced.files) - set(commit.files)
+        self._delete(folder, old | ({EMPTY} if commit.files else set()))
 
     def _delete(self, folder: str, files: set[str]) -> None:
         """Deletes those of the files that are there: another writer may have been faster."""
         for info in self.filesystem.get_file_info([f"{folder}/{file}" for file in sorted(files)]):
             if info.type == pafs.FileType.File:
                 self.filesystem.delete_file(info.path)
+
+
+def _parquet_bytes(chunk: pa.Table) -> pa.Buffer:
+    """One Parquet file of rows. Small row groups, so that a reader of few keys reads little of a sorted table."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(chunk, sink, compression="zstd", row_group_size=1024)
+    return sink.getvalue()
 
 
 def batches(dataset: pads.Dataset, batch_size: int, columns: list[str] | None = None) -> Iterator[pa.Table]:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines.tables import newest
 from pipelines.tables.storage import Storage
 from pipelines.world import tastes
 from pipelines.world.authors import DAY_MS, Author, day_start_ms
@@ -52,6 +53,7 @@ def write_day(
     users = tastes.make_users(config, words, seed)
     if day == config.warmup_days:
         storage.write("users", name, [users.table()], made_from)
+        newest.carry(storage, "users", until=name)
     stage = tastes.make_stage(plans, everyone, words, seed)
     rng = np.random.default_rng([seed, 6, day])
     shown = _expose(users, stage, day_start_ms(config.first_day, day), config, rng)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipelines.runtime.run import Run
 from pipelines.semantics import prompt
-from pipelines.tables import contract
+from pipelines.tables import contract, newest
 from pipelines.tables.anchor_text import canonical_text
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
@@ -84,6 +84,7 @@ def _write_content(
     storage.write("oracle_anchors", name, [_table("oracle_anchors", truth)], made_from)
     if config.teacher:
         storage.write("anchors", name, [_table("anchors", [_taught(row) for row in truth])], made_from)
+        newest.carry(storage, "anchors", until=name)
 
 
 def _segments(plans: list[LivePlan], day: int, words: Lexicon, config: WorldConfig, seed: int) -> Iterator[pa.Table]:
@@ -130,6 +131,7 @@ def _write_authors(
         if a.first_day == day
     ]
     storage.write("authors", name, [_table("authors", rows)], made_from)
+    newest.carry(storage, "authors", until=name)
 
 
 def _table(name: str, rows: list[dict[str, Any]]) -> pa.Table:

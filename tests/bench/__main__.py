@@ -9,6 +9,7 @@ import sys
 
 BENCHES = {
     "seeds": "AUC and GAUC of Base and SARM over seeds, with semantic tastes on and off",
+    "daily": "cost of a daily run on day 5, 50 and 500 of a platform",
     "anchors": "author-days a second through the anchor job",
     "tokenizer": "training and encoding of the Live-Streaming Tokenizer over the Qwen vocabulary",
     "training": "seconds of a training step, Base and SARM by encode budget, and where they go",

@@ -32,7 +32,6 @@ def main(argv: list[str]) -> int:
             world=replace(
                 settings.world, num_days=1, warmup_days=0, num_authors=args.authors, on_air_share=1.0, impressions=False
             ),
-            anchors=replace(settings.anchors, swap_frames=0),
         )
         run_job(world, settings)
         figures = run_job(anchors, settings)

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     started, used = time.perf_counter(), time.process_time()
     tokens = [tokenizer.encode(corpus[i : i + 4096]) for i in range(0, len(corpus), 4096)]
     encode_s, encode_cpu_s = time.perf_counter() - started, time.process_time() - used
-    live = sum(int(tokenizer.counts(corpus[i : i + 4096])[1].sum()) for i in range(0, len(corpus), 4096))
+    live = int(tokenizer.ids_in(tokenizer.count(corpus))[1].sum())
     lengths = np.concatenate([t.lengths for t in tokens])
     figures = {
         "bench": "tokenizer",

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.sarm.live_tokenizer.base_tokenizer import State
-from models.sarm.live_tokenizer.merges import MAX_IDS, ids_of
+from models.sarm.live_tokenizer.merges import MAX_IDS, ids_of, join
 
 IntArray = npt.NDArray[np.int64]
 
@@ -22,12 +22,14 @@ class LiveTokens:
         self.num_base_merges = num_base_merges
         self.pieces: list[tuple[int, ...]] = []
         """Base ids of the tokens, in the order of their ids."""
+        self._pairs: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         vocabulary = state["model"]["vocab"]
         for left, right in state["model"]["merges"][num_base_merges:]:
             got, wanted = vocabulary[left + right], num_base + len(self.pieces)
             if got != wanted:
                 raise ValueError(f"the merge of {left!r} and {right!r} makes id {got}, wanted {wanted}")
-            self.pieces.append(self.expand([vocabulary[left], vocabulary[right]]))
+            self._pairs.append((self.expand([vocabulary[left]]), self.expand([vocabulary[right]])))
+            self.pieces.append(self._pairs[-1][0] + self._pairs[-1][1])
         if num_base + len(self.pieces) > MAX_IDS:
             raise ValueError(f"wanted at most {MAX_IDS} ids, got {num_base + len(self.pieces)}; lower max_merges")
         self._span = np.concatenate([np.ones(num_base, np.int64), [len(pieces) for pieces in self.pieces]]).astype(int)
@@ -56,6 +58,10 @@ class LiveTokens:
         source = np.repeat(self._first[ids] - before, span) + np.arange(int(span.sum()))
         number = np.maximum(ids - (self.num_base - 1), 0).astype(np.int32)
         return self._flat[source], np.repeat(number, span)
+
+    def join(self, phrases: Sequence[str]) -> list[list[int]]:
+        """Phrases of base ids, each id one character (see merges.py) -> their ids with the live merges applied."""
+        return join(phrases, self._pairs, self.num_base)
 
     def extended(self, state: State, learned: Sequence[tuple[str, str]]) -> LiveTokens:
         """Appends learnt merges to ``state``, the file that these tokens come from.

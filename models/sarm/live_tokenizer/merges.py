@@ -39,6 +39,27 @@ def ids_of(text: Iterable[str]) -> list[int]:
     return [ord(char) - _FIRST_CHAR for char in text]
 
 
+def text_of(ids: Iterable[int]) -> str:
+    """Ids, each written as one character."""
+    return "".join(chr(_FIRST_CHAR + index) for index in ids)
+
+
+def join(
+    phrases: Sequence[str], pairs: Sequence[tuple[Sequence[int], Sequence[int]]], first_id: int
+) -> list[list[int]]:
+    """The ids of phrases in which the merges ``pairs``, in their order, have joined what they can.
+
+    Merge i joins two runs of ids and makes the id ``first_id + i``. Base merges rank before these, so over the ids of
+    one pre-token this gives what the whole tokenizer gives over its text.
+    """
+    merges = [(text_of(left), text_of(right)) for left, right in pairs]
+    chars = set().union(*phrases, *(left + right for left, right in merges))
+    vocabulary = dict(zip(chars, ids_of(chars), strict=True))
+    vocabulary |= {left + right: first_id + number for number, (left, right) in enumerate(merges)}
+    joiner = Tokenizer(BPE(vocabulary, merges))
+    return [encoding.ids for encoding in joiner.encode_batch_fast(list(phrases), add_special_tokens=False)]
+
+
 def learn(found: Counter[str], min_frequency: int, max_merges: int) -> list[tuple[str, str]]:
     """At most ``max_merges`` merges of pairs that the phrases hold at least ``min_frequency`` times, in order."""
     # A single id has no pair to merge. Sorted, so that the result does not depend on the order of the corpus.

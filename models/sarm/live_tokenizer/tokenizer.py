@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from models.sarm.anchor_tokens import CLS_ROW, NO_LIVE_ROW, PAD_ROW, AnchorTokens, TokenRows
 from models.sarm.live_tokenizer import merges
-from models.sarm.live_tokenizer.base_tokenizer import State, prepare
+from models.sarm.live_tokenizer.base_tokenizer import prepare
 from models.sarm.live_tokenizer.field_encoder import FieldEncoder
 from models.sarm.live_tokenizer.live_tokens import LiveTokens
 
@@ -94,18 +94,44 @@ class LiveStreamingTokenizer:
 
         Raises ValueError for a base tokenizer that live merges cannot extend exactly.
         """
+        blank = cls.blank(base, config)
+        return blank.train_on(blank.count(texts_fields, like=base))
+
+    @classmethod
+    def blank(cls, base: Tokenizer, config: TokenizerConfig) -> LiveStreamingTokenizer:
+        """The base tokenizer before any training: it counts a corpus, and is trained on the counts."""
         state = prepare(base, join_words=config.join_words)
-        untrained = cls(Tokenizer.from_str(json.dumps(state)), config, [], LiveTokens.none(state))
-        found = untrained._phrases(texts_fields, base)
-        return untrained._extended(state, found, seen=merges.ids_of(sorted(set().union(*found))))
+        return cls(Tokenizer.from_str(json.dumps(state)), config, [], LiveTokens.none(state))
+
+    def count(self, texts_fields: Iterable[Sequence[str]], like: Tokenizer | None = None) -> Counter[str]:
+        """How often a corpus holds each phrase of base tokens (see merges.py); counts of corpora add up.
+
+        With ``like`` the first batch is checked against that base tokenizer: ValueError where the ids differ.
+        """
+        found: Counter[str] = Counter()
+        for batch in _batches(texts_fields):
+            if like is not None and not found:
+                self._check(batch, like)
+            found.update(merges.phrases(self._encoder.words(batch)))
+        counts: Counter[str] = Counter()
+        for phrase, count in found.items():
+            counts[merges.text_of(self._live.expand(merges.ids_of(phrase)))] += count
+        return counts
+
+    def train_on(self, counts: Counter[str]) -> LiveStreamingTokenizer:
+        """``train`` on a corpus that a blank tokenizer has counted."""
+        return self._extended(counts, seen=merges.ids_of(sorted(set().union(*counts))))
 
     def update(self, texts_fields: Iterable[Sequence[str]]) -> LiveStreamingTokenizer:
         """A tokenizer with merges learnt from a newer corpus appended; all ids and rows that exist keep their meaning.
 
         Base ids new in this corpus stay in their hashed buckets.
         """
-        state = json.loads(self._tokenizer.to_str())
-        return self._extended(state, self._phrases(texts_fields), seen=self._seen)
+        return self.update_on(self.count(texts_fields))
+
+    def update_on(self, counts: Counter[str]) -> LiveStreamingTokenizer:
+        """``update`` on a corpus that was counted."""
+        return self._extended(counts, seen=self._seen)
 
     @property
     def rows(self) -> TokenRows:
@@ -146,12 +172,12 @@ class LiveStreamingTokenizer:
         rows = np.concatenate([self._row_of_base, first_live])[ids]
         return self._anchors(rows, np.full(len(rows), NO_LIVE_ROW, dtype=np.int32), counts)
 
-    def counts(self, fields_batch: Sequence[Sequence[str]]) -> tuple[IntArray, IntArray]:
-        """How often each id is in A_s of the anchors, [base_vocabulary], and in A'_s, [base_vocabulary + live]."""
-        ids, _ = self._encoder.ids(fields_batch)
-        num_base = self.base_vocabulary
-        base, _ = self._live.cover(ids)
-        return np.bincount(base, minlength=num_base), np.bincount(ids, minlength=num_base + len(self._live.pieces))
+    def ids_in(self, counts: Counter[str]) -> tuple[IntArray, IntArray]:
+        """How often each id is in A_s of a counted corpus, [base_vocabulary], and in A'_s, [base_vocabulary + live]."""
+        times = list(counts.values())
+        base = _weighed(map(merges.ids_of, counts), times, self.base_vocabulary)
+        live = _weighed(self._live.join(list(counts)), times, self.base_vocabulary + len(self._live.pieces))
+        return base, live
 
     def base_ids(self, field: str) -> list[int]:
         """A_s of one field: ids of the base tokenizer."""
@@ -226,15 +252,6 @@ class LiveStreamingTokenizer:
             "seen": self._seen,
         }
 
-    def _phrases(self, texts_fields: Iterable[Sequence[str]], base: Tokenizer | None = None) -> Counter[str]:
-        """How often the corpus holds each phrase (see merges.py). The first batch is checked against ``base``."""
-        found: Counter[str] = Counter()
-        for batch in _batches(texts_fields):
-            if base is not None and not found:
-                self._check(batch, base)
-            found.update(merges.phrases(self._encoder.words(batch)))
-        return found
-
     def _check(self, fields_batch: Sequence[Sequence[str]], base: Tokenizer) -> None:
         base = Tokenizer.from_str(base.to_str())
         base.no_padding()
@@ -247,9 +264,12 @@ class LiveStreamingTokenizer:
                     f"to be extended, with join_words = {self.config.join_words}; set it to false, or take another base"
                 )
 
-    def _extended(self, state: State, found: Counter[str], seen: Sequence[int]) -> LiveStreamingTokenizer:
-        learned = merges.learn(found, self.config.min_frequency, self.config.max_merges)
-        live = self._live.extended(state, learned)
+    def _extended(self, counts: Counter[str], seen: Sequence[int]) -> LiveStreamingTokenizer:
+        found: Counter[str] = Counter()
+        for joined, count in zip(self._live.join(list(counts)), counts.values(), strict=True):
+            found[merges.text_of(joined)] += count
+        state = json.loads(self._tokenizer.to_str())
+        live = self._live.extended(state, merges.learn(found, self.config.min_frequency, self.config.max_merges))
         return LiveStreamingTokenizer(Tokenizer.from_str(json.dumps(state)), self.config, seen, live)
 
     def _base_rows(self) -> RowArray:
@@ -286,3 +306,12 @@ def _batches(texts_fields: Iterable[Sequence[str]]) -> Iterator[list[Sequence[st
     rest = iter(texts_fields)
     while batch := list(islice(rest, _BATCH)):
         yield batch
+
+
+def _weighed(ids: Iterable[Sequence[int]], times: Sequence[int], num_ids: int) -> IntArray:
+    """How often each id occurs, [num_ids], in sequences of ids that occur so many times."""
+    sequences = list(ids)
+    weights = np.repeat(np.asarray(times, np.int64), np.fromiter(map(len, sequences), np.int64, len(sequences)))
+    occurs = np.zeros(num_ids, np.int64)
+    np.add.at(occurs, np.fromiter(chain.from_iterable(sequences), np.int64, len(weights)), weights)
+    return occurs

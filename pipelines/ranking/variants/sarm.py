@@ -10,6 +10,7 @@ from models.sources import Inputs
 from pipelines.ranking.anchor_table import AnchorTable
 from pipelines.ranking.variants.source import Context, Source, State
 from pipelines.semantics import vocabulary
+from pipelines.tables import newest
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.columns import Columns
 from pipelines.tables.days import day_of
@@ -57,8 +58,7 @@ class SARMSource(Source):
 
     def depends_on(self, storage: Storage, before: str) -> dict[str, str]:
         """Every day of anchors before."""
-        days = [day for day in storage.days("anchors") if day < day_of(before)]
-        return {f"anchors/{day}": storage.fingerprint("anchors", day) for day in days}
+        return {f"{self.name}/anchors": newest.fingerprint(storage, "anchors", before=day_of(before))}
 
     def pinned(self, artifacts: Artifacts) -> dict[str, str]:
         """The tokenizer."""

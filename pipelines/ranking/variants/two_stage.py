@@ -22,6 +22,7 @@ from models.two_stage import (
     TargetEmbedding,
 )
 from pipelines.ranking.variants.source import Context, Source, State
+from pipelines.tables import newest
 from pipelines.tables.contract import ContractError
 from pipelines.tables.days import day_of
 from pipelines.tables.storage import Storage
@@ -39,19 +40,16 @@ class TagCodes(State):
         if context.learnt is not None:
             self._names: list[str] = json.loads((context.learnt / _TAGS).read_text(encoding="utf-8"))
         else:
-            days = [day for day in context.storage.days("authors") if day < context.days[-1]]
-            known = context.storage.read_days("authors", days, ["tags"])
-            self._names = sorted({tag for tags in known["tags"].to_pylist() for tag in tags or ()})
+            self._names = _tags_of(context.storage, context.days)
         self._code = {name: index for index, name in enumerate(self._names, 1)}
         self.facts = CodeFacts(num_codes=len(self._names) + 1)
 
     def advance(self, before: str) -> Inputs:
-        """Codes [N+1, J] int64, 0 = none, of the authors' rows of all days before."""
-        days = [day for day in self._storage.days("authors") if day < day_of(before)]
-        newest = self._storage.latest("authors", days[-1]) if days else self._storage.read_days("authors", [])
-        codes = [[self._code[t] for t in tags or () if t in self._code] for tags in newest["tags"].to_pylist()]
+        """Codes [N+1, J] int64, 0 = none, of every author's newest row before the day."""
+        people = newest.read(self._storage, "authors", before=day_of(before), columns=["author_id", "tags"])
+        codes = [[self._code[t] for t in tags or () if t in self._code] for tags in people["tags"].to_pylist()]
         table = np.zeros((self._catalog.num_authors + 1, max([1, *map(len, codes)])), dtype=np.int64)
-        rows = self._catalog.author_rows(newest["author_id"].to_numpy())
+        rows = self._catalog.author_rows(people["author_id"].to_numpy())
         for row, of_author in zip(rows.tolist(), codes, strict=True):
             if row:
                 table[row, : len(of_author)] = of_author
@@ -68,28 +66,22 @@ class FrozenEmbeddings(State):
     def __init__(self, context: Context) -> None:
         """Raises ContractError where a day of anchors before the last training day has no embeddings."""
         storage = context.storage
-        missing = [d for d in storage.days("anchors") if d < context.days[-1] and d not in storage.days(_EMBEDDINGS)]
+        embedded = set(storage.days(_EMBEDDINGS))
+        missing = [d for d in storage.days("anchors") if d < context.days[-1] and d not in embedded]
         if missing:
             raise ContractError(f"table {_EMBEDDINGS}: wanted day {missing[0]}, got none; run the job embed first")
         self._storage, self._catalog = storage, context.catalog
-        self._read: list[str] = []
         self._table = torch.zeros(context.catalog.num_authors + 1, _width(storage))
         self.facts = EmbeddingFacts(embedding_dim=self._table.shape[1])
 
     def advance(self, before: str) -> Inputs:
-        """Embeddings [N+1, E] float32, zeros = none; takes in the days before that were not read yet."""
-        for day in self._storage.days(_EMBEDDINGS):
-            if day < day_of(before) and day not in self._read:
-                self._place(day)
-                self._read.append(day)
-        return (self._table,)
-
-    def _place(self, day: str) -> None:
-        made = self._storage.read(_EMBEDDINGS, day, ["author_id", "embedding"])
-        rows = self._catalog.author_rows(made["author_id"].to_numpy())
-        vectors = made["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), self._table.shape[1])
+        """Embeddings [N+1, E] float32, zeros = none: the newest of every author before the day."""
+        found = newest.read(self._storage, _EMBEDDINGS, before=day_of(before), columns=["author_id", "embedding"])
+        rows = self._catalog.author_rows(found["author_id"].to_numpy())
+        vectors = found["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), self._table.shape[1])
         known = rows > 0
         self._table[torch.from_numpy(rows[known])] = torch.from_numpy(vectors[known])
+        return (self._table,)
 
 
 class SemanticIdCodes(State):
@@ -119,6 +111,13 @@ class SemanticIdCodes(State):
         save_file({"centroids": self._quantizer.centroids}, folder / _CENTROIDS)
 
 
+def _tags_of(storage: Storage, days: tuple[str, ...]) -> list[str]:
+    """All tags that authors had while training on `days` of examples, sorted."""
+    known = [newest.read(storage, "authors", before=days[0], columns=["tags"])]
+    known += [storage.read("authors", day, ["tags"]) for day in storage.days("authors") if days[0] <= day < days[-1]]
+    return sorted({tag for rows in known for tags in rows["tags"].to_pylist() for tag in tags or ()})
+
+
 def _width(storage: Storage) -> int:
     """E, from the first row of the table. Raises ContractError where it has none."""
     for day in storage.days(_EMBEDDINGS):
@@ -142,8 +141,7 @@ class TagSource(Source):
 
     def depends_on(self, storage: Storage, before: str) -> dict[str, str]:
         """Every day of authors before."""
-        days = [day for day in storage.days("authors") if day < day_of(before)]
-        return {f"authors/{day}": storage.fingerprint("authors", day) for day in days}
+        return {f"{self.name}/authors": newest.fingerprint(storage, "authors", before=day_of(before))}
 
     def open(self, config: Any, context: Context) -> TagCodes:
         """See TagCodes."""
@@ -160,8 +158,7 @@ class EmbeddingSource(Source):
 
     def depends_on(self, storage: Storage, before: str) -> dict[str, str]:
         """Every day of embeddings before."""
-        known = [day for day in storage.days(_EMBEDDINGS) if day < day_of(before)]
-        return {f"{_EMBEDDINGS}/{day}": storage.fingerprint(_EMBEDDINGS, day) for day in known}
+        return {f"{self.name}/{_EMBEDDINGS}": newest.fingerprint(storage, _EMBEDDINGS, before=day_of(before))}
 
     def open(self, config: Any, context: Context) -> State:
         """See FrozenEmbeddings."""

@@ -55,10 +55,7 @@ def test_the_bank_holds_a_state_of_each_source(stacked: Settings, metrics: objec
         "tags": ("int64", 2),
     }
     assert states["tags"].any() and made_from["ranker"] == NAME
-    assert {key.partition("/")[0] for key in made_from if key.startswith(("anchors/", "authors/"))} == {
-        "anchors",
-        "authors",
-    }
+    assert made_from["sarm/anchors"] and made_from["tags/authors"]
 
 
 def test_served_scores_are_the_offline_ones(stacked: Settings, metrics: object) -> None:

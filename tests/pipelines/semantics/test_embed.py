@@ -15,7 +15,8 @@ from pipelines.semantics.embed import TABLE, EmbedConfig, embed_kwargs
 from pipelines.settings import Settings
 from pipelines.tables import contract
 from pipelines.tables.contract import FIELDS, ContractError
-from pipelines.tables.storage import MARKER, Storage, StorageConfig
+from pipelines.tables.listing import MARKER
+from pipelines.tables.storage import Storage, StorageConfig
 from pipelines.world import world
 from pipelines.world.config import WorldConfig
 from tests.pipelines.jobs import run_job

@@ -11,15 +11,7 @@ DAY = "2026-01-01"
 
 
 def answer(author_id: int, text: str) -> dict[str, Any]:
-    row = {
-        "root": "/store",
-        "day": DAY,
-        "author_id": author_id,
-        "frames_of": author_id,
-        "answer": text,
-        "reason": "",
-        "detail": "",
-    }
+    row = {"day": DAY, "author_id": author_id, "answer": text, "reason": "", "detail": ""}
     return row | {"bad_frames": [], "num_frames": 4, "num_comments": 8}
 
 
@@ -33,15 +25,15 @@ def test_staging_keeps_one_row_per_key_and_ignores_unfinished_parts(tmp_path: Pa
     again = Staging(storage, "run")
     assert again.read()["author_id"].to_pylist() == [1, 2]
     assert again.read("2026-01-02").num_rows == 0
-    assert again.keys() == {(DAY, 1, 1), (DAY, 2, 2)}
+    assert again.keys() == {(DAY, 1), (DAY, 2)}
     again.remove()
     assert not Path(staging.folder).exists()
 
 
 def test_blocks_hold_every_key_in_order() -> None:
-    keys = [(DAY, author, author + 1) for author in range(5)]
-    blocks = key_blocks("/store", keys, 2)
+    keys = [(DAY, author) for author in range(5)]
+    blocks = key_blocks(keys, 2)
     assert [block.num_rows for block in blocks] == [2, 2, 1]
     assert all(block.schema == KEYS for block in blocks)
     rows = [tuple(row.values()) for block in blocks for row in block.to_pylist()]
-    assert rows == [("/store", *key) for key in keys]
+    assert rows == keys

@@ -10,7 +10,9 @@ import pytest
 
 from pipelines.tables import contract, rejections
 from pipelines.tables.contract import ContractError
-from pipelines.tables.storage import MARKER, UNCOMMITTED, Storage, batches
+from pipelines.tables.listing import MARKER, UNCOMMITTED
+from pipelines.tables.storage import Storage, batches
+from tests.pipelines.counting import counting
 
 DAY = "2026-01-01"
 
@@ -135,6 +137,56 @@ def test_an_empty_day_is_committed_but_holds_no_data(storage: Storage):
     assert storage.is_current("users", DAY, {"config": "a"})
 
 
+def test_an_empty_day_stays_empty_beside_a_write_that_died(storage: Storage):
+    storage.write("users", DAY, [])
+    with pytest.raises(RuntimeError, match="killed"):
+        storage.write("users", DAY, dies_after(users(1)))
+    assert storage.days("users") == [] and not storage.holds("users", DAY)
+    storage.write("users", DAY, [users(1)])
+    assert storage.days("users") == [DAY] and storage.holds("users", DAY)
+
+
+def test_the_days_are_told_without_opening_a_file(tmp_path: Path):
+    storage, calls = counting(str(tmp_path))
+    for day in ("2026-01-01", "2026-01-02", "2026-01-03"):
+        storage.write("users", day, [users(1)])
+    calls.clear()
+    assert len(storage.days("users")) == 3
+    assert dict(calls) == {"listings": 1}
+
+
+def test_a_history_changes_with_its_days_and_no_others(storage: Storage):
+    for day in ("2026-01-01", "2026-01-02", "2026-01-03"):
+        storage.write("users", day, [users(1)])
+    before = storage.listing("users")
+    storage.write("users", "2026-01-02", [users(2)])
+    after = storage.listing("users")
+    assert after.history(before="2026-01-02") == before.history(until="2026-01-01") != ""
+    assert after.history(until="2026-01-02") != before.history(until="2026-01-02")
+    assert after.stamp("2026-01-03") == before.stamp("2026-01-03") == before.stamp("2026-01-02")
+    assert after.stamp("2026-01-02") != before.stamp("2026-01-02") and after.stamp("2026-01-09") == ""
+
+
+def test_two_writers_of_the_same_rows_at_the_same_time_leave_them_whole(storage: Storage):
+    """The other writer commits while this one is in the middle of its day."""
+
+    def chunks() -> Iterator[pa.Table]:
+        yield users(1, 2)
+        storage.write("users", DAY, [users(1, 2), users(3)])
+        yield users(3)
+
+    storage.write("users", DAY, chunks())
+    assert storage.read("users", DAY)["user_id"].to_pylist() == [1, 2, 3]
+
+
+def test_what_another_writer_is_about_to_put_is_left_alone(storage: Storage):
+    storage.write("users", DAY, [users(1)])
+    unfinished = Path(storage.folder("users", DAY)) / f"{MARKER}.12ab.tmp"
+    unfinished.write_text("{")
+    storage.write("users", DAY, [users(2)])
+    assert unfinished.is_file()
+
+
 def test_files_brought_by_a_user_are_read_and_conformed(storage: Storage):
     folder = Path(storage.folder("users", DAY))
     folder.mkdir(parents=True)
@@ -180,21 +232,6 @@ def test_the_fingerprint_follows_the_content(storage: Storage):
     first = storage.write("users", DAY, [users(1)]).fingerprint
     assert storage.write("users", DAY, [users(1)]).fingerprint == first == storage.fingerprint("users", DAY)
     assert storage.write("users", DAY, [users(2)]).fingerprint != first
-
-
-def test_latest_takes_the_newest_row_of_each_key(storage: Storage):
-    storage.write("users", DAY, [users(2, 1, age=1)])
-    storage.write("users", "2026-01-02", [users(2, age=2)])
-    storage.write("users", "2026-01-03", [users(2, age=3)])
-    newest = storage.latest("users", "2026-01-02")
-    assert newest.select(["user_id", "age_band"]).to_pylist() == [
-        {"user_id": 1, "age_band": 1},
-        {"user_id": 2, "age_band": 2},
-    ]
-
-
-def test_latest_of_nothing_is_an_empty_table(storage: Storage):
-    assert storage.latest("users", DAY).schema == contract.spec("users").schema
 
 
 def test_the_simulators_truth_is_closed_to_ordinary_jobs(tmp_path: Path):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from models.sarm.live_tokenizer.merges import ids_of, learn, phrases
+from models.sarm.live_tokenizer.merges import ids_of, join, learn, phrases
 
 QWEN_VOCABULARY = 151_643
 CORPUS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8), max_size=6)
@@ -62,3 +62,13 @@ def test_after_training_no_pair_of_the_corpus_is_frequent(sequences: list[list[i
         for left, right in zip(symbols, symbols[1:], strict=False):
             counts[left, right] += times * (left != right)
     assert max(counts.values(), default=0) < 2
+
+
+@settings(deadline=None)
+@given(CORPUS)
+def test_joined_phrases_are_those_that_the_merges_give_one_after_the_other(sequences: list[list[int]]) -> None:
+    corpus = [text(*ids) for ids in sequences]
+    merges = learn(Counter(corpus), 2, 5)
+    made = {left + right: 100 + number for number, (left, right) in enumerate(merges)}
+    wanted = [[made.get(symbol) or ids_of(symbol)[0] for symbol in merged(phrase, merges)] for phrase in corpus]
+    assert join(corpus, [(ids_of(left), ids_of(right)) for left, right in merges], 100) == wanted

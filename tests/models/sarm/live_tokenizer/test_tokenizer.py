@@ -241,9 +241,21 @@ def test_spans_end_where_the_anchor_is_cut() -> None:
 
 
 def test_counts_are_those_of_both_sequences() -> None:
-    base_counts, live_counts = new().counts(NEW)
+    base_counts, live_counts = new().ids_in(new().count(NEW))
     fields = [field for anchor in NEW for field in anchor]
     for counts, ids in ((base_counts, new().base_ids), (live_counts, new().live_ids)):
         wanted = np.bincount([i for field in fields for i in ids(field)], minlength=len(counts))
         assert counts.tolist() == wanted.tolist()
     assert len(live_counts) == len(base_counts) + new().rows.num_live_rows - 1
+
+
+@settings(deadline=None)
+@given(st.lists(FIELDS, max_size=4), st.lists(FIELDS, max_size=4))
+def test_counts_of_corpora_add_up_whoever_counts(first: list[list[str]], second: list[list[str]]) -> None:
+    """A job counts each day once, by the tokenizer of that time, and trains on the sum."""
+    blank = LiveStreamingTokenizer.blank(base(), CONFIG)
+    assert blank.count(first) + new().count(second) == old().count(first + second)
+    assert (
+        old().update_on(blank.count(first) + new().count(second)).fingerprint
+        == old().update(first + second).fingerprint
+    )
