@@ -19,5 +19,6 @@ Shapes in docstrings use one legend everywhere:
 """
 
 TASKS = ("click", "follow", "long_view", "gift")
+"""The tasks in order, by the names of their label columns."""
 
 __all__ = ["TASKS"]

@@ -62,6 +62,14 @@ def collate(columns: Mapping[str, npt.NDArray[Any]], catalog: Catalog) -> Rankin
     Wanted columns: ``user_id``, ``author_id``, ``ts_ms`` int64 [B]; ``history_author_ids`` int64 [B, L], padded on the
     left with -1; ``history_age_s``, ``history_watch_s`` float32 [B, L]. Optional: one uint8 [B] per task.
     Raises ValueError for missing columns, for shapes that differ and for a history that is not padded on the left.
+
+    Example:
+        >>> catalog = Catalog.build(user_ids=[7], user_profile=[[0]], author_ids=[30, 20], author_category=[0, 1])
+        >>> rows = {"user_id": [7], "author_id": [20], "ts_ms": [3_600_000], "history_author_ids": [[-1, 30]]}
+        >>> rows |= {"history_age_s": [[0.0, 60.0]], "history_watch_s": [[0.0, 9.0]], "click": [1]}
+        >>> batch = collate({name: np.array(column) for name, column in rows.items()}, catalog)
+        >>> batch.author.tolist(), batch.history.tolist(), batch.hour.tolist(), batch.labels.tolist()
+        ([1], [[0, 2]], [1], [[1.0, 0.0, 0.0, 0.0]])
     """
     missing = [name for name in _REQUIRED if name not in columns]
     if missing:

@@ -40,6 +40,17 @@ class Catalog:
 
     The row of an id is 1 + its position in the sorted ids; an id that is not known has row 0. Categorical values are
     stored shifted by one, so that value 0 means unknown there too.
+
+    Example:
+        >>> catalog = Catalog.build(
+        ...     user_ids=[7, 5], user_profile=[[0], [-1]], author_ids=[30, 20], author_category=[0, 1]
+        ... )
+        >>> catalog.author_rows([20, 30, 99]).tolist()
+        [1, 2, 0]
+        >>> catalog.user_profile.tolist()
+        [[0], [0], [1]]
+        >>> catalog.sizes
+        CatalogSizes(num_users=2, num_authors=2, profile_cardinalities=(2,), num_categories=3)
     """
 
     user_ids: IntArray

@@ -32,6 +32,16 @@ class ComposedRanker(SavedModel):
 
     What sources say of the author stands before what they say of the user, each in the order of the sources: eq. 11 of
     SARM for a ranker with the one source SARM.
+
+    Example:
+        >>> from models.two_stage import CodeFacts, Codes, TwoStageConfig
+        >>> sizes = CatalogSizes(num_users=2, num_authors=3, profile_cardinalities=(2,), num_categories=2)
+        >>> spec = SourceSpec.of("tags", Codes, TwoStageConfig(width=4), CodeFacts(num_codes=5))
+        >>> model = ComposedRanker(RankerConfig(), sizes, Sources(specs=(spec,)))
+        >>> list(model.sources), model.ranker.config.extra_author_dim
+        (['tags'], 4)
+        >>> model.tables({"tags": (torch.tensor([[0], [3], [1], [4]]),)})["tags"].shape
+        (4, 1)
     """
 
     version = 1

@@ -11,6 +11,13 @@ class IdTable(nn.Module):
     """Learnt rows for ids, tokens or small categorical values. Row 0 is the unknown one and starts at zero.
 
     Replicated in every worker. Its parameters are the group "ids" of models/optimizer.py.
+
+    Example:
+        >>> table = IdTable(num_rows=3, dim=2, init_std=0.05)
+        >>> table(torch.tensor([0])).tolist()
+        [[0.0, 0.0]]
+        >>> table(torch.tensor([[1, 2], [2, 0]])).shape
+        torch.Size([2, 2, 2])
     """
 
     def __init__(self, num_rows: int, dim: int, init_std: float) -> None:
@@ -35,6 +42,10 @@ def log2_bucket(values: Tensor, num_buckets: int) -> Tensor:
     """floor(log2(1 + value)) as int64, held within 0 and num_buckets - 1; negative values fall in bucket 0.
 
     Computed from the exponent of the float, so that it is exact at powers of two.
+
+    Example:
+        >>> log2_bucket(torch.tensor([0.0, 1.0, 2.9, 3.0, 1e9]), num_buckets=8)
+        tensor([0, 1, 1, 2, 7])
     """
     exponent = torch.frexp(values.clamp(min=0.0) + 1.0).exponent
     return (exponent.long() - 1).clamp(max=num_buckets - 1)

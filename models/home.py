@@ -66,6 +66,12 @@ class FeatureGates(nn.Module):
 
     Each gate mixes ``num_loras`` terms 2 * sigmoid(v B A) of rank V / num_loras by a softmax over v. A starts at zero,
     so that every gate starts at exactly 1.
+
+    Example:
+        >>> gates = FeatureGates(num_groups=3, width=8, num_loras=2)
+        >>> v = torch.randn(3, 2, 8)
+        >>> torch.allclose(gates(v), v)
+        True
     """
 
     def __init__(self, num_groups: int, width: int, num_loras: int) -> None:
@@ -90,7 +96,13 @@ class FeatureGates(nn.Module):
 
 
 class Experts(nn.Module):
-    """All experts of one layer: Swish(BatchNorm(MLP_E(.))) (eq. 4, 5). [G, B, V] -> [B, G, E, D]."""
+    """All experts of one layer: Swish(BatchNorm(MLP_E(.))) (eq. 4, 5). [G, B, V] -> [B, G, E, D].
+
+    Example:
+        >>> experts = Experts(num_groups=3, width=8, config=HoMEConfig(expert_dim=4, experts_per_group=2))
+        >>> experts(torch.randn(3, 5, 8)).shape
+        torch.Size([5, 3, 2, 4])
+    """
 
     def __init__(self, num_groups: int, width: int, config: HoMEConfig) -> None:
         super().__init__()
@@ -108,7 +120,13 @@ class Experts(nn.Module):
 
 
 class MetaLayer(nn.Module):
-    """First layer, over task categories (eq. 6, 8 to 11): v [B, V] -> one [B, D] per group, self gate added."""
+    """First layer, over task categories (eq. 6, 8 to 11): v [B, V] -> one [B, D] per group, self gate added.
+
+    Example:
+        >>> z = MetaLayer(HoMEConfig(input_width=8, expert_dim=4))(torch.randn(5, 8))
+        >>> {group: tuple(vector.shape) for group, vector in z.items()}
+        {'inter': (5, 4), 'watch': (5, 4), 'shared': (5, 4)}
+    """
 
     def __init__(self, config: HoMEConfig) -> None:
         super().__init__()
@@ -131,7 +149,13 @@ class MetaLayer(nn.Module):
 
 
 class TaskLayer(nn.Module):
-    """Second layer and towers (eq. 7): the meta outputs [B, D] -> logits [B, K]."""
+    """Second layer and towers (eq. 7): the meta outputs [B, D] -> logits [B, K].
+
+    Example:
+        >>> z = {group: torch.randn(5, 4) for group in META_GROUPS}
+        >>> TaskLayer(HoMEConfig(expert_dim=4))(z).shape
+        torch.Size([5, 4])
+    """
 
     def __init__(self, config: HoMEConfig) -> None:
         super().__init__()
@@ -155,7 +179,13 @@ class TaskLayer(nn.Module):
 
 
 class HoME(nn.Module):
-    """Multi-task head: concatenated features [B, input_dim] -> logits [B, K], in the order of TASKS."""
+    """Multi-task head: concatenated features [B, input_dim] -> logits [B, K], in the order of TASKS.
+
+    Example:
+        >>> home = HoME(input_dim=10, config=HoMEConfig(input_width=8, expert_dim=4))
+        >>> home(torch.randn(5, 10)).shape
+        torch.Size([5, 4])
+    """
 
     def __init__(self, input_dim: int, config: HoMEConfig) -> None:
         super().__init__()

@@ -43,7 +43,13 @@ class RMSNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Bidirectional self-attention with rotary positions and a padding mask. [B, L, D] -> [B, L, D]."""
+    """Bidirectional self-attention with rotary positions and a padding mask. [B, L, D] -> [B, L, D].
+
+    Example:
+        >>> x, mask = torch.randn(2, 3, 8), torch.tensor([[True, True, True], [False, True, True]])
+        >>> SelfAttention(dim=8, num_heads=2)(x, mask).shape
+        torch.Size([2, 3, 8])
+    """
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -79,7 +85,12 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with GELU between. [..., D] -> [..., D]."""
+    """Two linear layers with GELU between. [..., D] -> [..., D].
+
+    Example:
+        >>> FeedForward(dim=8, hidden=16)(torch.randn(2, 3, 8)).shape
+        torch.Size([2, 3, 8])
+    """
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -97,6 +108,11 @@ class TransformerBlock(nn.Module):
 
     Both branches start at zero, the block as the identity: a pass over little data first learns from what comes in, and
     not from random mixtures of it.
+
+    Example:
+        >>> x, mask = torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool)
+        >>> torch.equal(TransformerBlock(dim=8, num_heads=1, ffn_mult=2)(x, mask), x)
+        True
     """
 
     def __init__(self, dim: int, num_heads: int, ffn_mult: int) -> None:

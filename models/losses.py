@@ -10,6 +10,11 @@ def multi_task_bce(logits: Tensor, labels: Tensor) -> Tensor:
     """Binary cross-entropy of each task, averaged over the batch: [B, K], [B, K] -> [K] (SARM eq. 12, y log y^).
 
     The recommendation loss is the sum of the result.
+
+    Example:
+        >>> import torch
+        >>> multi_task_bce(torch.zeros(2, 4), torch.ones(2, 4))
+        tensor([0.6931, 0.6931, 0.6931, 0.6931])
     """
     return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=0)
 

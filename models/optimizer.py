@@ -17,6 +17,12 @@ def param_groups(
 
     ``l2_ids`` is the weight of half the tables' squared norm in the loss; it pulls rows that are seen seldom to zero.
     A group without parameters is left out.
+
+    Example:
+        >>> model = nn.Sequential(IdTable(3, 2, 0.05), nn.Linear(2, 1))
+        >>> groups = param_groups(model, lr_ids=0.01, lr_encoder=0.001, lr_dense=0.003, l2_ids=0.0001)
+        >>> [(group["name"], group["lr"], group["weight_decay"]) for group in groups]
+        [('ids', 0.01, 0.0001), ('dense', 0.003, 0.0)]
     """
     of_tables, of_encoder = _members(model, IdTable), _members(model, AnchorEncoder)
     members: dict[str, list[nn.Parameter]] = {"ids": [], "encoder": [], "dense": []}

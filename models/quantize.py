@@ -30,7 +30,16 @@ class ResidualConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ResidualQuantizer:
-    """Level l holds K centroids of what the levels before left over."""
+    """Level l holds K centroids of what the levels before left over.
+
+    Example:
+        >>> vectors = torch.tensor([[0.0, 0.0], [0.0, 1.0], [8.0, 0.0], [8.0, 1.0]])
+        >>> quantizer = ResidualQuantizer.fit(vectors, ResidualConfig(levels=2, clusters=2))
+        >>> quantizer.codes(vectors).shape
+        torch.Size([4, 2])
+        >>> torch.allclose(quantizer.decode(quantizer.codes(vectors)), vectors)
+        True
+    """
 
     centroids: Tensor
     """[L, K, E] float32."""

@@ -69,6 +69,12 @@ class TargetAttention(nn.Module):
 
     Items are [B, L, D]; keys and values are linear maps of them, applied on the side of the query and of the result,
     which is the same by associativity and L times cheaper.
+
+    Example:
+        >>> attention = TargetAttention(query_dim=6, item_dim=4)
+        >>> items, mask = torch.randn(2, 5, 4), torch.ones(2, 5, dtype=torch.bool)
+        >>> attention(torch.randn(2, 6), items, mask).shape
+        torch.Size([2, 4])
     """
 
     def __init__(self, query_dim: int, item_dim: int) -> None:
@@ -85,7 +91,13 @@ class TargetAttention(nn.Module):
 
 
 class CrossLayer(nn.Module):
-    """Low-rank cross layer of DCN-V2: x0 (.) (U V x + b) + x, all [B, F]."""
+    """Low-rank cross layer of DCN-V2: x0 (.) (U V x + b) + x, all [B, F].
+
+    Example:
+        >>> x0 = torch.randn(2, 8)
+        >>> CrossLayer(dim=8, rank=3)(x0, x0).shape
+        torch.Size([2, 8])
+    """
 
     def __init__(self, dim: int, rank: int) -> None:
         super().__init__()
@@ -102,6 +114,13 @@ class Affinity(nn.Module):
     """User and author vectors for their product: ids, plus what is known of either beyond its id.
 
     The product is where an id-free signal reaches a cold author: profile x anchor needs no history of the pair.
+
+    Example:
+        >>> config = RankerConfig(id_dim=8, extra_author_dim=4)
+        >>> user, author, profile, extra = (torch.randn(2, width) for width in (8, 8, 6, 4))
+        >>> user, author = Affinity(config, profile_dim=6)(user, author, profile, extra)
+        >>> (user * author).shape
+        torch.Size([2, 8])
     """
 
     def __init__(self, config: RankerConfig, profile_dim: int) -> None:
@@ -126,7 +145,19 @@ class Affinity(nn.Module):
 
 
 class Ranker(SavedModel):
-    """Base ranker. ``forward(batch, extra)`` gives logits [B, K]; with ``extra_dim`` 0 it is the anchor-free Base."""
+    """Base ranker. ``forward(batch, extra)`` gives logits [B, K]; with ``extra_dim`` 0 it is the anchor-free Base.
+
+    Example:
+        >>> import numpy as np
+        >>> from models.batch import collate
+        >>> from models.catalog import Catalog
+        >>> catalog = Catalog.build(user_ids=[7], user_profile=[[0, 1]], author_ids=[30, 20], author_category=[0, 1])
+        >>> rows = {"user_id": [7, 7], "author_id": [20, 30], "ts_ms": [0, 0], "history_author_ids": [[-1, 30]] * 2}
+        >>> rows |= {"history_age_s": [[0.0, 60.0]] * 2, "history_watch_s": [[0.0, 9.0]] * 2}
+        >>> batch = collate({name: np.array(column) for name, column in rows.items()}, catalog)
+        >>> Ranker(RankerConfig(), catalog.sizes)(batch).shape
+        torch.Size([2, 4])
+    """
 
     version = 1
     parts = {"config": RankerConfig, "sizes": CatalogSizes}

@@ -28,6 +28,12 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
 
     ``torch.nn.SyncBatchNorm`` does the same on GPUs only. With one worker, or in evaluation, it is ``nn.BatchNorm1d``.
     Workers may hold batches of different sizes; each forward in training costs one all-reduce.
+
+    Example:
+        >>> norm = SyncBatchNorm1d(2)
+        >>> norm(torch.tensor([[0.0, 5.0], [2.0, 9.0]])).detach().round(decimals=2)
+        tensor([[-1., -1.],
+                [ 1.,  1.]])
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -30,6 +30,14 @@ class TrainingRanker(nn.Module):
     """The training step as one ``forward``, for DistributedDataParallel to wrap: every parameter takes part.
 
     The step reads banks and never writes them: the loop does, with the rows of every worker.
+
+    Example:
+        >>> from models.catalog import CatalogSizes
+        >>> from models.ranker import RankerConfig
+        >>> sizes = CatalogSizes(num_users=2, num_authors=3, profile_cardinalities=(2,), num_categories=2)
+        >>> step = TrainingRanker(ComposedRanker(RankerConfig(), sizes))
+        >>> step.inputs  # without sources there is nothing to read
+        {}
     """
 
     def __init__(self, model: ComposedRanker) -> None:

@@ -63,7 +63,13 @@ class EmbeddingFacts:
 
 
 class Codes(Source):
-    """Learnt vectors of the target's codes. The table is [N+1, J] int64, 0 = none."""
+    """Learnt vectors of the target's codes. The table is [N+1, J] int64, 0 = none.
+
+    Example:
+        >>> codes = Codes(TwoStageConfig(width=4), CodeFacts(num_codes=3), RankerConfig())
+        >>> codes.mean(torch.tensor([[1, 2], [2, 0]])).shape
+        torch.Size([2, 4])
+    """
 
     Config = TwoStageConfig
     Facts = CodeFacts
@@ -123,7 +129,13 @@ class _Embedding(Source):
 
 
 class TargetEmbedding(_Embedding):
-    """The target's frozen embedding, projected."""
+    """The target's frozen embedding, projected.
+
+    Example:
+        >>> source = TargetEmbedding(TwoStageConfig(width=4), EmbeddingFacts(embedding_dim=6), RankerConfig())
+        >>> source.dims(TwoStageConfig(width=4)), source.project(torch.randn(2, 6)).shape
+        ((4, 0), torch.Size([2, 4]))
+    """
 
     @classmethod
     def dims(cls, config: TwoStageConfig) -> tuple[int, int]:
@@ -136,7 +148,13 @@ class TargetEmbedding(_Embedding):
 
 
 class HistoryEmbeddings(_Embedding):
-    """Soft search: frozen embeddings of the history, weighted by their cosine to the target's."""
+    """Soft search: frozen embeddings of the history, weighted by their cosine to the target's.
+
+    Example:
+        >>> source = HistoryEmbeddings(TwoStageConfig(width=4), EmbeddingFacts(embedding_dim=6), RankerConfig())
+        >>> source.dims(TwoStageConfig(width=4))
+        (0, 4)
+    """
 
     @classmethod
     def dims(cls, config: TwoStageConfig) -> tuple[int, int]:

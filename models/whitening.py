@@ -22,7 +22,14 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Whitening:
-    """x -> (x - mean) axes, where the vectors that it was fitted on have mean 0 and covariance 1 (up to the ridge)."""
+    """x -> (x - mean) axes, where the vectors that it was fitted on have mean 0 and covariance 1 (up to the ridge).
+
+    Example:
+        >>> vectors = np.random.default_rng(0).normal(3.0, [1.0, 0.1], (1000, 2))
+        >>> whitened = Whitening.fit([vectors[:400], vectors[400:]])(vectors)
+        >>> bool(np.allclose(np.cov(whitened.T), np.eye(2), atol=0.01))
+        True
+    """
 
     mean: Array
     """[D] float32."""

@@ -15,7 +15,16 @@ _INIT_STD = 0.2  # of token vectors: normalised at once, so this only sets how f
 
 
 class AnchorEncoder(nn.Module):
-    """Anchor tokens -> states. Pre-norm blocks with single-head attention and RoPE; [CLS] is position 0."""
+    """Anchor tokens -> states. Pre-norm blocks with single-head attention and RoPE; [CLS] is position 0.
+
+    Example:
+        >>> rows = TokenRows(num_base_rows=20, num_live_rows=6)
+        >>> encoder = AnchorEncoder(rows, dim=8, num_layers=2, ffn_mult=2, fusion_layers=(0, 1))
+        >>> base, live = torch.tensor([[1, 7, 9, 0], [1, 5, 0, 0]]), torch.tensor([[0, 3, 3, 0], [0, 0, 0, 0]])
+        >>> states, mask = encoder(base, live)
+        >>> states.shape, mask.tolist()
+        (torch.Size([2, 3, 8]), [[True, True, True], [True, True, False]])
+    """
 
     def __init__(
         self, rows: TokenRows, dim: int, num_layers: int, ffn_mult: int, fusion_layers: tuple[int, ...]

@@ -38,7 +38,16 @@ class TokenRows:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AnchorTokens:
-    """Tokens of N anchors. Position i of ``live`` is the merged token that covers base token i."""
+    """Tokens of N anchors. Position i of ``live`` is the merged token that covers base token i.
+
+    Example:
+        >>> base, live = np.array([[1, 7, 9], [1, 5, 0]], np.int32), np.array([[0, 3, 3], [0, 0, 0]], np.int32)
+        >>> tokens = AnchorTokens(base=base, live=live)
+        >>> tokens.lengths.tolist()
+        [3, 2]
+        >>> tokens.scatter(np.array([2, 1]), num_rows=4).base.tolist()
+        [[1, 0, 0], [1, 5, 0], [1, 7, 9], [1, 0, 0]]
+    """
 
     base: RowArray
     """[N, T] int32 rows of base tokens; [CLS] first, PAD_ROW behind the end."""

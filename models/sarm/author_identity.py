@@ -15,6 +15,11 @@ class AuthorIdentity(nn.Module):
     """Cross-attention with the author's id vector as the query, all SAE states as keys and values.
 
     W_K is applied to the query and W_V to the result: the same numbers as mapping every state, T times cheaper.
+
+    Example:
+        >>> states, mask = torch.randn(2, 3, 8), torch.tensor([[True, True, True], [True, True, False]])
+        >>> AuthorIdentity(id_dim=4, dim=8)(torch.randn(2, 4), states, mask).shape
+        torch.Size([2, 8])
     """
 
     def __init__(self, id_dim: int, dim: int) -> None:
@@ -39,7 +44,13 @@ class AuthorIdentity(nn.Module):
 
 
 class AuthorMean(nn.Module):
-    """The mean of all SAE states in the place of [TAR], blind to who the author is (SARM Table 2)."""
+    """The mean of all SAE states in the place of [TAR], blind to who the author is (SARM Table 2).
+
+    Example:
+        >>> states, mask = torch.tensor([[[2.0], [4.0], [9.0]]]), torch.tensor([[True, True, False]])
+        >>> AuthorMean()(torch.randn(1, 4), states, mask)
+        tensor([[3.]])
+    """
 
     def attention(self, identity: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         """identity and states (not read), mask [A, T] -> equal weights [A, T] of the real tokens, which sum to 1."""

@@ -12,6 +12,11 @@ def choose_authors(authors: Tensor, counts: Tensor, written_step: Tensor, budget
     """Positions of the authors to encode, ascending: [A'] -> [min(A', budget)].
 
     The stalest first (never written ones before all), then those with more rows in the batch, then by row.
+
+    Example:
+        >>> authors, counts, written_step = torch.tensor([4, 6, 9]), torch.tensor([1, 1, 5]), torch.tensor([7, -1, 7])
+        >>> choose_authors(authors, counts, written_step, budget=2).tolist()
+        [1, 2]
     """
     if budget is None or len(authors) <= budget:
         return torch.arange(len(authors), device=authors.device)

@@ -10,7 +10,14 @@ from models.ops.rms_norm import NORM_EPS
 
 
 class GatedFusion(nn.Module):
-    """h'_i = h_i + alpha_i W_V e'_i, with alpha_i = sigmoid(RMSNorm(h_i) . RMSNorm(W_K e'_i) / sqrt(d))."""
+    """h'_i = h_i + alpha_i W_V e'_i, with alpha_i = sigmoid(RMSNorm(h_i) . RMSNorm(W_K e'_i) / sqrt(d)).
+
+    Example:
+        >>> states, live, covered = torch.randn(1, 2, 8), torch.randn(1, 2, 8), torch.tensor([[False, True]])
+        >>> fused, alpha = GatedFusion(dim=8)(states, live, covered)
+        >>> torch.equal(fused[0, 0], states[0, 0]), torch.equal(fused[0, 1], states[0, 1])
+        (True, False)
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -60,6 +60,10 @@ def rollout(weights: Tensor, maps: Sequence[Tensor]) -> Tensor:
     """Weights [A, T] of the last states, attention [A, T, T] of the blocks in order -> weights [A, T] of the tokens.
 
     ``weights`` times the product of 0.5 A + 0.5 I over the blocks, last block first; its sum stays what it was.
+
+    Example:
+        >>> rollout(torch.tensor([[1.0, 0.0]]), [torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])])
+        tensor([[0.5000, 0.5000]])
     """
     for attention in reversed(maps):
         weights = 0.5 * torch.bmm(weights.unsqueeze(1), attention).squeeze(1) + 0.5 * weights

@@ -12,6 +12,13 @@ class UserInterest(nn.Module):
     """Transformer over the bank vectors of the authors in the history, then their mean.
 
     An empty history gives zeros.
+
+    Example:
+        >>> import torch
+        >>> history, mask = torch.randn(2, 3, 8), torch.tensor([[False, True, True], [False, False, False]])
+        >>> interest = UserInterest(dim=8, num_layers=1, num_heads=2, ffn_mult=2)(history, mask)
+        >>> interest.shape, interest[1].any().item()
+        (torch.Size([2, 8]), False)
     """
 
     def __init__(self, dim: int, num_layers: int, num_heads: int, ffn_mult: int) -> None:

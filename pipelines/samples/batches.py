@@ -11,14 +11,12 @@ import numpy.typing as npt
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
 from pipelines.tables.columns import Columns, to_numpy
-from pipelines.tables.contract import TASKS_COLUMNS
+from pipelines.tables.contract import PROFILE, TASKS_COLUMNS
 from pipelines.tables.days import NO_ANCHOR
 from pipelines.tables.storage import Storage
 
 Ints = npt.NDArray[np.int64]
 
-PROFILE = ("age_band", "gender", "region", "device")
-"""Columns of `users` that become P columns of the catalog, in this order."""
 _HISTORY = ("history_author_ids", "history_age_s", "history_watch_s")
 _EXAMPLE = ("impression_id", "user_id", "author_id", "ts_ms", *TASKS_COLUMNS, *_HISTORY, "anchor_day")
 

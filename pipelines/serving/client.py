@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from models.history import HISTORY_PAD
 from pipelines.tables.contract import TASKS_COLUMNS
 
 
@@ -59,7 +60,7 @@ def example_request(columns: Mapping[str, Any], row: int, candidates: Sequence[i
             columns["history_watch_s"][row],
             strict=True,
         )
-        if author != -1
+        if author != HISTORY_PAD
     ]
     return {
         "user_id": int(columns["user_id"][row]),

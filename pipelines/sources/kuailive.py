@@ -27,7 +27,7 @@ from pipelines.runtime.run import Run
 from pipelines.semantics import embed
 from pipelines.tables import contract, rejections
 from pipelines.tables.anchor_text import canonical_text
-from pipelines.tables.contract import TASKS_COLUMNS, ContractError
+from pipelines.tables.contract import PROFILE, TASKS_COLUMNS, ContractError
 from pipelines.tables.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -259,7 +259,7 @@ def _users(people: pa.Table, **columns: str) -> pa.Table:
     """`users` with each column's values as codes, in the order of the values; -1 where there is none."""
     people = people.sort_by("user_id")
     made: dict[str, Any] = {"user_id": people["user_id"]}
-    for name in ("age_band", "gender", "region", "device"):
+    for name in PROFILE:
         codes = np.full(len(people), -1, np.int16)
         if name in columns:
             shown = people[columns[name]].to_pylist()

@@ -21,7 +21,7 @@ from pipelines.runtime.config import ConfigError
 from pipelines.runtime.run import Run
 from pipelines.tables import contract
 from pipelines.tables.anchor_text import canonical_text, field_texts
-from pipelines.tables.contract import ContractError
+from pipelines.tables.contract import PROFILE, ContractError
 
 log = logging.getLogger(__name__)
 _RATINGS = {"user_id": pa.int64(), "item_id": pa.int64(), "rating": pa.float32(), "timestamp_s": pa.int64()}
@@ -134,7 +134,7 @@ def _users(ratings: pa.Table) -> pa.Table:
     """Users; MovieLens says nothing of them."""
     ids = np.unique(ratings["user_id"].to_numpy())
     unknown = pa.array(np.full(len(ids), -1, np.int16))
-    return pa.table({"user_id": ids, "age_band": unknown, "gender": unknown, "region": unknown, "device": unknown})
+    return pa.table({"user_id": ids, **dict.fromkeys(PROFILE, unknown)})
 
 
 def _impressions(ratings: pa.Table, first: int) -> pa.Table:

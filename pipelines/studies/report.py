@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.pages import page
+from pipelines.ranking.evaluate import ORACLE
 from pipelines.studies import convergence
 from pipelines.studies.plots import Interval, delta_bars, loss_curves
-from pipelines.studies.table import METRICS, ORACLE, TITLES
+from pipelines.studies.table import METRICS, TITLES
 from pipelines.tables.contract import FIELDS, TASKS_COLUMNS
 
 _TEMPLATE = Path(__file__).parent / "study.html.jinja"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.ranking.evaluate import ORACLE
 from pipelines.studies import anchor_sources
 from pipelines.tables.contract import TASKS_COLUMNS
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from pipelines.studies.config import StudyConfig, Variant
 
 METRICS = ("auc", "gauc", "gauc_redrawn")
-ORACLE = "oracle"
 TITLES = {"auc": "AUC", "gauc": "GAUC", "gauc_redrawn": "GAUC, resampled"}
 """How people read METRICS; resampled: with labels sampled from the true probabilities many times."""
 _LEVEL = 0.95

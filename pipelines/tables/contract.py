@@ -10,6 +10,8 @@ from types import MappingProxyType
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models import TASKS
+
 FIELDS = ("point_of_interest", "theme", "topic", "target_audience", "format", "scene")
 """The six dimensions of a semantic anchor, in canonical order (SARM, Appendix B)."""
 
@@ -18,7 +20,11 @@ FIELD_LIMITS = MappingProxyType(
 )
 """Most values a field may hold. The paper fixes the first four; format and scene are bounded so that answers end."""
 
-TASKS_COLUMNS = ("click", "follow", "long_view", "gift")
+TASKS_COLUMNS = TASKS
+"""Label columns of impressions and examples: one for each task of the models, in their order."""
+
+PROFILE = ("age_band", "gender", "region", "device")
+"""Columns of `users` that say who a user is, in the order in which models read them."""
 
 REASONS = (
     "unreadable_video",
@@ -106,9 +112,7 @@ TABLES: MappingProxyType[str, TableSpec] = MappingProxyType(
                 name="users",
                 row="user, as new or changed on that day; profile codes from 0, -1 = unknown",
                 key=("user_id",),
-                schema=_schema(
-                    user_id=pa.int64(), age_band=pa.int16(), gender=pa.int16(), region=pa.int16(), device=pa.int16()
-                ),
+                schema=_schema(user_id=pa.int64(), **dict.fromkeys(PROFILE, pa.int16())),
             ),
             TableSpec(
                 name="segments",

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines.tables.contract import PROFILE
 from pipelines.world.authors import Author
 from pipelines.world.config import WorldConfig
 from pipelines.world.lexicon import CATEGORIES, Lexicon
@@ -19,7 +20,7 @@ Floats = NDArray[np.float32]
 
 # How much each field of the anchor counts, in canonical order; squares sum to 1.
 FIELD_WEIGHTS = np.array([0.25, 0.64, 0.25, 0.25, 0.42, 0.48], np.float32)
-PROFILE_SIZES = {"age_band": 6, "gender": 2, "region": 8, "device": 3}
+PROFILE_SIZES = dict(zip(PROFILE, (6, 2, 8, 3), strict=True))
 _FACTORS = 16
 _CATEGORY_SHARE = 0.4  # of the variance of a group's taste for phrases that belong to a category
 _CURRENT_THEME = 0.4  # how much the theme of the moment counts against the live's main theme

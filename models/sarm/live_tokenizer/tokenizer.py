@@ -62,7 +62,20 @@ class TokenizerConfig:
 
 
 class LiveStreamingTokenizer:
-    """Anchor fields -> base rows A_s and, aligned by cover, live rows A'_s. Made by train, update or load."""
+    """Anchor fields -> base rows A_s and, aligned by cover, live rows A'_s. Made by train, update or load.
+
+    Example:
+        >>> from tokenizers import models, pre_tokenizers
+        >>> alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        >>> base = Tokenizer(models.BPE({letter: row for row, letter in enumerate(alphabet)}, []))
+        >>> base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        >>> corpus = [["karaoke night"], ["karaoke"], ["night walk"]]
+        >>> tokenizer = LiveStreamingTokenizer.train(corpus, base, TokenizerConfig(min_frequency=2))
+        >>> len(tokenizer.base_ids("karaoke")), len(tokenizer.live_ids("karaoke"))
+        (7, 1)
+        >>> tokenizer.encode([["karaoke", "night"]]).lengths.tolist()
+        [13]
+    """
 
     def __init__(self, tokenizer: Tokenizer, config: TokenizerConfig, seen: Sequence[int], live: LiveTokens) -> None:
         """``seen`` are the base ids with rows of their own, in the order of their rows."""
