@@ -22,7 +22,7 @@ DAY = "2026-01-03"
 
 def test_precision_is_that_of_the_bank_against_the_truth_of_each_anchors_day(trained: Settings) -> None:
     found = run_job(analyse, trained)["a2a"]
-    subject = analyse.Subject.open(Storage.open(trained.storage.root), DAY)
+    subject = analyse.Subject.open(Storage.open(trained.storage.root), DAY, None)
     oracle = Storage.open(trained.storage.root, oracle=True)
     truth = {
         row["author_id"]: set(row["theme"])
