@@ -29,8 +29,8 @@ class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last dimension, as ``nn.RMSNorm``.
 
     Example:
-        >>> RMSNorm(2)(torch.tensor([[3.0, 4.0]]))
-        tensor([[0.8485, 1.1314]], grad_fn=<_RMSNormBackward>)
+        >>> RMSNorm(2)(torch.tensor([[3.0, 4.0]])).detach()
+        tensor([[0.8485, 1.1314]])
     """
 
     def __init__(self, dim: int) -> None:
