@@ -1,4 +1,4 @@
-"""What every test shares: one Hypothesis profile and one local Ray. Other fixtures live beside their tests."""
+"""What every test shares: one Hypothesis profile, one thread, one local Ray. Other fixtures live beside their tests."""
 
 from collections.abc import Iterator
 
@@ -8,6 +8,15 @@ from hypothesis import settings
 # The same examples on every run, and no deadline: a loaded two-core machine is slow, not wrong.
 settings.register_profile("project", derandomize=True, deadline=None)
 settings.load_profile("project")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Of torch, in this process: for tensors of this size a second thread costs more than it does, the most when the
+    machine is busy. Workers, engines and replicas choose their own."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
