@@ -55,10 +55,8 @@ def test_importance_adds_up_and_names_the_words_that_were_written(trained: Setti
     for share in ("importance", "tokens"):
         assert sum(row[share] for row in found["parts"]) == pytest.approx(1.0, abs=1e-5)
     assert len(found["drawn"]) == trained.analyse.drawn
-    written = {
-        row["author_id"]: row
-        for row in newest.read(Storage.open(trained.storage.root), "anchors", until="2026-01-02").to_pylist()
-    }
+    storage = Storage.open(trained.storage.root)
+    written = {row["author_id"]: row for row in newest.read(storage, "anchors", until="2026-01-02").to_pylist()}
     for author in found["drawn"]:
         text = "; ".join(" ".join(word["word"] for word in field) for field in author["fields"])
         assert text == written[author["author_id"]]["text"].replace(": ;", ":;")
