@@ -13,6 +13,7 @@ from pipelines.analysis import analyse
 from pipelines.demo import report
 from pipelines.demo.report import ReportPictures
 from pipelines.settings import Settings
+from pipelines.tables import newest
 from pipelines.tables.contract import TABLES, ContractError
 from pipelines.tables.storage import Storage
 from tests.pipelines.jobs import run_job
@@ -54,9 +55,8 @@ def test_importance_adds_up_and_names_the_words_that_were_written(trained: Setti
     for share in ("importance", "tokens"):
         assert sum(row[share] for row in found["parts"]) == pytest.approx(1.0, abs=1e-5)
     assert len(found["drawn"]) == trained.analyse.drawn
-    written = {
-        row["author_id"]: row for row in Storage.open(trained.storage.root).latest("anchors", "2026-01-02").to_pylist()
-    }
+    storage = Storage.open(trained.storage.root)
+    written = {row["author_id"]: row for row in newest.read(storage, "anchors", until="2026-01-02").to_pylist()}
     for author in found["drawn"]:
         text = "; ".join(" ".join(word["word"] for word in field) for field in author["fields"])
         assert text == written[author["author_id"]]["text"].replace(": ;", ":;")

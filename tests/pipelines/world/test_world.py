@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.semantics import prompt
 from pipelines.settings import Settings
-from pipelines.tables import contract
+from pipelines.tables import contract, newest
 from pipelines.tables.anchor_text import canonical_text
 from pipelines.tables.contract import FIELDS, ContractError
 from pipelines.tables.storage import Storage, StorageConfig
@@ -110,7 +110,7 @@ def test_newcomers_are_in_their_days_authors(made: tuple[Settings, dict[str, Any
         assert authors.num_rows == count
         assert {d.isoformat() for d in authors["first_live_day"].to_pylist()} == {day}
         assert set(authors["category"].to_pylist()) <= {*CATEGORIES, None}
-        known = set(storage.latest("authors", day)["author_id"].to_pylist())
+        known = set(newest.read(storage, "authors", until=day)["author_id"].to_pylist())
         assert set(storage.read("segments", day)["author_id"].to_pylist()) <= known
 
 
