@@ -95,11 +95,15 @@ def _check(report: Report) -> None:
         "train": report.get("train") or {}, "metrics": report.get("metrics") or {}
     }  # fmt: skip
     for part, found in by_ranker.items():
-        if found and not any(name == ORACLE or is_ranker(name) for name in found):
+        if found and not any(map(_is_measured, found)):
             raise ValueError(
                 f"report.json, {part}: wanted results by ranker, got {', '.join(found)}; "
                 "run the job again, and write the report after it"
             )
+
+
+def _is_measured(name: str) -> bool:
+    return name == ORACLE or is_ranker(name)
 
 
 def _summary(report: Report) -> dict[str, Any]:
@@ -141,7 +145,7 @@ def _figures(report: Report) -> dict[str, str]:
             "quality", "Ranking quality", [page.words(t) for t in TASKS_COLUMNS], series
         )
     if buckets := report.get("buckets"):
-        known = [v for v in buckets[0] if v in (metrics or {}) and all(v in row for row in buckets)]
+        known = [name for name in buckets[0] if _is_measured(name) and all(name in row for row in buckets)]
         series = {v: {m: [row[v][m] for row in buckets] for m in plots.MEASURES} for v in known}
         names = [page.bucket(row["from"], row["to"]) for row in buckets]
         figures["buckets"] = plots.quality_dots("buckets", "Clicks by exposure of the author", names, series)

@@ -210,7 +210,7 @@ def test_the_page_says_that_the_platform_is_simulated_and_names_run_and_machine(
 
 def test_the_headline_holds_the_numbers_of_the_report(text: str, content: dict[str, Any]) -> None:
     page = Page(section(text, "summary"))
-    for variant, label in plots.LABELS.items():
+    for variant, label in plots.labels(content["metrics"]).items():
         click = content["metrics"][variant]["click"]
         assert page.row(label)[-2:] == [f"{click['auc']:.4f}", f"{click['gauc']:.4f}"]
     assert page.row("SARM − Base")[-2:] == ["+0.0210", "+0.0210"]
@@ -227,10 +227,12 @@ def test_a_loss_against_base_is_shown_with_its_sign(content: dict[str, Any], pic
 def test_the_tables_hold_every_task_bucket_and_term(text: str, content: dict[str, Any]) -> None:
     page = Page(section(text, "ranking"))
     for task in TASKS_COLUMNS:
-        wanted = [f"{content['metrics'][v][task][m]:.4f}" for m in ("auc", "gauc") for v in plots.LABELS]
+        wanted = [
+            f"{content['metrics'][v][task][m]:.4f}" for m in ("auc", "gauc") for v in plots.labels(content["metrics"])
+        ]
         assert page.row(task.replace("_", " "))[1:] == wanted
     for name, bucket in zip(("none (new)", "1 to 59"), content["buckets"], strict=False):
-        wanted = [f"{bucket[v][m]:.4f}" for m in ("auc", "gauc") for v in plots.LABELS]
+        wanted = [f"{bucket[v][m]:.4f}" for m in ("auc", "gauc") for v in plots.labels(content["metrics"])]
         assert page.row(name)[1:] == [str(bucket["authors"]), f"{bucket['impressions']:,}", *wanted]
     assert page.row("10,000 or more")
     terms = Page(section(text, "gates"))
@@ -269,8 +271,8 @@ def test_the_page_reads_nothing_that_the_report_s_content_does_not_describe(
     assert report.render(watched(content, Report), pictures) == text
 
 
-def test_results_that_are_not_by_variant_are_refused() -> None:
-    with pytest.raises(ValueError, match="train: wanted results by variant .* got variants"):
+def test_results_that_are_not_by_ranker_are_refused() -> None:
+    with pytest.raises(ValueError, match="train: wanted results by ranker, got variants"):
         report.render({"train": {"variants": {"base": {"steps": 1}}}}, ReportPictures())
 
 
