@@ -1,7 +1,7 @@
 """The whole configuration of a run: one section a job, each defined beside its owner."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipelines.analysis.analyse import AnalyseConfig
@@ -9,6 +9,7 @@ from pipelines.demo.config import DemoConfig
 from pipelines.ranking.evaluate import EvaluateConfig
 from pipelines.ranking.plan import TrainConfig
 from pipelines.ranking.publish import PublishConfig
+from pipelines.ranking.variants import ranker_name
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.config import load
 from pipelines.runtime.run import Run
@@ -83,4 +84,13 @@ class Settings:
         """What a job is told beside its own section."""
         return Run(
             seed=self.seed, folder=Path(self.run_dir), storage=Storage.open(self.storage.root), cluster=self.cluster
+        )
+
+    def of_one_ranker(self) -> "Settings":
+        """For chains: what follows `train` is told the ranker that it makes, where it does not name one."""
+        ranker = ranker_name(self.train.sources)
+        return replace(
+            self,
+            analyse=replace(self.analyse, ranker=self.analyse.ranker or ranker),
+            publish=replace(self.publish, ranker=self.publish.ranker or ranker),
         )

@@ -18,6 +18,7 @@ from pipelines.demo import control
 from pipelines.pages import report_json
 from pipelines.ranking import evaluate, publish, train
 from pipelines.ranking.publish import PublishConfig
+from pipelines.ranking.variants import SOURCES
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import to_dict
 from pipelines.runtime.machine import MemoryWatch, describe, versions
@@ -42,7 +43,7 @@ HEADLINES = ("metrics", "buckets")
 
 def run(settings: "Settings") -> dict[str, Any]:
     """Runs every stage, prints what happened, and returns the headline figures."""
-    run = settings.open()
+    settings, run = settings.of_one_ranker(), settings.open()
     run_dir = run.folder
     if settings.demo.fresh:
         _empty(run_dir)
@@ -66,10 +67,11 @@ def run(settings: "Settings") -> dict[str, Any]:
         with stages("evaluate"):
             for key, value in evaluate.run(settings.evaluate, run).items():
                 report_json.merge(run_dir, key if key in HEADLINES else f"evaluated_{key}", value)
-        with stages("analyse"):
-            analysis = analyse.run(settings.analyse, run)
-            report_json.merge(run_dir, "gates", analysis.pop("frequent_gates"))
-            report_json.merge(run_dir, "analysis", analysis)
+        if any("anchors" in SOURCES[name].reads for name in settings.train.sources):
+            with stages("analyse"):
+                analysis = analyse.run(settings.analyse, run)
+                report_json.merge(run_dir, "gates", analysis.pop("frequent_gates"))
+                report_json.merge(run_dir, "analysis", analysis)
         with stages("publish"):
             stages.keep(publish.run(_as_evaluated(settings.publish, run), run))
         pictures = _serve(settings, run, stages)

@@ -77,3 +77,26 @@ def test_each_source_has_a_say(stacked: Settings, metrics: object) -> None:
     assert weights is not None and len(weights) == 3 * 8 + 8  # [CLS], [TAR], tags; then [UIN]
     with pytest.raises(ValueError, match="sources sarm, tags, wanted sids"):
         snapshot.model.source("sids")
+
+
+def test_chains_publish_the_ranker_that_they_train(stacked: Settings) -> None:
+    """Also where another one with sources is published beside it."""
+    chained = stacked.of_one_ranker()
+    assert chained.publish.ranker == chained.analyse.ranker == NAME
+    named = replace(stacked, publish=replace(stacked.publish, ranker="sarm")).of_one_ranker()
+    assert named.publish.ranker == "sarm"
+
+
+def test_base_alone_can_be_published_and_served(stacked: Settings, tmp_path: Path) -> None:
+    root = tmp_path / "tiny"
+    shutil.copytree(Path(stacked.storage.root).parent, root)
+    alone = tiny_settings(root)
+    alone = replace(alone, publish=replace(alone.publish, ranker="base", until="2026-01-02"))
+    run_job(evaluate, alone)
+    assert run_job(publish, alone)["ranker"] == "base"
+    columns = read_examples(alone.open().storage, DAY)
+    with np.load(Path(alone.run_dir) / "scores-base.npz") as file:
+        wanted = file["scores"]
+    request = RankRequest.model_validate(example_request(columns, 3, [columns["author_id"][3]]))
+    answer = UserSequence(watcher_of(Path(alone.storage.root))).rank(request).candidates[0]
+    np.testing.assert_allclose([getattr(answer, task) for task in TASKS], wanted[3], atol=1e-5)
