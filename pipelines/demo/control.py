@@ -32,7 +32,7 @@ def run(config: AnchorsConfig, run: Run, count: int) -> None:
     """Makes the derived store with `count` authors and writes its anchors; both leave alone what is current."""
     derived = store_of(run.storage)
     derive(run.storage, derived, run.seed, count)
-    anchors.run(config, replace(run, folder=run.folder / FOLDER, storage=derived))
+    anchors.run(replace(config, days=()), replace(run, folder=run.folder / FOLDER, storage=derived))
 
 
 def derive(storage: Storage, derived: Storage, seed: int, count: int) -> str:

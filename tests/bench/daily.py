@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     """Prints a table and one line of JSON; returns 1 where the target is missed, else 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench daily", description=__doc__)
     parser.add_argument("--days", type=int, nargs="+", default=[5, 50, 500], help="first days to measure")
-    parser.add_argument("--repeats", type=int, default=3, help="days to measure from each on")
+    parser.add_argument("--repeats", type=int, default=5, help="days to measure from each on")
     args = parser.parse_args(argv)
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as scratch:
