@@ -72,7 +72,7 @@ class Catalog:
     ) -> Catalog:
         """Make a catalog from rows in any order.
 
-        ``user_profile`` [U, P] and ``author_category`` [N] hold codes >= 0, or -1 where the fact is missing.
+        `user_profile` [U, P] and `author_category` [N] hold codes >= 0, or -1 where the fact is missing.
         Raises ValueError for a duplicate id (naming it), for lengths that differ and for codes below -1.
         """
         users, user_order = _sorted_unique("user_ids", user_ids)
@@ -135,7 +135,7 @@ class Catalog:
 
     @classmethod
     def load(cls, path: Path) -> Catalog:
-        """Read what ``save`` wrote. Raises ValueError for a file of another kind."""
+        """Read what `save` wrote. Raises ValueError for a file of another kind."""
         try:
             with safe_open(path, framework="numpy") as file:
                 found = (file.metadata() or {}).get("format")

@@ -1,6 +1,6 @@
 """What a ranker costs: parameters, and FLOPs per impression and per encoded author, by block.
 
-Counted by ``torch.utils.flop_counter`` while the model runs: matrix products, at two operations for a multiplication
+Counted by `torch.utils.flop_counter` while the model runs: matrix products, at two operations for a multiplication
 and its addition. Norms, activations, softmaxes and table lookups count as nothing. Forward only; the backward pass
 costs about twice as much again.
 """
@@ -47,7 +47,7 @@ def cost_table(
 ) -> list[BlockCost]:
     """One row for each block, in the order of the model, and the row TOTAL.
 
-    ``inputs`` are those of the model's sources, by name. FLOPs are means over the impressions of ``batch`` and over its
+    `inputs` are those of the model's sources, by name. FLOPs are means over the impressions of `batch` and over its
     authors, each encoded once. What impressions of one request may share, such as [UIN], counts for each of them. The
     model is left as it was. Raises ValueError where a source has no inputs, or those of other author rows.
     """
@@ -136,7 +136,7 @@ def _parameters(model: nn.Module) -> tuple[Counter[str], Counter[str]]:
 
 
 def _flops(model: nn.Module, run: Callable[[], object]) -> Counter[str]:
-    """FLOPs of ``run`` by block."""
+    """FLOPs of `run` by block."""
     found: Counter[str] = Counter()
     inside: list[str] = []
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

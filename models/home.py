@@ -1,7 +1,7 @@
 """HoME: hierarchy of multi-gate experts (arXiv 2408.05430), as published.
 
 What the paper leaves open is decided here: MLP_E and MLP_G are one linear layer, the concatenated input is first
-projected to ``input_width`` (so that L divides it), and BatchNorm statistics are synchronised across workers.
+projected to `input_width` (so that L divides it), and BatchNorm statistics are synchronised across workers.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class HoMEConfig:
 class FeatureGates(nn.Module):
     """Feature gates of G expert groups (eq. 8 to 10): input [G, B, V] -> gated input [G, B, V].
 
-    Each gate mixes ``num_loras`` terms 2 * sigmoid(v B A) of rank V / num_loras by a softmax over v. A starts at zero,
+    Each gate mixes `num_loras` terms 2 * sigmoid(v B A) of rank V / num_loras by a softmax over v. A starts at zero,
     so that every gate starts at exactly 1.
 
     Example:

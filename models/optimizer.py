@@ -13,9 +13,9 @@ from models.sarm.anchor_encoder import AnchorEncoder
 def param_groups(
     model: nn.Module, *, lr_ids: float, lr_encoder: float, lr_dense: float, l2_ids: float = 0.0
 ) -> list[dict[str, Any]]:
-    """Groups in a fixed order: "ids" (every ``IdTable``), "encoder" (the rest of the ``AnchorEncoder``), "dense".
+    """Groups in a fixed order: "ids" (every `IdTable`), "encoder" (the rest of the `AnchorEncoder`), "dense".
 
-    ``l2_ids`` is the weight of half the tables' squared norm in the loss; it pulls rows that are seen seldom to zero.
+    `l2_ids` is the weight of half the tables' squared norm in the loss; it pulls rows that are seen seldom to zero.
     A group without parameters is left out.
 
     Example:

@@ -39,13 +39,13 @@ class AnchorEncoder(nn.Module):
     def forward(self, base: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
         """base, live [A, T] rows (0 = padding, no live token) -> (states [A, T', D], mask [A, T']).
 
-        T' is the longest anchor among the A; the states of [CLS] (eq. 6) are ``states[:, 0]``.
+        T' is the longest anchor among the A; the states of [CLS] (eq. 6) are `states[:, 0]`.
         """
         states, mask, _ = self._encode(base, live)
         return states, mask
 
     def packed(self, base: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
-        """What ``forward`` gives, with zeros at padding: on a CPU packed, in less time (see models/ops/packing.py)."""
+        """What `forward` gives, with zeros at padding: on a CPU packed, in less time (see models/ops/packing.py)."""
         if not base.is_cpu:
             states, mask = self.forward(base, live)
             return states.masked_fill(~mask.unsqueeze(-1), 0.0), mask

@@ -235,7 +235,7 @@ class SARM(Source):
             self.identity(ids(authors[chosen]), states, mask)
 
     def grow_live_tokens(self, rows: TokenRows) -> None:
-        """Make room for the tokenizer's newer ``rows``: rows that exist stay, new ones start at zero.
+        """Make room for the tokenizer's newer `rows`: rows that exist stay, new ones start at zero.
 
         A zero row adds nothing until it is learnt. Make the optimizer afterwards. Raises ValueError if rows would go.
         """
