@@ -56,8 +56,8 @@ class ComposedRanker(SavedModel):
         if len({spec.name for spec in specs}) < len(specs):
             raise ValueError(f"wanted each source once, got {[spec.name for spec in specs]}")
         dims = [spec.source.dims(spec.typed_config()) for spec in specs]
-        of_author, of_user = (sum(widths) for widths in zip((0, 0), *dims, strict=True))
-        self.ranker = Ranker(replace(config, extra_author_dim=of_author, extra_user_dim=of_user), sizes)
+        author_dim, user_dim = (sum(widths) for widths in zip((0, 0), *dims, strict=True))
+        self.ranker = Ranker(replace(config, extra_author_dim=author_dim, extra_user_dim=user_dim), sizes)
         self.sources = nn.ModuleDict({spec.name: spec.build(config) for spec in specs})
 
     def source(self, name: str) -> Source:
@@ -116,5 +116,5 @@ class ComposedRanker(SavedModel):
         Raises ValueError where `check_inputs` does.
         """
         self.check_inputs(inputs)
-        made = {name: source.table(inputs[name], self.ranker.authors) for name, source in self.items()}
-        return {name: np.ascontiguousarray(table.cpu().numpy()) for name, table in made.items()}
+        tables = {name: source.table(inputs[name], self.ranker.authors) for name, source in self.items()}
+        return {name: np.ascontiguousarray(table.cpu().numpy()) for name, table in tables.items()}

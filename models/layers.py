@@ -106,7 +106,7 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm block: x + attention(norm(x)), then x + feed_forward(norm(x)). [B, L, D] -> [B, L, D].
 
-    Both branches start at zero, the block as the identity: a pass over little data first learns from what comes in, and
+    Both branches start at zero, the block as the identity: an epoch of little data first learns from what comes in, and
     not from random mixtures of it.
 
     Example:

@@ -138,9 +138,9 @@ class Affinity(nn.Module):
         """user, author [B, id_dim], profile [B, P'], extra [B, extra_dim] -> both vectors, enriched."""
         user = user + self.profile(profile)
         if extra is not None:
-            of_author, of_user = torch.split(extra, self._split, dim=-1)
-            author = author if self.author is None else author + self.author(of_author)
-            user = user if self.user is None else user + self.user(of_user)
+            author_extra, user_extra = torch.split(extra, self._split, dim=-1)
+            author = author if self.author is None else author + self.author(author_extra)
+            user = user if self.user is None else user + self.user(user_extra)
         return user, author
 
 

@@ -145,12 +145,12 @@ class SourceSpec:
         if not module.startswith("models."):
             raise ValueError(f"source {self.name}: wanted a class of models/, got {self.kind!r}")
         try:
-            found = getattr(importlib.import_module(module), name, None)
+            source = getattr(importlib.import_module(module), name, None)
         except ModuleNotFoundError as error:
             raise ValueError(f"source {self.name}: wanted a module of models/, got {self.kind!r}") from error
-        if not (isinstance(found, type) and issubclass(found, Source)):
+        if not (isinstance(source, type) and issubclass(source, Source)):
             raise ValueError(f"source {self.name}: wanted a models.sources.Source, got {self.kind!r}")
-        return found
+        return source
 
     def typed_config(self) -> Any:
         """`config` as the dataclass. Raises ValueError for unknown keys."""

@@ -29,7 +29,7 @@ JOBS = {  # word: module below pipelines/, help
     "daily": ("daily", "anchors to publish for the newest day"),
     "movielens": ("sources.movielens", "MovieLens ratings as tables, for studies on real interactions"),
     "kuailive": ("sources.kuailive", "a downloaded KuaiLive or KuaiLive-M3 as tables"),
-    "embed": ("semantics.embed", "frozen embeddings of the anchors, for two-stage variants"),
+    "embed": ("semantics.embed", "frozen embeddings of the anchors, for two-stage rankers"),
     "study": ("studies.study", "variants x seeds: a table of a paper, with intervals"),
     "demo": ("demo.demo", "everything, over the simulated platform"),
 }

@@ -11,7 +11,7 @@ from models.ops.packing import Distinct, Places
 from models.sarm.anchor_tokens import NO_LIVE_ROW, PAD_ROW, TokenRows
 from models.sarm.gated_fusion import GatedFusion
 
-_INIT_STD = 0.2  # of token vectors: normalised at once, so this only sets how far a step of their rate turns them
+_INIT_STD = 0.2  # of token vectors: normalised at once, so this only sets how far one optimizer step turns them
 
 
 class AnchorEncoder(nn.Module):

@@ -72,13 +72,13 @@ class LiveTokens:
         vocabulary, merges = state["model"]["vocab"], state["model"]["merges"]
         spelling = {index: token for token, index in vocabulary.items()}
         next_id = self.num_base + len(self.pieces)
-        made: dict[str, int] = {}
+        new_ids: dict[str, int] = {}
         for left, right in learned:
-            pair = [made.get(side, -1) if len(side) > 1 else ids_of(side)[0] for side in (left, right)]
+            pair = [new_ids.get(side, -1) if len(side) > 1 else ids_of(side)[0] for side in (left, right)]
             sides = [spelling.get(side, "") for side in pair]
             token = "".join(sides)
             if -1 not in pair and token not in vocabulary:
-                made[left + right] = vocabulary[token] = next_id
+                new_ids[left + right] = vocabulary[token] = next_id
                 spelling[next_id] = token
                 merges.append(sides)
                 next_id += 1

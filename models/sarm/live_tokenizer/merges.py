@@ -60,10 +60,10 @@ def join(
     return [encoding.ids for encoding in joiner.encode_batch_fast(list(phrases), add_special_tokens=False)]
 
 
-def learn(found: Counter[str], min_frequency: int, max_merges: int) -> list[tuple[str, str]]:
+def learn(counts: Counter[str], min_frequency: int, max_merges: int) -> list[tuple[str, str]]:
     """At most `max_merges` merges of pairs that the phrases hold at least `min_frequency` times, in order."""
     # A single id has no pair to merge. Sorted, so that the result does not depend on the order of the corpus.
-    weights = sorted((phrase, count) for phrase, count in found.items() if len(phrase) > 1)
+    weights = sorted((phrase, count) for phrase, count in counts.items() if len(phrase) > 1)
     trainer = BpeTrainer(
         vocab_size=len(set().union(*(phrase for phrase, _ in weights))) + max_merges,
         min_frequency=min_frequency,

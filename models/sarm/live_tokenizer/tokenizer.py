@@ -108,13 +108,13 @@ class LiveStreamingTokenizer:
 
         With `like` the first batch is checked against that base tokenizer: ValueError where the ids differ.
         """
-        found: Counter[str] = Counter()
+        phrases: Counter[str] = Counter()
         for batch in _batches(texts_fields):
-            if like is not None and not found:
+            if like is not None and not phrases:
                 self._check(batch, like)
-            found.update(merges.phrases(self._encoder.words(batch)))
+            phrases.update(merges.phrases(self._encoder.words(batch)))
         counts: Counter[str] = Counter()
-        for phrase, count in found.items():
+        for phrase, count in phrases.items():
             counts[merges.text_of(self._live.expand(merges.ids_of(phrase)))] += count
         return counts
 
@@ -189,8 +189,8 @@ class LiveStreamingTokenizer:
         [CLS] has no place and is left out; so is the tail beyond `max_tokens`.
         """
         encoded = self._base.encode_batch(list(fields), add_special_tokens=False)
-        found = [(index, start, end) for index, field in enumerate(encoded) for start, end in field.offsets]
-        return found[: self.config.max_tokens - 1]
+        spans = [(index, start, end) for index, field in enumerate(encoded) for start, end in field.offsets]
+        return spans[: self.config.max_tokens - 1]
 
     @cached_property
     def _base(self) -> Tokenizer:
@@ -265,11 +265,11 @@ class LiveStreamingTokenizer:
                 )
 
     def _extended(self, counts: Counter[str], seen: Sequence[int]) -> LiveStreamingTokenizer:
-        found: Counter[str] = Counter()
+        by_joined: Counter[str] = Counter()
         for joined, count in zip(self._live.join(list(counts)), counts.values(), strict=True):
-            found[merges.text_of(joined)] += count
+            by_joined[merges.text_of(joined)] += count
         state = json.loads(self._tokenizer.to_str())
-        live = self._live.extended(state, merges.learn(found, self.config.min_frequency, self.config.max_merges))
+        live = self._live.extended(state, merges.learn(by_joined, self.config.min_frequency, self.config.max_merges))
         return LiveStreamingTokenizer(Tokenizer.from_str(json.dumps(state)), self.config, seen, live)
 
     def _base_rows(self) -> RowArray:
