@@ -9,7 +9,7 @@ Shapes in docstrings use one legend everywhere:
 | L | length of the user history, newest item last, padded on the left |
 | T | anchor tokens of one author, [CLS] included |
 | D | width of the anchor and user-interest representations |
-| K | tasks, in the order of ``TASKS`` |
+| K | tasks, in the order of `TASKS` |
 | N | known authors; tables over authors have N + 1 rows, row 0 is the unknown author |
 | U | known users; tables over users have U + 1 rows, row 0 is the unknown user |
 | P | categorical columns of the user profile |

@@ -19,7 +19,7 @@ _MS_PER_HOUR = 3_600_000
 
 
 class RankingBatch(NamedTuple):
-    """Rows to score. Rows of tables refer to a ``Catalog``; 0 is the unknown user, author, value."""
+    """Rows to score. Rows of tables refer to a `Catalog`; 0 is the unknown user, author, value."""
 
     user: Tensor
     """[B] int64, rows of users."""
@@ -48,7 +48,7 @@ class RankingBatch(NamedTuple):
         return int(self.user.shape[0])
 
     def slice(self, index: slice | Tensor) -> RankingBatch:
-        """The rows that ``index`` picks, of every tensor."""
+        """The rows that `index` picks, of every tensor."""
         return RankingBatch(*(tensor[index] for tensor in self))
 
     def to(self, device: torch.device | str) -> RankingBatch:
@@ -59,8 +59,8 @@ class RankingBatch(NamedTuple):
 def collate(columns: Mapping[str, npt.NDArray[Any]], catalog: Catalog) -> RankingBatch:
     """Turn columns of example rows into tensors.
 
-    Wanted columns: ``user_id``, ``author_id``, ``ts_ms`` int64 [B]; ``history_author_ids`` int64 [B, L], padded on the
-    left with -1; ``history_age_s``, ``history_watch_s`` float32 [B, L]. Optional: one uint8 [B] per task.
+    Wanted columns: `user_id`, `author_id`, `ts_ms` int64 [B]; `history_author_ids` int64 [B, L], padded on the
+    left with -1; `history_age_s`, `history_watch_s` float32 [B, L]. Optional: one uint8 [B] per task.
     Raises ValueError for missing columns, for shapes that differ and for a history that is not padded on the left.
 
     Example:

@@ -72,7 +72,7 @@ class Catalog:
     ) -> Catalog:
         """Make a catalog from rows in any order.
 
-        ``user_profile`` [U, P] and ``author_category`` [N] hold codes >= 0, or -1 where the fact is missing.
+        `user_profile` [U, P] and `author_category` [N] hold codes >= 0, or -1 where the fact is missing.
         Raises ValueError for a duplicate id (naming it), for lengths that differ and for codes below -1.
         """
         users, user_order = _sorted_unique("user_ids", user_ids)
@@ -135,15 +135,15 @@ class Catalog:
 
     @classmethod
     def load(cls, path: Path) -> Catalog:
-        """Read what ``save`` wrote. Raises ValueError for a file of another kind."""
+        """Read what `save` wrote. Raises ValueError for a file of another kind."""
         try:
             with safe_open(path, framework="numpy") as file:
-                found = (file.metadata() or {}).get("format")
-                arrays = {name: file.get_tensor(name) for name in _NAMES} if found == _FORMAT else {}
+                format_name = (file.metadata() or {}).get("format")
+                arrays = {name: file.get_tensor(name) for name in _NAMES} if format_name == _FORMAT else {}
         except SafetensorError as error:
             raise ValueError(f"{path} is no catalog: {error}; write one with Catalog.save") from error
         if not arrays:
-            raise ValueError(f"{path} has format {found!r}, wanted {_FORMAT!r}; write one with Catalog.save")
+            raise ValueError(f"{path} has format {format_name!r}, wanted {_FORMAT!r}; write one with Catalog.save")
         return cls(**arrays)
 
 
@@ -168,9 +168,9 @@ def _codes(name: str, codes: npt.ArrayLike, length: int) -> IntArray:
     return values
 
 
-def _rows(known: IntArray, ids: npt.ArrayLike) -> IntArray:
+def _rows(sorted_ids: IntArray, ids: npt.ArrayLike) -> IntArray:
     wanted = np.asarray(ids, dtype=np.int64)
-    if not len(known):
+    if not len(sorted_ids):
         return np.zeros(wanted.shape, dtype=np.int64)
-    position = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    return np.where(known[position] == wanted, position + 1, 0).astype(np.int64)
+    position = np.minimum(np.searchsorted(sorted_ids, wanted), len(sorted_ids) - 1)
+    return np.where(sorted_ids[position] == wanted, position + 1, 0).astype(np.int64)

@@ -28,7 +28,7 @@ class Sources:
 
 
 class ComposedRanker(SavedModel):
-    """The base ranker plus sources: ``forward(batch, representations)`` gives logits [B, K]. Without any it is Base.
+    """The base ranker plus sources: `forward(batch, representations)` gives logits [B, K]. Without any it is Base.
 
     What sources say of the author stands before what they say of the user, each in the order of the sources: eq. 11 of
     SARM for a ranker with the one source SARM.
@@ -56,8 +56,8 @@ class ComposedRanker(SavedModel):
         if len({spec.name for spec in specs}) < len(specs):
             raise ValueError(f"wanted each source once, got {[spec.name for spec in specs]}")
         dims = [spec.source.dims(spec.typed_config()) for spec in specs]
-        of_author, of_user = (sum(widths) for widths in zip((0, 0), *dims, strict=True))
-        self.ranker = Ranker(replace(config, extra_author_dim=of_author, extra_user_dim=of_user), sizes)
+        author_dim, user_dim = (sum(widths) for widths in zip((0, 0), *dims, strict=True))
+        self.ranker = Ranker(replace(config, extra_author_dim=author_dim, extra_user_dim=user_dim), sizes)
         self.sources = nn.ModuleDict({spec.name: spec.build(config) for spec in specs})
 
     def source(self, name: str) -> Source:
@@ -71,7 +71,7 @@ class ComposedRanker(SavedModel):
         return [(name, self.source(name)) for name in self.sources]
 
     def forward(self, batch: RankingBatch, representations: Sequence[Representations] = ()) -> Tensor:
-        """``representations`` has one item per source, in order -> logits [B, K]."""
+        """`representations` has one item per source, in order -> logits [B, K]."""
         said = [part for item in representations for part in item.author]
         said += [part for item in representations for part in item.user]
         logits: Tensor = self.ranker(batch, torch.cat(said, dim=-1) if said else None)
@@ -87,13 +87,13 @@ class ComposedRanker(SavedModel):
     def score(
         self, batch: RankingBatch, targets: Mapping[str, Tensor], histories: Mapping[str, Tensor | None]
     ) -> Tensor:
-        """Probabilities [B, K] from table rows, as ``read`` wants them. Raises ValueError in training mode."""
+        """Probabilities [B, K] from table rows, as `read` wants them. Raises ValueError in training mode."""
         if self.training:
             raise ValueError("score wants model.eval(): in training mode the batch would change the scores")
         return torch.sigmoid(self(batch, self.read(batch, targets, histories)))
 
     def score_rows(self, batch: RankingBatch, tables: Mapping[str, Tensor]) -> Tensor:
-        """``score`` where whole tables [N+1, ...] are at hand. Raises ValueError for tables of other author rows."""
+        """`score` where whole tables [N+1, ...] are at hand. Raises ValueError for tables of other author rows."""
         self.check_inputs({name: (table,) for name, table in tables.items()})
         targets = {name: tables[name][batch.author] for name in self.sources}
         read = {name: source.of_history(tables[name]) for name, source in self.items()}
@@ -111,10 +111,10 @@ class ComposedRanker(SavedModel):
 
     @torch.no_grad()
     def tables(self, inputs: Mapping[str, Inputs]) -> dict[str, Table]:
-        """The table of every source as of the moment of ``inputs``, [N+1, ...] each: what a bank holds.
+        """The table of every source as of the moment of `inputs`, [N+1, ...] each: what a bank holds.
 
-        Raises ValueError where ``check_inputs`` does.
+        Raises ValueError where `check_inputs` does.
         """
         self.check_inputs(inputs)
-        made = {name: source.table(inputs[name], self.ranker.authors) for name, source in self.items()}
-        return {name: np.ascontiguousarray(table.cpu().numpy()) for name, table in made.items()}
+        tables = {name: source.table(inputs[name], self.ranker.authors) for name, source in self.items()}
+        return {name: np.ascontiguousarray(table.cpu().numpy()) for name, table in tables.items()}

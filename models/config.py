@@ -91,8 +91,8 @@ def _mapping(hints: Sequence[Any], raw: Any, path: str) -> dict[Any, Any]:
     raw = {} if raw is None else raw
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{path}: wanted a mapping, got {raw!r}", path)
-    of_key, of_value = hints
-    return {_value(of_key, key, path): _value(of_value, value, f"{path}.{key}") for key, value in raw.items()}
+    key_hint, value_hint = hints
+    return {_value(key_hint, key, path): _value(value_hint, value, f"{path}.{key}") for key, value in raw.items()}
 
 
 def _plain(hint: type, raw: Any, path: str) -> Any:

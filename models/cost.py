@@ -1,6 +1,6 @@
 """What a ranker costs: parameters, and FLOPs per impression and per encoded author, by block.
 
-Counted by ``torch.utils.flop_counter`` while the model runs: matrix products, at two operations for a multiplication
+Counted by `torch.utils.flop_counter` while the model runs: matrix products, at two operations for a multiplication
 and its addition. Norms, activations, softmaxes and table lookups count as nothing. Forward only; the backward pass
 costs about twice as much again.
 """
@@ -47,7 +47,7 @@ def cost_table(
 ) -> list[BlockCost]:
     """One row for each block, in the order of the model, and the row TOTAL.
 
-    ``inputs`` are those of the model's sources, by name. FLOPs are means over the impressions of ``batch`` and over its
+    `inputs` are those of the model's sources, by name. FLOPs are means over the impressions of `batch` and over its
     authors, each encoded once. What impressions of one request may share, such as [UIN], counts for each of them. The
     model is left as it was. Raises ValueError where a source has no inputs, or those of other author rows.
     """
@@ -58,7 +58,7 @@ def cost_table(
     model.eval()
     try:
         impressions, encoding = _passes(model, batch, authors, inputs)
-        of_impressions, of_authors = _flops(model, impressions), _flops(model, encoding)
+        impression_flops, encoding_flops = _flops(model, impressions), _flops(model, encoding)
     finally:
         model.train(training)
     ids, dense = _parameters(model)
@@ -67,11 +67,11 @@ def cost_table(
             block=block,
             id_parameters=ids[block],
             dense_parameters=dense[block],
-            flops_per_impression=of_impressions[block] / batch.size,
-            flops_per_author=of_authors[block] / len(authors),
+            flops_per_impression=impression_flops[block] / batch.size,
+            flops_per_author=encoding_flops[block] / len(authors),
         )
         for block in _blocks(model)
-        if ids[block] or dense[block] or of_impressions[block] or of_authors[block]
+        if ids[block] or dense[block] or impression_flops[block] or encoding_flops[block]
     ]
     return [*rows, _total(rows)]
 
@@ -127,27 +127,27 @@ def _blocks(model: nn.Module) -> list[str]:
 
 def _parameters(model: nn.Module) -> tuple[Counter[str], Counter[str]]:
     """Of id tables and of the rest, by block."""
-    of_tables = {id(p) for module in model.modules() if isinstance(module, IdTable) for p in module.parameters()}
+    in_tables = {id(p) for module in model.modules() if isinstance(module, IdTable) for p in module.parameters()}
     ids: Counter[str] = Counter()
     dense: Counter[str] = Counter()
     for path, parameter in model.named_parameters():
-        (ids if id(parameter) in of_tables else dense)[_block(path) or _OUTSIDE] += parameter.numel()
+        (ids if id(parameter) in in_tables else dense)[_block(path) or _OUTSIDE] += parameter.numel()
     return ids, dense
 
 
 def _flops(model: nn.Module, run: Callable[[], object]) -> Counter[str]:
-    """FLOPs of ``run`` by block."""
-    found: Counter[str] = Counter()
+    """FLOPs of `run` by block."""
+    flops: Counter[str] = Counter()
     inside: list[str] = []
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
 
         def enter(block: str) -> None:
-            found[block] -= counter.get_total_flops() if block not in inside else 0
+            flops[block] -= counter.get_total_flops() if block not in inside else 0
             inside.append(block)
 
         def leave(block: str) -> None:
             inside.remove(block)
-            found[block] += counter.get_total_flops() if block not in inside else 0
+            flops[block] += counter.get_total_flops() if block not in inside else 0
 
         hooks = []
         for path, module in model.named_modules():
@@ -159,8 +159,8 @@ def _flops(model: nn.Module, run: Callable[[], object]) -> Counter[str]:
         finally:
             for hook in hooks:
                 hook.remove()
-        found[_OUTSIDE] = counter.get_total_flops() - found.total()
-    return found
+        flops[_OUTSIDE] = counter.get_total_flops() - flops.total()
+    return flops
 
 
 def _total(rows: Sequence[BlockCost]) -> BlockCost:

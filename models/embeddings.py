@@ -33,7 +33,7 @@ class IdTable(nn.Module):
         return F.embedding(rows, self.weight)
 
     def grow(self, num_rows: int) -> None:
-        """Append rows of zeros up to ``num_rows``; those that exist stay. Make the optimizer afterwards."""
+        """Append rows of zeros up to `num_rows`; those that exist stay. Make the optimizer afterwards."""
         old = self.weight.detach()
         self.weight = nn.Parameter(torch.cat([old, old.new_zeros(num_rows - len(old), old.shape[1])]))
 

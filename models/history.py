@@ -37,8 +37,8 @@ def known_at(ts_ms: int, times: Ints, watched_s: Floats, length: int, delay_ms: 
     `times` [n] in ms, ascending, and `watched_s` [n] are those of all clicks. Returns positions in them, ages in
     seconds, and seconds watched as they were known then, newest last.
     """
-    known = np.flatnonzero(times < ts_ms - delay_ms)[-length:]
-    return known, *as_known(ts_ms, times[known], watched_s[known])
+    positions = np.flatnonzero(times < ts_ms - delay_ms)[-length:]
+    return positions, *as_known(ts_ms, times[positions], watched_s[positions])
 
 
 def as_known(ts_ms: Any, times: Ints, watched_s: Floats) -> tuple[Floats, Floats]:

@@ -1,7 +1,7 @@
 """HoME: hierarchy of multi-gate experts (arXiv 2408.05430), as published.
 
 What the paper leaves open is decided here: MLP_E and MLP_G are one linear layer, the concatenated input is first
-projected to ``input_width`` (so that L divides it), and BatchNorm statistics are synchronised across workers.
+projected to `input_width` (so that L divides it), and BatchNorm statistics are synchronised across workers.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class HoMEConfig:
 class FeatureGates(nn.Module):
     """Feature gates of G expert groups (eq. 8 to 10): input [G, B, V] -> gated input [G, B, V].
 
-    Each gate mixes ``num_loras`` terms 2 * sigmoid(v B A) of rank V / num_loras by a softmax over v. A starts at zero,
+    Each gate mixes `num_loras` terms 2 * sigmoid(v B A) of rank V / num_loras by a softmax over v. A starts at zero,
     so that every gate starts at exactly 1.
 
     Example:
@@ -139,12 +139,12 @@ class MetaLayer(nn.Module):
     def forward(self, v: Tensor) -> dict[str, Tensor]:
         """z_meta + z_meta,self of each group."""
         inputs = self.feature_gates(v.expand(len(META_GROUPS), -1, -1))
-        of_group = dict(zip(META_GROUPS, self.experts(inputs).unbind(dim=1), strict=True))
+        by_group = dict(zip(META_GROUPS, self.experts(inputs).unbind(dim=1), strict=True))
         mixed = {}
         for group in META_GROUPS:
             gate = torch.softmax(self.gates[group](v), dim=-1)
-            visible = torch.cat([of_group[g] for g in META_VISIBLE[group]], dim=1)
-            mixed[group] = mix(gate, visible) + mix(_self_gate(self.self_gates[group](v)), of_group[group])
+            visible = torch.cat([by_group[g] for g in META_VISIBLE[group]], dim=1)
+            mixed[group] = mix(gate, visible) + mix(_self_gate(self.self_gates[group](v)), by_group[group])
         return mixed
 
 
@@ -168,12 +168,12 @@ class TaskLayer(nn.Module):
     def forward(self, z: Mapping[str, Tensor]) -> Tensor:
         """A task sees the shared, its category's and its own experts; its gate reads z_category (+) z_shared."""
         inputs = torch.stack([z[CATEGORY_OF.get(group, group)] for group in TASK_GROUPS])
-        of_group = dict(zip(TASK_GROUPS, self.experts(self.feature_gates(inputs)).unbind(dim=1), strict=True))
+        by_group = dict(zip(TASK_GROUPS, self.experts(self.feature_gates(inputs)).unbind(dim=1), strict=True))
         logits = []
         for task in TASKS:
             category = CATEGORY_OF[task]
             gate = torch.softmax(self.gates[task](torch.cat([z[category], z["shared"]], dim=-1)), dim=-1)
-            mixed = mix(gate, torch.cat([of_group["shared"], of_group[category], of_group[task]], dim=1))
+            mixed = mix(gate, torch.cat([by_group["shared"], by_group[category], by_group[task]], dim=1))
             logits.append(self.towers[task](mixed))
         return torch.cat(logits, dim=-1)
 

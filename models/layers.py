@@ -26,7 +26,7 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last dimension, as ``nn.RMSNorm``.
+    """x / rms(x) * weight over the last dimension, as `nn.RMSNorm`.
 
     Example:
         >>> RMSNorm(2)(torch.tensor([[3.0, 4.0]])).detach()
@@ -61,7 +61,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """``mask`` [B, L] is True at keys that may be read; a row that is all False gives numbers without a meaning."""
+        """`mask` [B, L] is True at keys that may be read; a row that is all False gives numbers without a meaning."""
         mixed: Tensor = self.out(self.read(self.query_key(x), self.value(x), mask))
         return mixed
 
@@ -106,7 +106,7 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm block: x + attention(norm(x)), then x + feed_forward(norm(x)). [B, L, D] -> [B, L, D].
 
-    Both branches start at zero, the block as the identity: a pass over little data first learns from what comes in, and
+    Both branches start at zero, the block as the identity: an epoch of little data first learns from what comes in, and
     not from random mixtures of it.
 
     Example:
@@ -125,15 +125,15 @@ class TransformerBlock(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """``mask`` [B, L] is True at real positions."""
+        """`mask` [B, L] is True at real positions."""
         x = x + self.attention(self.attention_norm(x), mask)
         changed: Tensor = x + self.ffn(self.ffn_norm(x))
         return changed
 
     def packed(self, x: Tensor, places: Places, distinct: Distinct | None = None) -> Tensor:
-        """What ``forward`` gives at the real positions, x [N, D] -> [N, D], without computing the others.
+        """What `forward` gives at the real positions, x [N, D] -> [N, D], without computing the others.
 
-        With ``distinct``, x [R, D] holds one row for each different input: norm, queries, keys and values of a first
+        With `distinct`, x [R, D] holds one row for each different input: norm, queries, keys and values of a first
         block depend on the input alone, and a few ids make up all sequences.
         """
         normed = self.attention_norm(x)

@@ -14,7 +14,7 @@ IntArray = npt.NDArray[np.int64]
 def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     """Probability that a positive outranks a negative, a tie counting half; nan if one class is absent.
 
-    ``labels`` [B] are 0 or 1, ``scores`` [B] finite or infinite. Raises ValueError for NaN scores and other labels.
+    `labels` [B] are 0 or 1, `scores` [B] finite or infinite. Raises ValueError for NaN scores and other labels.
 
     Example:
         >>> auc([1, 0, 0], [0.9, 0.2, 0.9])
@@ -29,7 +29,7 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 def gauc(labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLike) -> float:
     """Mean of the groups' AUC weighted by their impressions (HoME eq. 12); nan if no group has both classes.
 
-    Groups (users) with one class are left out, of the weights too. ``groups`` [B] are ids of any comparable type.
+    Groups (users) with one class are left out, of the weights too. `groups` [B] are ids of any comparable type.
 
     Example:
         >>> gauc([1, 0, 0, 1], [0.9, 0.2, 0.3, 0.1], groups=["ann", "ann", "bob", "bob"])

@@ -1,4 +1,4 @@
-"""The optimizer's groups of parameters: what learns at which rate."""
+"""The optimizer's groups of parameters, each with its learning rate."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from models.sarm.anchor_encoder import AnchorEncoder
 def param_groups(
     model: nn.Module, *, lr_ids: float, lr_encoder: float, lr_dense: float, l2_ids: float = 0.0
 ) -> list[dict[str, Any]]:
-    """Groups in a fixed order: "ids" (every ``IdTable``), "encoder" (the rest of the ``AnchorEncoder``), "dense".
+    """Groups in a fixed order: "ids" (every `IdTable`), "encoder" (the rest of the `AnchorEncoder`), "dense".
 
-    ``l2_ids`` is the weight of half the tables' squared norm in the loss; it pulls rows that are seen seldom to zero.
+    `l2_ids` is the weight of half the tables' squared norm in the loss; it pulls rows that are seen seldom to zero.
     A group without parameters is left out.
 
     Example:
@@ -24,10 +24,10 @@ def param_groups(
         >>> [(group["name"], group["lr"], group["weight_decay"]) for group in groups]
         [('ids', 0.01, 0.0001), ('dense', 0.003, 0.0)]
     """
-    of_tables, of_encoder = _members(model, IdTable), _members(model, AnchorEncoder)
+    in_tables, in_encoder = _members(model, IdTable), _members(model, AnchorEncoder)
     members: dict[str, list[nn.Parameter]] = {"ids": [], "encoder": [], "dense": []}
     for parameter in model.parameters():
-        name = "ids" if id(parameter) in of_tables else "encoder" if id(parameter) in of_encoder else "dense"
+        name = "ids" if id(parameter) in in_tables else "encoder" if id(parameter) in in_encoder else "dense"
         members[name].append(parameter)
     rates = {"ids": lr_ids, "encoder": lr_encoder, "dense": lr_dense}
     return [

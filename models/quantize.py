@@ -48,7 +48,7 @@ class ResidualQuantizer:
     def fit(cls, vectors: Tensor, config: ResidualConfig) -> ResidualQuantizer:
         """Learn the centroids from vectors [n, E]. Raises ValueError where there are fewer vectors than clusters."""
         if len(vectors) < config.clusters:
-            raise ValueError(f"wanted at least {config.clusters} vectors, one a cluster, got {len(vectors)}")
+            raise ValueError(f"wanted at least {config.clusters} vectors, one per cluster, got {len(vectors)}")
         generator = torch.Generator().manual_seed(config.seed)
         residual, levels = vectors, []
         for _ in range(config.levels):

@@ -138,14 +138,14 @@ class Affinity(nn.Module):
         """user, author [B, id_dim], profile [B, P'], extra [B, extra_dim] -> both vectors, enriched."""
         user = user + self.profile(profile)
         if extra is not None:
-            of_author, of_user = torch.split(extra, self._split, dim=-1)
-            author = author if self.author is None else author + self.author(of_author)
-            user = user if self.user is None else user + self.user(of_user)
+            author_extra, user_extra = torch.split(extra, self._split, dim=-1)
+            author = author if self.author is None else author + self.author(author_extra)
+            user = user if self.user is None else user + self.user(user_extra)
         return user, author
 
 
 class Ranker(SavedModel):
-    """Base ranker. ``forward(batch, extra)`` gives logits [B, K]; with ``extra_dim`` 0 it is the anchor-free Base.
+    """Base ranker. `forward(batch, extra)` gives logits [B, K]; with `extra_dim` 0 it is the anchor-free Base.
 
     Example:
         >>> import numpy as np
@@ -204,7 +204,7 @@ class Ranker(SavedModel):
         return torch.cat([crossed, user * author, interest * author], dim=-1)
 
     def forward(self, batch: RankingBatch, extra: Tensor | None = None) -> Tensor:
-        """``extra`` [B, extra_dim], authors' part first, goes before all else into HoME, and into the products.
+        """`extra` [B, extra_dim], authors' part first, goes before all else into HoME, and into the products.
 
         The products also reach the logits directly, as inner products: a factorisation machine beside HoME, which would
         first have to learn to sum them. Raises ValueError if its width is not extra_dim.

@@ -58,8 +58,8 @@ class Learnt(NamedTuple):
 class Source(nn.Module, ABC):
     """One source: parameters that turn a table by author row into representations.
 
-    Made from ``config`` (what a user chooses), ``facts`` (what only the data tell, such as the number of codes) and the
-    config of the ranker that it joins. At scoring it reads its ``table``, which is all that serving has of it.
+    Made from `config` (what a user chooses), `facts` (what only the data tell, such as the number of codes) and the
+    config of the ranker that it joins. At scoring it reads its `table`, which is all that serving has of it.
     """
 
     Config: ClassVar[type]
@@ -78,15 +78,15 @@ class Source(nn.Module, ABC):
 
     @abstractmethod
     def read(self, batch: RankingBatch, target: Tensor, history: Tensor | None) -> Representations:
-        """``target`` [B, ...] are the table's rows of the targets; ``history`` [B, L, ...], or [1, L, ...] where all
-        rows have one history, those of ``of_history``."""
+        """`target` [B, ...] are the table's rows of the targets; `history` [B, L, ...], or [1, L, ...] where all
+        rows have one history, those of `of_history`."""
 
     def of_history(self, rows: Tensor) -> Tensor | None:
         """The part of table rows [..., *] that is read of the authors in a history; None where none is."""
         return None
 
     def table(self, inputs: Inputs, ids: IdTable) -> Tensor:
-        """The table [N+1, ...] that is read, row 0 of an author who is not known; ``ids`` are the ranker's authors."""
+        """The table [N+1, ...] that is read, row 0 of an author who is not known; `ids` are the ranker's authors."""
         return inputs[0]
 
     def learn(self, batch: RankingBatch, inputs: Inputs, bank: MemoryBank | None, ids: IdTable) -> Learnt:
@@ -97,7 +97,7 @@ class Source(nn.Module, ABC):
         return Learnt(self.read(batch, table[batch.author], history))
 
     def check_table(self, table: npt.NDArray[Any]) -> None:
-        """Raises ValueError, with both values, where ``table`` [n, ...] holds no rows of this source's table."""
+        """Raises ValueError, with both values, where `table` [n, ...] holds no rows of this source's table."""
 
     def vectors(self, rows: Any) -> dict[str, Any]:
         """Table rows [n, ...], arrays or tensors -> views [n, D] by name, by which authors may be compared."""
@@ -126,7 +126,7 @@ class SourceSpec:
     name: str
     """Its name in the ranker."""
     kind: str
-    """``module:Class`` within models/."""
+    """`module:Class` within models/."""
     config: Mapping[str, Any]
     """Keys of the class's Config."""
     facts: Mapping[str, Any]
@@ -145,19 +145,19 @@ class SourceSpec:
         if not module.startswith("models."):
             raise ValueError(f"source {self.name}: wanted a class of models/, got {self.kind!r}")
         try:
-            found = getattr(importlib.import_module(module), name, None)
+            source = getattr(importlib.import_module(module), name, None)
         except ModuleNotFoundError as error:
             raise ValueError(f"source {self.name}: wanted a module of models/, got {self.kind!r}") from error
-        if not (isinstance(found, type) and issubclass(found, Source)):
+        if not (isinstance(source, type) and issubclass(source, Source)):
             raise ValueError(f"source {self.name}: wanted a models.sources.Source, got {self.kind!r}")
-        return found
+        return source
 
     def typed_config(self) -> Any:
-        """``config`` as the dataclass. Raises ValueError for unknown keys."""
+        """`config` as the dataclass. Raises ValueError for unknown keys."""
         return build(self.source.Config, self.config, f"sources.{self.name}.config")
 
     def typed_facts(self) -> Any:
-        """``facts`` as the dataclass. Raises ValueError for unknown keys."""
+        """`facts` as the dataclass. Raises ValueError for unknown keys."""
         return build(self.source.Facts, self.facts, f"sources.{self.name}.facts")
 
     def build(self, ranker: RankerConfig) -> Source:

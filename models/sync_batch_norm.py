@@ -24,9 +24,9 @@ class _SumOverWorkers(torch.autograd.Function):
 
 
 class SyncBatchNorm1d(nn.BatchNorm1d):
-    """``nn.BatchNorm1d`` over [B, D], with mean and variance of the union of all workers' batches.
+    """`nn.BatchNorm1d` over [B, D], with mean and variance of the union of all workers' batches.
 
-    ``torch.nn.SyncBatchNorm`` does the same on GPUs only. With one worker, or in evaluation, it is ``nn.BatchNorm1d``.
+    `torch.nn.SyncBatchNorm` does the same on GPUs only. With one worker, or in evaluation, it is `nn.BatchNorm1d`.
     Workers may hold batches of different sizes; each forward in training costs one all-reduce.
 
     Example:

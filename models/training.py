@@ -23,11 +23,11 @@ class TrainingStep(NamedTuple):
     parts: dict[str, Tensor]
     """Detached scalars: rec, aux (0 without sources that have a loss of their own) and each task by its name."""
     fresh: dict[str, Fresh]
-    """By source, what ``MemoryBank.write`` takes."""
+    """By source, what `MemoryBank.write` takes."""
 
 
 class TrainingRanker(nn.Module):
-    """The training step as one ``forward``, for DistributedDataParallel to wrap: every parameter takes part.
+    """The training step as one `forward`, for DistributedDataParallel to wrap: every parameter takes part.
 
     The step reads banks and never writes them: the loop does, with the rows of every worker.
 
@@ -59,7 +59,7 @@ class TrainingRanker(nn.Module):
         self._inputs = inputs
 
     def forward(self, batch: RankingBatch, banks: Mapping[str, MemoryBank]) -> TrainingStep:
-        """The loss of one batch; ``banks`` are those of the sources that have one."""
+        """The loss of one batch; `banks` are those of the sources that have one."""
         ids = self.model.ranker.authors
         learnt = {
             name: source.learn(batch, self.inputs[name], banks.get(name), ids) for name, source in self.model.items()

@@ -87,9 +87,9 @@ class Codes(Source):
 
     def check_table(self, table: npt.NDArray[Any]) -> None:
         """[n, J] int64, of codes that there are."""
-        known = len(self.codes.weight)
-        if table.ndim != 2 or table.dtype != np.int64 or not ((table >= 0) & (table < known)).all():
-            raise ValueError(f"wanted [n, J] int64 codes below {known}, got {table.shape} {table.dtype}")
+        num_codes = len(self.codes.weight)
+        if table.ndim != 2 or table.dtype != np.int64 or not ((table >= 0) & (table < num_codes)).all():
+            raise ValueError(f"wanted [n, J] int64 codes below {num_codes}, got {table.shape} {table.dtype}")
 
     def mean(self, codes: Tensor) -> Tensor:
         """codes [B, J] -> the mean of the vectors of those that are there, [B, D]; zeros where none is."""
@@ -170,8 +170,8 @@ class HistoryEmbeddings(_Embedding):
         target, items = F.normalize(target, dim=-1), F.normalize(history, dim=-1).expand(batch.size, -1, -1)
         cosine = torch.bmm(items, target.unsqueeze(-1)).squeeze(-1)
         weights = masked_softmax(cosine / _SEARCH_TEMPERATURE, batch.history_mask)
-        found: Tensor = self.project(torch.bmm(weights.unsqueeze(1), items).squeeze(1))
-        return found
+        projected: Tensor = self.project(torch.bmm(weights.unsqueeze(1), items).squeeze(1))
+        return projected
 
     def read(self, batch: RankingBatch, target: Tensor, history: Tensor | None) -> Representations:
         """target [B, E], history [B or 1, L, E]."""

@@ -34,7 +34,7 @@ class Whitening:
     mean: Array
     """[D] float32."""
     axes: Array
-    """[D, D] float32, a column a direction, already divided by its standard deviation; zeros where nothing varies."""
+    """[D, D] float32, one column per direction, divided by its standard deviation; zeros where nothing varies."""
 
     @classmethod
     def fit(cls, blocks: Iterable[Array]) -> Whitening:

@@ -1,4 +1,4 @@
-"""The whole configuration of a run: one section a job, each defined beside its owner."""
+"""The whole configuration of a run: one section per job, each defined beside its owner."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -74,7 +74,7 @@ class Settings:
     movielens: MovieLensConfig = field(default_factory=MovieLensConfig)
     """MovieLens ratings to tables."""
     embed: EmbedConfig = field(default_factory=EmbedConfig)
-    """Frozen embeddings of the anchors, for two-stage variants."""
+    """Frozen embeddings of the anchors, for two-stage rankers."""
     study: StudyConfig = field(default_factory=StudyConfig)
     """Variants x seeds, and the table that compares them."""
     demo: DemoConfig = field(default_factory=DemoConfig)

@@ -133,9 +133,9 @@ async def _asked(response: Awaitable[AnswerT]) -> AnswerT:
 
 def _log_with_serve() -> None:
     """What this package logs goes where Serve's own lines go: to the replica's log file and stderr."""
-    ours, of_serve = logging.getLogger("serve"), logging.getLogger("ray.serve")
-    ours.setLevel(logging.INFO)
-    ours.handlers, ours.propagate = of_serve.handlers, False
+    package_log, ray_log = logging.getLogger("serve"), logging.getLogger("ray.serve")
+    package_log.setLevel(logging.INFO)
+    package_log.handlers, package_log.propagate = ray_log.handlers, False
 
 
 def remote_lookup(
@@ -143,11 +143,11 @@ def remote_lookup(
 ) -> States | None:
     """States from the author cache; None where it does not hold the version, fails, or is late."""
     try:
-        found = authors.states.remote(version, rows).result(timeout_s=timeout_s)
+        states = authors.states.remote(version, rows).result(timeout_s=timeout_s)
     except (TimeoutError, RayError, RayServeException) as error:
         log.warning("no states of bank %s from the author cache: %s", version, type(error).__name__)
         return None
-    return cast("States | None", found)
+    return cast("States | None", states)
 
 
 def build(args: ServeArgs) -> Application:

@@ -16,7 +16,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class Neighbours:
-    """The authors that have an anchor, by likeness. Holds 4 bytes a row; a question reads the bank once."""
+    """The authors that have an anchor, by likeness. Holds 4 bytes per row; a question reads the bank once."""
 
     def __init__(self, cls: Floats, anchored: npt.NDArray[np.bool_]) -> None:
         """cls [N+1, D], a view of the bank; anchored [N+1], which rows count. Reads the bank twice."""

@@ -68,13 +68,13 @@ class UserSequence:
         batch = request_batch(columns, snapshot.bank.catalog)
         states, degraded = self._gather(snapshot.bank, batch)
         probabilities = score(snapshot, batch, states)
-        known = batch.author.numpy() > 0
+        is_known = batch.author.numpy() > 0
         return RankResponse.model_construct(
-            candidates=ranked(request.candidates, probabilities, known, self._weights),
+            candidates=ranked(request.candidates, probabilities, is_known, self._weights),
             user_known=bool(batch.user[0] > 0),
             history_used=int(batch.history_mask[0].sum()),
             misses=Misses(
-                candidates=int((~known).sum()),
+                candidates=int((~is_known).sum()),
                 history=int((batch.history_mask[0] & (batch.history[0] == 0)).sum()),
             ),
             bank_version=snapshot.bank.version,
@@ -98,11 +98,11 @@ class UserSequence:
         if self._lookup is None:
             return {name: state[rows] for name, state in bank.states.items()}, False
         unique, positions = np.unique(rows, return_inverse=True)
-        found = self._lookup(bank.version, unique)
+        states = self._lookup(bank.version, unique)
         wanted = {name: (len(unique), *row.shape) for name, row in bank.cold_start.items()}
-        if found is None or {name: state.shape for name, state in found.items()} != wanted:
+        if states is None or {name: state.shape for name, state in states.items()} != wanted:
             return {name: np.repeat(row[None], len(rows), axis=0) for name, row in bank.cold_start.items()}, True
-        return {name: state[positions] for name, state in found.items()}, False
+        return {name: state[positions] for name, state in states.items()}, False
 
 
 def request_columns(request: RankRequest, histories: Histories, now_ms: int) -> dict[str, npt.NDArray[Any]]:
@@ -117,8 +117,8 @@ def request_columns(request: RankRequest, histories: Histories, now_ms: int) -> 
     else:
         authors, times, watched = _given_history(request.history)
     rule = histories.rule
-    known, ages_s, watched_s = known_at(ts_ms, times, watched, rule.length, rule.delay_ms)
-    authors = authors[known]
+    positions, ages_s, watched_s = known_at(ts_ms, times, watched, rule.length, rule.delay_ms)
+    authors = authors[positions]
     if not len(authors):
         authors, ages_s, watched_s = np.array([HISTORY_PAD]), np.zeros(1, np.float32), np.zeros(1, np.float32)
     size = len(request.candidates)
@@ -175,7 +175,7 @@ def fuse(probabilities: npt.NDArray[np.float32], weights: npt.NDArray[np.float64
 def ranked(
     candidates: list[int],
     probabilities: npt.NDArray[np.float32],
-    known: npt.NDArray[np.bool_],
+    is_known: npt.NDArray[np.bool_],
     weights: npt.NDArray[np.float64],
 ) -> list[RankedCandidate]:
     """The answer's rows, descending by score; equal scores keep the order of the request."""
@@ -185,7 +185,7 @@ def ranked(
         np.array(candidates, np.int64)[order].tolist(),
         scores[order].tolist(),
         *probabilities[order].T.tolist(),
-        known[order].tolist(),
+        is_known[order].tolist(),
     )
     return [RankedCandidate(*row) for row in zip(*columns, strict=True)]
 

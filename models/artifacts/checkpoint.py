@@ -1,4 +1,4 @@
-"""Models as folders that describe themselves: ``config.json`` and ``model.safetensors``."""
+"""Models as folders that describe themselves: `config.json` and `model.safetensors`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _CONFIG_FILE, _WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
 class SavedModel(nn.Module, ModelHubMixin):
-    """A model made from dataclasses alone, which it keeps under their names: ``cls(**parts)``.
+    """A model made from dataclasses alone, which it keeps under their names: `cls(**parts)`.
 
-    ``save`` and ``load`` are what jobs use; ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` are the same
+    `save` and `load` are what jobs use; `save_pretrained`, `from_pretrained` and `push_to_hub` are the same
     for the Hugging Face Hub, a model card included.
     """
 
@@ -39,7 +39,7 @@ class SavedModel(nn.Module, ModelHubMixin):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what ``save`` wrote, in evaluation mode. Raises ValueError on any mismatch, with both values."""
+        """Read what `save` wrote, in evaluation mode. Raises ValueError on any mismatch, with both values."""
         head = json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8"))
         for key, wanted in (("class", cls.__name__), ("version", cls.version)):
             if head.get(key) != wanted:
@@ -87,7 +87,7 @@ class SavedModel(nn.Module, ModelHubMixin):
 
 
 def _load_weights(model: nn.Module, folder: Path) -> None:
-    """Fill ``model``. Raises ValueError when names or shapes differ from those in the file, with both."""
+    """Fill `model`. Raises ValueError when names or shapes differ from those in the file, with both."""
     stored = load_file(folder / _WEIGHTS_FILE)
     wanted = model.state_dict()
     if stored.keys() != wanted.keys():

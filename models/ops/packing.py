@@ -1,7 +1,7 @@
 """Sequences of different lengths without their padding, and tables of repeated ids without the repetitions.
 
 What each position gets by itself (norms, linear layers) is computed once for each real position, or once for each
-different id. This pays on CPUs; elsewhere models run their plain ``forward`` over padded sequences, which is the
+different id. This pays on CPUs; elsewhere models run their plain `forward` over padded sequences, which is the
 reference: finding positions and ids makes a GPU wait.
 """
 

@@ -16,7 +16,7 @@ def rotary_turns(length: int, head_dim: int, device: torch.device) -> Tensor:
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the pairs (x_2j, x_2j+1) of x [..., d] as complex numbers; ``turns`` broadcasts over [..., d / 2]."""
+    """Turn the pairs (x_2j, x_2j+1) of x [..., d] as complex numbers; `turns` broadcasts over [..., d / 2]."""
     if not x.is_cpu:
         return rotate_reference(x, turns)
     # As complex numbers this is one pass over memory instead of seven.

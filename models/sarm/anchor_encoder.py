@@ -11,7 +11,7 @@ from models.ops.packing import Distinct, Places
 from models.sarm.anchor_tokens import NO_LIVE_ROW, PAD_ROW, TokenRows
 from models.sarm.gated_fusion import GatedFusion
 
-_INIT_STD = 0.2  # of token vectors: normalised at once, so this only sets how far a step of their rate turns them
+_INIT_STD = 0.2  # of token vectors: normalised at once, so this only sets how far one optimizer step turns them
 
 
 class AnchorEncoder(nn.Module):
@@ -39,13 +39,13 @@ class AnchorEncoder(nn.Module):
     def forward(self, base: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
         """base, live [A, T] rows (0 = padding, no live token) -> (states [A, T', D], mask [A, T']).
 
-        T' is the longest anchor among the A; the states of [CLS] (eq. 6) are ``states[:, 0]``.
+        T' is the longest anchor among the A; the states of [CLS] (eq. 6) are `states[:, 0]`.
         """
         states, mask, _ = self._encode(base, live)
         return states, mask
 
     def packed(self, base: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
-        """What ``forward`` gives, with zeros at padding: on a CPU packed, in less time (see models/ops/packing.py)."""
+        """What `forward` gives, with zeros at padding: on a CPU packed, in less time (see models/ops/packing.py)."""
         if not base.is_cpu:
             states, mask = self.forward(base, live)
             return states.masked_fill(~mask.unsqueeze(-1), 0.0), mask

@@ -38,7 +38,7 @@ class TokenRows:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AnchorTokens:
-    """Tokens of N anchors. Position i of ``live`` is the merged token that covers base token i.
+    """Tokens of N anchors. Position i of `live` is the merged token that covers base token i.
 
     Example:
         >>> base, live = np.array([[1, 7, 9], [1, 5, 0]], np.int32), np.array([[0, 3, 3], [0, 0, 0]], np.int32)
@@ -79,13 +79,13 @@ class AnchorTokens:
         return lengths
 
     def select(self, rows: npt.NDArray[Any] | slice) -> AnchorTokens:
-        """The anchors at ``rows``, with the same T."""
+        """The anchors at `rows`, with the same T."""
         return AnchorTokens(base=self.base[rows], live=self.live[rows], num_truncated=self.num_truncated)
 
     def scatter(self, rows: npt.NDArray[np.int64], num_rows: int) -> AnchorTokens:
-        """Place anchor i at ``rows[i]`` of a table of ``num_rows`` anchors; all other rows are empty anchors.
+        """Place anchor i at `rows[i]` of a table of `num_rows` anchors; all other rows are empty anchors.
 
-        With rows from ``Catalog.author_rows`` and num_rows = N + 1 this makes the table that SARM trains on.
+        With rows from `Catalog.author_rows` and num_rows = N + 1 this makes the table that SARM trains on.
         Raises ValueError for rows outside the table or given twice.
         """
         if len(rows) != len(self) or len(np.unique(rows)) != len(rows):

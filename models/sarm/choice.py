@@ -29,7 +29,7 @@ def distinct_histories(batch: RankingBatch) -> tuple[Tensor, Tensor]:
     """Rows [S] that hold every history of the batch, and which of them each row has, [B].
 
     Neighbours are compared, with the rows sorted by user: a history may be given twice where users share it. That is
-    enough, as a request is of one user, and ``torch.unique`` over rows takes ten times longer.
+    enough, as a request is of one user, and `torch.unique` over rows takes ten times longer.
     """
     order = torch.argsort(batch.user, stable=True)
     items = torch.where(batch.history_mask, batch.history, -1)[order]

@@ -39,7 +39,7 @@ class GatedFusion(nn.Module):
         return self.key_norm(self.key(live)) * self.state_norm.weight, self.value(live)
 
     def mix(self, states: Tensor, keys: Tensor, values: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:
-        """What ``forward`` gives, from projected live tokens [..., D]."""
+        """What `forward` gives, from projected live tokens [..., D]."""
         dim = states.shape[-1]
         # h . k / rms(h) is RMSNorm(h) . k without RMSNorm(h) in memory.
         mean_square = torch.linalg.vecdot(states, states) / dim + NORM_EPS

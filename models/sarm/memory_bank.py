@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 NEVER = -1
-"""``written_step`` of a row that was never written."""
+"""`written_step` of a row that was never written."""
 
 
 class MemoryBank:
     """Two vectors per author row, and the step that wrote them. Row 0 is the unknown author.
 
-    A plain class and no ``nn.Module``: it is state of the training loop, neither a parameter nor a buffer that
+    A plain class and no `nn.Module`: it is state of the training loop, neither a parameter nor a buffer that
     data-parallel training would broadcast at each step. It stays on the device that it was made on, and rows and
     vectors that it is given must be there.
 
@@ -78,7 +78,7 @@ class MemoryBank:
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> MemoryBank:
-        """Read what ``save`` wrote on any device. Raises ValueError for a file of another kind."""
+        """Read what `save` wrote on any device. Raises ValueError for a file of another kind."""
         tensors = load_file(path)
         missing = {"vectors", "written_step"} - set(tensors)
         if missing:

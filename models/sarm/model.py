@@ -79,9 +79,9 @@ class SARMConfig:
             raise ValueError(f"widths, layers and chunks of SARMConfig must be >= 1, got {self}")
         if any(not 0 <= layer < self.num_layers for layer in self.fused):
             raise ValueError(f"fusion_layers {self.fusion_layers} must be within 0..{self.num_layers - 1}")
-        for name, known in (("tokens", ("base", "live")), ("tar", ("attention", "mean")), ("interest_reads", BANKED)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        for name, allowed in (("tokens", ("base", "live")), ("tar", ("attention", "mean")), ("interest_reads", BANKED)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         if self.tokens == "live" and self.fused:
             raise ValueError("tokens=live leaves nothing to fuse: set fusion_layers to []")
         order = [name for name in REPRESENTATIONS if name in self.representations]
@@ -121,8 +121,8 @@ class SARM(Source):
     @classmethod
     def dims(cls, config: SARMConfig) -> tuple[int, int]:
         """Widths of [CLS] and [TAR] together, and of [UIN]; 0 for what the config leaves out."""
-        of_user = "uin" in config.representations
-        return (len(config.representations) - of_user) * config.width, of_user * config.width
+        has_user = "uin" in config.representations
+        return (len(config.representations) - has_user) * config.width, has_user * config.width
 
     def encode_authors(self, rows: Tensor, base: Tensor, live: Tensor, ids: IdTable) -> tuple[Tensor, Tensor]:
         """Author rows [A] with their tokens [A, T] -> h_CLS [A, D], h_TAR [A, D] (eq. 5 to 7)."""
@@ -158,8 +158,8 @@ class SARM(Source):
         return interest.expand(batch.size, -1) if len(history) < batch.size else interest
 
     def _chosen(self, cls: Tensor, tar: Tensor, interest: Tensor | None) -> Representations:
-        of_name = {"cls": cls, "tar": tar}
-        author = tuple(of_name[name] for name in self.config.representations if name in of_name)
+        by_name = {"cls": cls, "tar": tar}
+        author = tuple(by_name[name] for name in self.config.representations if name in by_name)
         return Representations(author, () if interest is None else (interest,))
 
     def check_table(self, table: npt.NDArray[Any]) -> None:
@@ -187,8 +187,8 @@ class SARM(Source):
         fresh = torch.stack(self.encode_authors(rows, base[rows], live[rows], ids), dim=1)
         vectors = bank.read(authors).index_copy(0, chosen, fresh)
         # An embedding lookup, because its gradient is deterministic and fast where plain indexing's is not.
-        of_target = F.embedding(of_row, vectors.flatten(1)).view(batch.size, 2, -1)
-        cls, tar = of_target.unbind(dim=1)
+        target = F.embedding(of_row, vectors.flatten(1)).view(batch.size, 2, -1)
+        cls, tar = target.unbind(dim=1)
         aux_logit = self.aux_head(torch.cat([cls, tar], dim=-1)).squeeze(-1)
         return Learnt(
             self._chosen(cls, tar, self._learnt_interest(batch, bank)),
@@ -235,7 +235,7 @@ class SARM(Source):
             self.identity(ids(authors[chosen]), states, mask)
 
     def grow_live_tokens(self, rows: TokenRows) -> None:
-        """Make room for the tokenizer's newer ``rows``: rows that exist stay, new ones start at zero.
+        """Make room for the tokenizer's newer `rows`: rows that exist stay, new ones start at zero.
 
         A zero row adds nothing until it is learnt. Make the optimizer afterwards. Raises ValueError if rows would go.
         """

@@ -23,7 +23,7 @@ from models.sarm.model import SARM
 def token_importance(sarm: SARM, ids: IdTable, rows: Tensor, base: Tensor, live: Tensor) -> Tensor:
     """Author rows [A] with their tokens [A, T] -> the importance of each token for h_TAR, [A, T'].
 
-    ``ids`` are the author vectors of the ranker that the source has joined.
+    `ids` are the author vectors of the ranker that the source has joined.
 
     T' is the longest anchor among the A. A row sums to 1 over the real tokens, [CLS] first, and is 0 at padding.
     """
@@ -59,7 +59,7 @@ def attention_maps(encoder: AnchorEncoder, base: Tensor, live: Tensor) -> tuple[
 def rollout(weights: Tensor, maps: Sequence[Tensor]) -> Tensor:
     """Weights [A, T] of the last states, attention [A, T, T] of the blocks in order -> weights [A, T] of the tokens.
 
-    ``weights`` times the product of 0.5 A + 0.5 I over the blocks, last block first; its sum stays what it was.
+    `weights` times the product of 0.5 A + 0.5 I over the blocks, last block first; its sum stays what it was.
 
     Example:
         >>> rollout(torch.tensor([[1.0, 0.0]]), [torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])])

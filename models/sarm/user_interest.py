@@ -33,9 +33,9 @@ class UserInterest(nn.Module):
         return masked_mean(self.norm(history), mask)
 
     def packed(self, vectors: Tensor, distinct: Distinct, mask: Tensor) -> Tensor:
-        """What ``forward`` gives for S different histories: on a CPU packed, in less time (see models/ops/packing.py).
+        """What `forward` gives for S different histories: on a CPU packed, in less time (see models/ops/packing.py).
 
-        ``vectors`` [R, D] of the different authors, ``distinct`` says which of them stand where, mask [S, L] -> [S, D].
+        `vectors` [R, D] of the different authors, `distinct` says which of them stand where, mask [S, L] -> [S, D].
         """
         if not vectors.is_cpu:
             return self.forward(distinct.spread(vectors), mask)

@@ -154,9 +154,9 @@ def true_themes(storage: Storage, subject: Subject) -> dict[int, frozenset[str]]
             continue
         table = oracle.read("oracle_anchors", day, ["author_id", "theme"])
         rows = subject.catalog.author_rows(table["author_id"].to_numpy())
-        for row, of_author in zip(rows.tolist(), table["theme"].to_pylist(), strict=True):
+        for row, themes_of_author in zip(rows.tolist(), table["theme"].to_pylist(), strict=True):
             if row and subject.anchor_day[row] == day_number(day):
-                themes[row] = frozenset(of_author)
+                themes[row] = frozenset(themes_of_author)
     return themes
 
 
@@ -224,7 +224,9 @@ def _similar(subject: Subject, rows: Rows) -> list[list[dict[str, Any]]]:
     return [
         [
             {"author_id": anchor["author_id"], "cosine": float(cosine), "theme": ", ".join(anchor["theme"])}
-            for anchor, cosine in zip([subject.written[row] for row in candidates[near].tolist()], of_near, strict=True)
+            for anchor, cosine in zip(
+                [subject.written[row] for row in candidates[near].tolist()], cosine_row, strict=True
+            )
         ]
-        for near, of_near in zip(positions, cosines, strict=True)
+        for near, cosine_row in zip(positions, cosines, strict=True)
     ]

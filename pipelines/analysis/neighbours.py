@@ -45,8 +45,8 @@ def limits(queries: Positions, themes: Sequence[Set[str]], k: int) -> tuple[floa
     The second is below 1 where fewer than k others share a theme.
     """
     holders: dict[str, set[int]] = {}
-    for position, of_author in enumerate(themes):
-        for theme in of_author:
+    for position, themes_of_author in enumerate(themes):
+        for theme in themes_of_author:
             holders.setdefault(theme, set()).add(position)
     alike = [set[int]().union(*(holders[theme] for theme in themes[query])) - {int(query)} for query in queries]
     sharing = np.array([len(others) for others in alike])

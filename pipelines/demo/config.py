@@ -29,7 +29,7 @@ class DemoConfig:
     load_clients: int = 4
     """Clients of the load test."""
     load_candidates: int = 100
-    """Candidates a request of the load test."""
+    """Candidates per request of the load test."""
     ranked_users: int = 4
     """Users whose ranking is shown."""
     cards: int = 6

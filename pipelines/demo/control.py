@@ -42,8 +42,8 @@ def derive(storage: Storage, derived: Storage, seed: int, count: int) -> str:
     if not derived.is_current("segments", day, made_from):
         other = swaps(storage, day, seed, count)
         derived.write("segments", day, [_swapped(storage, day, other)], made_from)
-    for known in storage.days("authors"):
-        derived.adopt("authors", known, storage)
+    for authors_day in storage.days("authors"):
+        derived.adopt("authors", authors_day, storage)
     return day
 
 

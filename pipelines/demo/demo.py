@@ -75,7 +75,7 @@ def run(settings: "Settings") -> dict[str, Any]:
         with stages("publish"):
             stages.keep(publish.run(_as_evaluated(settings.publish, run), run))
         pictures = _serve(settings, run, stages)
-        report_json.merge(run_dir, "peak_memory_gb", round(memory.peak_gb, 2))
+        report_json.merge(run_dir, "peak_memory_gb", round(memory.peak_gib, 2))
         _finish(settings, pictures)
         if settings.demo.keep:
             log.info("demo.keep: the endpoint comes up again on the published bank")
@@ -132,24 +132,24 @@ def _as_evaluated(config: PublishConfig, run: Run) -> PublishConfig:
 
 
 def _anchor_quality(settings: "Settings") -> dict[str, Any]:
-    from pipelines.demo import figures as demo_figures
+    from pipelines.demo.figures import anchor_quality
 
-    return demo_figures.anchor_quality(settings)
+    return anchor_quality(settings)
 
 
 def _serve(settings: "Settings", run: Run, stages: StageTimer) -> "ReportPictures":
     """Starts Serve, compares scores, swaps to tomorrow's bank while it runs, ranks for a few users, measures."""
-    from pipelines.demo import figures as demo_figures
+    from pipelines.demo import figures
 
     with stages("serve"), serve.serving(settings.serve, run) as url:
-        figures = demo_figures.compare(settings, url)
+        measured = figures.compare(settings, url)
         newest = publish.run(settings.publish, run)
-        demo_figures.wait_for_bank(url, newest["run_id"])
-        figures |= demo_figures.load(settings, url)
-        stages.keep(figures)
-        report_json.merge(settings.run_dir, "ranked", demo_figures.ranked(settings, url))
+        figures.wait_for_bank(url, newest["run_id"])
+        measured |= figures.load(settings, url)
+        stages.keep(measured)
+        report_json.merge(settings.run_dir, "ranked", figures.ranked(settings, url))
         report_json.merge(settings.run_dir, "publish", newest)
-        return demo_figures.pictures(settings, url)
+        return figures.pictures(settings, url)
 
 
 def _finish(settings: "Settings", pictures: "ReportPictures") -> None:

@@ -11,7 +11,7 @@ from pipelines.ranking.evaluate import scores_file
 from pipelines.ranking.variants import ranker_name
 from pipelines.samples.batches import read_examples
 from pipelines.semantics import agreement, anchors, author_day
-from pipelines.serving import client as served
+from pipelines.serving import client
 from pipelines.tables import newest, rejections
 from pipelines.tables.contract import FIELDS, TASKS_COLUMNS
 from pipelines.tables.storage import Storage, rows_of
@@ -70,15 +70,15 @@ def compare(settings: "Settings", url: str) -> dict[str, Any]:
     if not (offline["impression_id"] == columns["impression_id"]).all():
         raise RuntimeError(f"{file} is of other examples; run the job evaluate again")
     rows = np.random.default_rng([settings.seed, 9]).permutation(len(columns["user_id"]))[: settings.demo.compared]
-    worst = served.compare(url, columns, offline["scores"], [int(row) for row in rows])
+    worst = client.compare(url, columns, offline["scores"], [int(row) for row in rows])
     return {"max_abs_diff_vs_offline": worst, "compared": len(rows)}
 
 
 def wait_for_bank(url: str, run_id: str, timeout_s: float = 60.0) -> None:
     """Returns once the endpoint answers from the given bank. Raises TimeoutError naming both versions."""
     deadline = time.monotonic() + timeout_s
-    with served.Client(url) as client:
-        while (got := client.get("/bank")["bank_version"]) != run_id:
+    with client.Client(url) as endpoint:
+        while (got := endpoint.get("/bank")["bank_version"]) != run_id:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"serve: wanted bank {run_id} within {timeout_s:.0f} s, it still answers from {got}")
             time.sleep(0.2)
@@ -91,12 +91,12 @@ def load(settings: "Settings", url: str) -> dict[str, Any]:
     on_air = np.unique(columns["author_id"])
     rng = np.random.default_rng([settings.seed, 10])
     requests = [
-        served.example_request(columns, int(row), rng.permutation(on_air)[: demo.load_candidates].tolist())
+        client.example_request(columns, int(row), rng.permutation(on_air)[: demo.load_candidates].tolist())
         for row in rng.integers(len(columns["user_id"]), size=200)
     ]
-    served.load(url, requests, clients=demo.load_clients, seconds=2.0)
-    alone = served.load(url, requests, clients=1, seconds=demo.load_seconds / 2)
-    figures = served.load(url, requests, clients=demo.load_clients, seconds=demo.load_seconds)
+    client.load(url, requests, clients=demo.load_clients, seconds=2.0)
+    alone = client.load(url, requests, clients=1, seconds=demo.load_seconds / 2)
+    figures = client.load(url, requests, clients=demo.load_clients, seconds=demo.load_seconds)
     return figures | {
         "candidates": demo.load_candidates,
         "clients": demo.load_clients,
@@ -115,9 +115,9 @@ def ranked(settings: "Settings", url: str) -> list[dict[str, Any]]:
     users = [int(u) for u in rng.permutation(np.unique(columns["user_id"]))[: settings.demo.ranked_users]]
     candidates = [int(a) for a in rng.permutation(np.unique(columns["author_id"]))[:20]]
     answers = []
-    with served.Client(url) as client:
+    with client.Client(url) as endpoint:
         for user in [*users, -1]:
-            answer = client.rank({"user_id": user, "candidates": candidates})
+            answer = endpoint.rank({"user_id": user, "candidates": candidates})
             best = [c | {"theme": themes.get(c["author_id"], "")} for c in answer["candidates"][:5]]
             answers.append({"user_id": user, "known": answer["user_known"], "candidates": best})
     return answers
@@ -147,8 +147,8 @@ def pictures(settings: "Settings", url: str) -> "ReportPictures":
         fields = {field: list(written[author_id][field]) for field in FIELDS}
         true = {field: list(truth[author_id][field]) for field in FIELDS}
         cards.append(AnchorCard(author_id=author_id, frames=list(shown.frames), written=fields, truth=true))
-        with served.Client(url) as client:
-            near = client.get(f"/authors/{author_id}/similar?k=5")["similar"]
+        with client.Client(url) as endpoint:
+            near = endpoint.get(f"/authors/{author_id}/similar?k=5")["similar"]
         similar = [(n["author_id"], n["cosine"], themes.get(n["author_id"], "")) for n in near]
         rows.append(NeighbourRow(author_id=author_id, theme=themes[author_id], similar=similar))
     return ReportPictures(anchors=cards, neighbours=rows)

@@ -58,7 +58,7 @@ def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 def quality_dots(
     name: str, subject: str, rows: Sequence[str], series: Mapping[str, Mapping[str, Sequence[float | None]]]
 ) -> str:
-    """AUC and GAUC of each row, one mark a variant: `series`[variant][measure] holds one number a row.
+    """AUC and GAUC of each row, one mark per ranker: `series`[ranker][measure] holds one number per row.
 
     `name` makes the ids unique, `subject` opens the description. A number that is missing or nan leaves no mark.
     """
@@ -69,10 +69,10 @@ def quality_dots(
         figure, axes = panels(2, 1.2 + 0.36 * len(rows), sharey=True)
         heights = np.arange(len(rows))
         for axis, measure in zip(axes, MEASURES, strict=True):
-            values = np.array([_floats(series[variant][measure]) for variant in shown])
+            values = np.array([_floats(series[ranker][measure]) for ranker in shown])
             axis.plot(np.stack([_low(values), _high(values)]), np.stack([heights, heights]), color=GRID, lw=1.2)
-            for variant, line in zip(shown, values, strict=True):
-                axis.plot(line, heights, ls="", marker=_MARKERS[_role(variant)], ms=6.5, color=SERIES[_role(variant)])
+            for ranker, line in zip(shown, values, strict=True):
+                axis.plot(line, heights, ls="", marker=_MARKERS[_role(ranker)], ms=6.5, color=SERIES[_role(ranker)])
             axis.set_title(measure.upper())
             axis.grid(axis="x")
             axis.margins(x=0.08)

@@ -63,7 +63,7 @@ def write(report: Report, path: Path, pictures: ReportPictures) -> None:
     """Writes the page to `path` in one step; equal arguments give equal bytes.
 
     `report` is the content of `report.json`; any key may be missing. Raises ValueError where `train` or `metrics` is
-    not by variant.
+    not by ranker.
     """
     page.write(render(report, pictures), path)
 
@@ -76,8 +76,8 @@ def render(report: Report, pictures: ReportPictures) -> str:
         "fields": FIELDS,
         "tasks": TASKS_COLUMNS,
         "summary": _summary(report),
-        "variants": _variants(report.get("metrics") or {}),
-        "trained": _variants(report.get("train") or {}),
+        "rankers": _ranker_labels(report.get("metrics") or {}),
+        "trained": _ranker_labels(report.get("train") or {}),
         "buckets": [(page.bucket(row["from"], row["to"]), row) for row in report.get("buckets") or []],
         "terms": _terms(report.get("gates")),
         "drawn": _drawn(report.get("analysis")),
@@ -94,10 +94,10 @@ def _check(report: Report) -> None:
     by_ranker: dict[str, Mapping[str, Any]] = {
         "train": report.get("train") or {}, "metrics": report.get("metrics") or {}
     }  # fmt: skip
-    for part, found in by_ranker.items():
-        if found and not any(map(_is_measured, found)):
+    for part, results in by_ranker.items():
+        if results and not any(map(_is_measured, results)):
             raise ValueError(
-                f"report.json, {part}: wanted results by ranker, got {', '.join(found)}; "
+                f"report.json, {part}: wanted results by ranker, got {', '.join(results)}; "
                 "run the job again, and write the report after it"
             )
 
@@ -107,7 +107,7 @@ def _is_measured(name: str) -> bool:
 
 
 def _summary(report: Report) -> dict[str, Any]:
-    """The headline: click quality of each variant, and one number or two of every other part, None where not run."""
+    """The headline: click quality of each ranker, and one number or two of every other part, None where not run."""
     click = {name: tasks["click"] for name, tasks in (report.get("metrics") or {}).items()}
     anchors = report.get("anchors")
     agreement = anchors.get("agreement") if anchors else None
@@ -145,8 +145,8 @@ def _figures(report: Report) -> dict[str, str]:
             "quality", "Ranking quality", [page.words(t) for t in TASKS_COLUMNS], series
         )
     if buckets := report.get("buckets"):
-        known = [name for name in buckets[0] if _is_measured(name) and all(name in row for row in buckets)]
-        series = {v: {m: [row[v][m] for row in buckets] for m in plots.MEASURES} for v in known}
+        rankers = [name for name in buckets[0] if _is_measured(name) and all(name in row for row in buckets)]
+        series = {v: {m: [row[v][m] for row in buckets] for m in plots.MEASURES} for v in rankers}
         names = [page.bucket(row["from"], row["to"]) for row in buckets]
         figures["buckets"] = plots.quality_dots("buckets", "Clicks by exposure of the author", names, series)
     gates, anchors = report.get("gates"), report.get("anchors")
@@ -161,7 +161,7 @@ def _figures(report: Report) -> dict[str, str]:
     return figures
 
 
-def _variants(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _ranker_labels(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(key, label) of the rankers that were measured, Base first, and of the oracle."""
     from pipelines.demo.plots import labels
 
@@ -174,12 +174,12 @@ def _stages(report: Report) -> dict[str, float]:
 
 def _terms(gates: Gates | None) -> list[tuple[str, int, float]]:
     """(term, times met, mean gate over layers) of the most frequent terms; the fields' own names are left out."""
-    found = [
+    terms = [
         (term["term"], term["tokens"], sum(term["layers"].values()) / len(term["layers"]))
         for term in (gates["terms"] if gates else [])
         if ":" not in term["term"]
     ]
-    return found[:_TERMS]
+    return terms[:_TERMS]
 
 
 def _drawn(analysis: Analysis | None) -> list[dict[str, Any]]:

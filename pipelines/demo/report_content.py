@@ -1,4 +1,4 @@
-"""What `report.json` holds: a section a key, the job that writes it, and all that the page may read of it.
+"""What `report.json` holds: one section per key, the job that writes it, and all that the page may read of it.
 
 Tests hold both sides to these types: the file that a demo leaves has these keys and no others, and the page reads no
 others.

@@ -57,13 +57,13 @@ class AnchorTable:
 
     def check_examples(self, day: str, columns: Columns) -> None:
         """Raises ContractError where the examples of `day` were joined with other anchors than the current ones."""
-        known = self._catalog.author_rows(columns["author_id"])
-        here = np.where(known > 0, self.anchor_day[known], NO_ANCHOR)
-        differs = np.flatnonzero((known > 0) & (here != columns["anchor_day"]))
+        rows = self._catalog.author_rows(columns["author_id"])
+        current = np.where(rows > 0, self.anchor_day[rows], NO_ANCHOR)
+        differs = np.flatnonzero((rows > 0) & (current != columns["anchor_day"]))
         if len(differs):
             row = differs[0]
             raise ContractError(
-                f"table examples, day {day}, column anchor_day: wanted {day_name(here[row])} for author "
+                f"table examples, day {day}, column anchor_day: wanted {day_name(current[row])} for author "
                 f"{columns['author_id'][row]}, got {day_name(columns['anchor_day'][row])}; "
                 "the anchors changed since: run the job examples again"
             )
@@ -74,12 +74,12 @@ class AnchorTable:
         for chunk in batches(self._storage.dataset(table, day), 4096, columns):
             rows = self._catalog.author_rows(chunk["author_id"].to_numpy())
             fields = [field_texts(row) for row in chunk.select(list(FIELDS)).to_pylist()]
-            known = np.flatnonzero(rows)
-            if len(known):
+            positions = np.flatnonzero(rows)
+            if len(positions):
                 encode = self._tokenizer.encode_live if self._live_only else self._tokenizer.encode
-                self._place(rows[known], encode([fields[index] for index in known]))
-                since = chunk["since"].cast("int32").to_numpy()[known] if "since" in columns else day_number(day)
-                self.anchor_day[rows[known]] = since
+                self._place(rows[positions], encode([fields[index] for index in positions]))
+                since = chunk["since"].cast("int32").to_numpy()[positions] if "since" in columns else day_number(day)
+                self.anchor_day[rows[positions]] = since
 
     def _place(self, rows: Ints, new: AnchorTokens) -> None:
         """Puts anchors over the rows, the table growing in T where they are longer."""

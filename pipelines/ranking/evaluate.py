@@ -27,7 +27,7 @@ Scores = npt.NDArray[np.float32]
 
 ORACLE = "oracle"
 REDRAWS = 50
-"""Days of labels that `redrawn_gauc` draws."""
+"""How often `redrawn_gauc` resamples the day's labels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +90,7 @@ def measure(columns: Columns, scores: Scores) -> dict[str, dict[str, float]]:
 
 
 def redrawn_gauc(columns: Columns, chance: Scores, scores: Scores) -> dict[str, float]:
-    """GAUC of each task as the mean over labels drawn again from their true probabilities `chance` [n, K].
+    """GAUC of each task as the mean over labels resampled from their true probabilities `chance` [n, K].
 
     It estimates what `measure` estimates, without the luck of the one draw that became the day's labels. The draws are
     the same at every call, so that models are compared on the same ones.
@@ -159,17 +159,17 @@ def by_exposure(
     count = np.where(authors[at] == columns["author_id"], counts[at], 0)
     table = []
     for low, high in zip((0, *bounds), (*bounds, None), strict=True):
-        here = (count >= low) & (count < (high or np.inf))
-        if not here.any():
+        in_bucket = (count >= low) & (count < (high or np.inf))
+        if not in_bucket.any():
             continue
-        click, user = columns["click"][here], columns["user_id"][here]
+        click, user = columns["click"][in_bucket], columns["user_id"][in_bucket]
         row: dict[str, Any] = {
             "from": low,
             "to": high,
-            "impressions": int(here.sum()),
-            "authors": len(np.unique(columns["author_id"][here])),
+            "impressions": int(in_bucket.sum()),
+            "authors": len(np.unique(columns["author_id"][in_bucket])),
         }
         for name, values in scores.items():
-            row[name] = {"auc": auc(click, values[here, 0]), "gauc": gauc(click, values[here, 0], user)}
+            row[name] = {"auc": auc(click, values[in_bucket, 0]), "gauc": gauc(click, values[in_bucket, 0], user)}
         table.append(row)
     return table

@@ -43,7 +43,7 @@ class TrainConfig:
     test_days: int = 1
     """Newest days of examples that are left out."""
     batch_size: int = 256
-    """Examples a step, of all workers together."""
+    """Examples per step, of all workers together."""
     lr_ids: float = 0.01
     """Adam's learning rate for id tables."""
     lr_encoder: float = 0.00075
@@ -111,7 +111,7 @@ class TrainingPlan:
     catalog_until: str
     """Users and authors known by this day get rows."""
     batch_size: int
-    """Examples a step, of all workers together."""
+    """Examples per step, of all workers together."""
     lr_ids: float
     lr_encoder: float
     lr_dense: float

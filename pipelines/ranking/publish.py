@@ -72,11 +72,11 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
         folder = Path(scratch)
         stored = bank.write(folder, states=tables, anchor_day=anchor_day, histories=histories(storage, clicks, rule))
         artifacts.publish(KIND, folder, run_id, made_from)
-    known = anchor_day[anchor_day != NO_ANCHOR]
+    anchored = anchor_day[anchor_day != NO_ANCHOR]
     bank_mb = sum(table.nbytes for table in tables.values()) / 2**20
     log.info(
         "bank %s | %d rows, %d with an anchor | %d histories | %.1f MB | encoded in %.1f s",
-        run_id, stored.rows, len(known), len(stored.histories.user_ids), bank_mb, encode_s,
+        run_id, stored.rows, len(anchored), len(stored.histories.user_ids), bank_mb, encode_s,
     )  # fmt: skip
     return {
         "run_id": run_id,
@@ -85,8 +85,8 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
         "model": ranker.manifest.run_id,
         "until": until,
         "rows": stored.rows,
-        "authors_with_anchor": len(known),
-        "anchor_age_days_mean": float(known.max() - known.mean()) if len(known) else None,
+        "authors_with_anchor": len(anchored),
+        "anchor_age_days_mean": float(anchored.max() - anchored.mean()) if len(anchored) else None,
         "users_with_history": len(stored.histories.user_ids),
         "bank_mb": round(bank_mb, 2),
         "encode_seconds": round(encode_s, 2),
@@ -122,5 +122,5 @@ def _made_from(
 
 def _anchor_day(states: Mapping[str, State], num_authors: int) -> npt.NDArray[np.int32]:
     """[N+1] of the first source that reads anchors; NO_ANCHOR everywhere where none does."""
-    known = [state.anchor_day for state in states.values() if state.anchor_day is not None]
-    return known[0] if known else np.full(num_authors + 1, NO_ANCHOR, dtype=np.int32)
+    days = [state.anchor_day for state in states.values() if state.anchor_day is not None]
+    return days[0] if days else np.full(num_authors + 1, NO_ANCHOR, dtype=np.int32)

@@ -72,10 +72,10 @@ class PublishedRanker:
 
 def published_rankers(artifacts: Artifacts) -> list[str]:
     """Names of the rankers that are published, those with sources first. Raises ArtifactError where there is none."""
-    found = [kind for kind in artifacts.kinds() if is_ranker(kind) and artifacts.current(kind)]
-    if not found:
+    rankers = [kind for kind in artifacts.kinds() if is_ranker(kind) and artifacts.current(kind)]
+    if not rankers:
         raise ArtifactError("no ranker is published below storage.root; run the job train first")
-    return sorted(found, key=lambda name: (name == BASE, name))
+    return sorted(rankers, key=lambda name: (name == BASE, name))
 
 
 def is_ranker(kind: str) -> bool:
@@ -89,14 +89,14 @@ def is_ranker(kind: str) -> bool:
 
 def chosen_ranker(name: str | None, artifacts: Artifacts) -> str:
     """The ranker `name`, or the only one with sources that is published. Raises ArtifactError where that is not one."""
-    found = [ranker for ranker in published_rankers(artifacts) if ranker != BASE or name == BASE]
-    if name is not None and name in found:
+    rankers = [ranker for ranker in published_rankers(artifacts) if ranker != BASE or name == BASE]
+    if name is not None and name in rankers:
         return name
-    if name is None and len(found) == 1:
-        return found[0]
+    if name is None and len(rankers) == 1:
+        return rankers[0]
     wanted = f"ranker {name}" if name else "one ranker with sources"
     raise ArtifactError(
-        f"wanted {wanted}, published are {', '.join(found) or 'none'}; run the job train, or name one of these"
+        f"wanted {wanted}, published are {', '.join(rankers) or 'none'}; run the job train, or name one of these"
     )
 
 

@@ -27,10 +27,10 @@ def all_gather_rows(rows: Tensor, vectors: Tensor, capacity: int) -> tuple[Tenso
     padded_rows[: len(rows)] = rows
     padded = vectors.new_zeros(capacity, *vectors.shape[1:])
     padded[: len(rows)] = vectors
-    of_workers = [torch.empty_like(padded_rows) for _ in range(dist.get_world_size())]
+    their_rows = [torch.empty_like(padded_rows) for _ in range(dist.get_world_size())]
     their_vectors = [torch.empty_like(padded) for _ in range(dist.get_world_size())]
-    dist.all_gather(of_workers, padded_rows)
+    dist.all_gather(their_rows, padded_rows)
     dist.all_gather(their_vectors, padded)
-    all_rows = torch.cat(of_workers)
+    all_rows = torch.cat(their_rows)
     real = all_rows >= 0
     return all_rows[real], torch.cat(their_vectors)[real]

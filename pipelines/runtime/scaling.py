@@ -12,4 +12,4 @@ class TrainScaling:
     use_gpu: bool = False
     """One GPU a worker."""
     cpus_per_worker: int = 1
-    """CPUs a worker reserves, and threads it computes with where it has no GPU."""
+    """CPUs reserved per worker, and its compute threads where it has no GPU."""

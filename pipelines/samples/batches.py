@@ -1,4 +1,4 @@
-"""What training, evaluation and publishing read: the catalog, the anchors in force, a day's batches.
+"""What training, evaluation and publishing read: the catalog, the current anchors, a day's batches.
 
 Every worker makes these from storage by itself; the same tables give the same rows and the same order everywhere.
 """
@@ -63,9 +63,9 @@ class DayBatches:
         bounds = np.arange(count + 1) * size // count
         if size // count < world:
             raise ValueError(f"{size} examples in {count} batches are too few for {world} workers; use fewer workers")
-        mine = [np.arange(start + rank, end, world) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
-        self._columns = take(columns, np.concatenate(mine))
-        self._bounds = np.cumsum([0, *map(len, mine)])
+        own_rows = [np.arange(start + rank, end, world) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+        self._columns = take(columns, np.concatenate(own_rows))
+        self._bounds = np.cumsum([0, *map(len, own_rows)])
         self.global_sizes: list[int] = np.diff(bounds).tolist()
         """Rows of each batch over all workers."""
 

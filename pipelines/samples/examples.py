@@ -134,7 +134,7 @@ def history_of(
     if not len(clicks.ts_ms) or not len(ts_ms):
         return history, age, watch
     code = np.searchsorted(clicks.user_ids, user_id)
-    known = clicks.user_ids[np.minimum(code, len(clicks.user_ids) - 1)] == user_id
+    is_known = clicks.user_ids[np.minimum(code, len(clicks.user_ids) - 1)] == user_id
     # One sortable number per (user, time): clicks of a user stand together, in time order.
     first = min(int(clicks.ts_ms.min()), int(ts_ms.min()) - delay_ms)
     span = max(int(clicks.ts_ms.max()), int(ts_ms.max())) - first + 1
@@ -142,7 +142,7 @@ def history_of(
     end = np.searchsorted(key, code * span + (ts_ms - delay_ms - first), side="left")
     start = np.searchsorted(key, code * span, side="left")
     index = end[:, None] + np.arange(-length, 0)
-    real = (index >= start[:, None]) & known[:, None]
+    real = (index >= start[:, None]) & is_known[:, None]
     source = index[real]
     history[real] = clicks.author_id[source]
     moments = np.broadcast_to(ts_ms[:, None], index.shape)[real]
@@ -152,8 +152,8 @@ def history_of(
 
 def anchor_days(storage: Storage, before: str) -> tuple[Ints, NDArray[np.int32]]:
     """Authors with an anchor on a day before `before` (sorted), and the newest such day, in days since 1970."""
-    known = newest.read(storage, "anchors", before=before, columns=["author_id", "since"])
-    return known["author_id"].to_numpy(), known["since"].combine_chunks().cast("int32").to_numpy()
+    anchors = newest.read(storage, "anchors", before=before, columns=["author_id", "since"])
+    return anchors["author_id"].to_numpy(), anchors["since"].combine_chunks().cast("int32").to_numpy()
 
 
 def window(day: str, days: list[str], history_days: int) -> list[str]:
@@ -186,11 +186,11 @@ def _chunks(storage: Storage, config: ExamplesConfig, day: str, days: list[str])
     """A day's examples in time order (within a shard), `chunk_rows` at a time."""
     anchors = anchor_days(storage, day)
     for shard in range(config.shards):
-        mine = None
+        in_shard = None
         if config.shards > 1:
-            mine = pc.bit_wise_and(pc.field("user_id"), pa.scalar(config.shards - 1, pa.int64())) == shard
-        clicks = read_clicks(storage, window(day, days, config.history_days), mine)
-        impressions = storage.read("impressions", day, _EXAMPLE_COLUMNS, mine)
+            in_shard = pc.bit_wise_and(pc.field("user_id"), pa.scalar(config.shards - 1, pa.int64())) == shard
+        clicks = read_clicks(storage, window(day, days, config.history_days), in_shard)
+        impressions = storage.read("impressions", day, _EXAMPLE_COLUMNS, in_shard)
         impressions = impressions.sort_by([("ts_ms", "ascending"), ("impression_id", "ascending")])
         for start in range(0, impressions.num_rows, config.chunk_rows):
             yield _examples(impressions.slice(start, config.chunk_rows), clicks, anchors, config)

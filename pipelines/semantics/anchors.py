@@ -1,4 +1,4 @@
-"""The daily anchor batch: segments -> `anchors` and `rejections`, one row an author and day in one of the two.
+"""The daily anchor batch: segments -> `anchors` and `rejections`, one row per author and day in one of the two.
 
 The driver alone writes results, part by part, so a kill loses at most the rows in flight: the next run reads the
 finished parts and asks only for the keys that are missing. Re-running a finished day does nothing.

@@ -16,9 +16,9 @@ class PromptConfig:
     """How much of an author's day goes into the prompt."""
 
     num_frames: int = 4
-    """Keyframes an author (the paper takes about 20)."""
+    """Keyframes per author (the paper takes about 20)."""
     num_comments: int = 8
-    """Comments an author (the paper takes 32)."""
+    """Comments per author (the paper takes 32)."""
     max_speech_chars: int = 300
     """Characters of speech kept around one keyframe."""
 

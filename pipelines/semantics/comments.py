@@ -1,6 +1,6 @@
 """Which comments of an author's day the model reads: the most engaged viewers', each text once.
 
-SARM 3.1.2 keeps the top 32 comments a stream by engagement value and semantic relevance.
+SARM 3.1.2 keeps the top 32 comments per stream by engagement value and semantic relevance.
 """
 
 from collections.abc import Mapping, Sequence

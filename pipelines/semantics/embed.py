@@ -1,4 +1,4 @@
-"""Frozen embeddings of the anchors' text, by the model that wrote them: what two-stage variants read.
+"""Frozen embeddings of the anchors' text, by the model that wrote them: what two-stage rankers read.
 
 Reads anchors, writes `anchor_embeddings`, through Ray Data and vLLM's pooling task. A text that occurs twice is
 embedded once; a day whose embeddings came with the data is left as it is. Memory: the vectors of the days that are due.
@@ -28,8 +28,6 @@ from pipelines.tables.storage import Storage
 
 log = logging.getLogger(__name__)
 TABLE = "anchor_embeddings"
-READERS = ("sids", "mllm_target", "mllm_history")
-"""Kinds of two-stage variants that read them."""
 _LOG_EVERY_S = 5.0
 
 
@@ -148,9 +146,9 @@ def _table(rows: pa.Table, vectors: dict[str, npt.NDArray[np.float32]], model: s
         raise RuntimeError(
             f"the engine gave no vector for {len(missing)} texts, first {missing[0][:80]!r}; run it again"
         )
-    made = {
+    columns = {
         "author_id": rows["author_id"],
         "embedding": pa.array([vectors[text] for text in rows["text"].to_pylist()], pa.list_(pa.float32())),
         "model": pa.array([model] * rows.num_rows, pa.string()),
     }
-    return pa.table(made, schema=contract.spec(TABLE).schema)
+    return pa.table(columns, schema=contract.spec(TABLE).schema)

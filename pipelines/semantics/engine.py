@@ -1,6 +1,6 @@
 """Ray Data and vLLM: rows of (day, author) in, answers out. Knows prompts and engines, no tables to write.
 
-Read (keys) -> gather (segments to messages) -> vLLM through ray.data.llm with one JSON schema -> one flat row a key.
+Read (keys) -> gather (segments to messages) -> vLLM through ray.data.llm with one JSON schema -> one flat row per key.
 """
 
 import logging
@@ -53,7 +53,7 @@ class EngineConfig:
     num_engines: int = 1
     """Data-parallel engines."""
     batch_size: int = 64
-    """Rows a batch that travels between stages."""
+    """Rows per batch that travels between stages."""
     max_num_seqs: int = 64
     """Sequences that an engine decodes together."""
     max_model_len: int = 1024

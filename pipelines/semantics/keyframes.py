@@ -1,6 +1,6 @@
 """Which frames of an author's day the model sees: spread over the day, liked by viewers, unlike each other.
 
-SARM 3.1.2 samples about 20 keyframes a stream by content diversity and user feedback.
+SARM 3.1.2 samples about 20 keyframes per stream by content diversity and user feedback.
 """
 
 import io

@@ -31,9 +31,9 @@ class Staging:
     def read(self, day: str | None = None) -> pa.Table:
         """All finished rows (of a day), one per key, in the order of keys."""
         filesystem = self._storage.filesystem
-        found = sorted(info.path for info in filesystem.get_file_info(pafs.FileSelector(self.folder)))
+        paths = sorted(info.path for info in filesystem.get_file_info(pafs.FileSelector(self.folder)))
         parts = [
-            pq.read_table(path, schema=ANSWERS, filesystem=filesystem) for path in found if path.endswith(".parquet")
+            pq.read_table(path, schema=ANSWERS, filesystem=filesystem) for path in paths if path.endswith(".parquet")
         ]
         table = pa.concat_tables(parts) if parts else ANSWERS.empty_table()
         if day is not None:

@@ -109,7 +109,7 @@ def run(config: VocabularyConfig, run: Run) -> dict[str, Any]:
             artifacts.publish(KIND, Path(scratch), run_id, made_from)
     metrics = {"run_id": artifacts.current(KIND), "how": how, "days": days} | _measure(tokenizer, counted)
     log.info(
-        "tokenizer %s from %d days | %d merges | %.1f tokens an anchor, %.1f after merging",
+        "tokenizer %s from %d days | %d merges | %.1f tokens per anchor, %.1f after merging",
         how, len(days), metrics["merges"], metrics["base_tokens_mean"], metrics["live_tokens_mean"],
     )  # fmt: skip
     return metrics

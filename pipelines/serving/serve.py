@@ -46,7 +46,7 @@ class ServeConfig:
     request_timeout_s: float = 10.0
     """Requests that take longer are given up with 408."""
     high_throughput: bool = False
-    """HAProxy and throughput mode, several times more requests a second. HAProxy binds all interfaces whatever `host`
+    """HAProxy and throughput mode, several times more requests per second. HAProxy binds all interfaces whatever `host`
     says. Read when Ray starts: on a cluster, set the two variables on every node before `ray start` instead."""
     app: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of serve.app:build but for root, for example {replicas: 2, token_env: SERVE_TOKEN}: see ServeArgs in

@@ -1,6 +1,6 @@
 """The videos of a source folder: finding them, and turning one into rows of `segments`.
 
-What a Ray worker does for `ingest`; the job itself, its tables and its progress are in pipelines/ingest.py.
+What a Ray worker does for `ingest`; the job itself, its tables and its progress are in pipelines/sources/ingest.py.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ EXTENSIONS = frozenset(
 )
 """A file that ends so is a video; other files are none of our business."""
 
-SEGMENTS_A_TABLE = 16
+SEGMENTS_PER_TABLE = 16
 
 _REJECTED = pa.struct([pa.field(name, pa.string()) for name in ("key", "reason", "detail")])
 DECODED = pa.schema(
@@ -119,7 +119,7 @@ def _decode(clip: Clip, sampling: Sampling, day: date) -> Iterator[pa.Table]:
     midnight_ms = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
     video = Video(clip.path, sampling)
     rows: list[dict[str, Any]] = []
-    found = 0
+    num_segments = 0
     for piece in video.slices():
         start_s = piece.segment * sampling.segment_s
         said = by_segment.get(piece.segment, [])
@@ -137,15 +137,15 @@ def _decode(clip: Clip, sampling: Sampling, day: date) -> Iterator[pa.Table]:
                 "gifts": 0,
             }
         )
-        found += 1
-        if len(rows) == SEGMENTS_A_TABLE:
+        num_segments += 1
+        if len(rows) == SEGMENTS_PER_TABLE:
             yield pa.Table.from_pylist(rows, schema=DECODED)
             rows = []
     if rows:
         yield pa.Table.from_pylist(rows, schema=DECODED)
     if video.damage:
         refused.append(rejected(clip.key, "unreadable_video", video.damage))
-    elif not found:
+    elif not num_segments:
         refused.append(rejected(clip.key, "no_frames", "the file opens, but no picture comes out of it"))
     yield _done(clip, refused)
 
@@ -178,10 +178,10 @@ def _said(clip: Clip) -> tuple[list[chat.Comment], list[transcript.Line] | None,
 
 def _by_segment(comments: Sequence[chat.Comment], segment_s: int) -> dict[int, list[dict[str, Any]]]:
     """Comments in the form of the contract, by segment. Those after the last segment will find none, and are left."""
-    found: dict[int, list[dict[str, Any]]] = {}
+    by_segment: dict[int, list[dict[str, Any]]] = {}
     for comment, engagement in zip(comments, chat.engagement(comments), strict=True):
         segment = int(comment.offset_s // segment_s)
-        found.setdefault(segment, []).append(
+        by_segment.setdefault(segment, []).append(
             {
                 "user_id": stable_id(comment.commenter),
                 "offset_ms": int((comment.offset_s - segment * segment_s) * 1000),
@@ -189,4 +189,4 @@ def _by_segment(comments: Sequence[chat.Comment], segment_s: int) -> dict[int, l
                 "engagement": engagement,
             }
         )
-    return found
+    return by_segment

@@ -1,8 +1,8 @@
 """`ingest`: a folder of videos, with chat and transcripts where there are some, becomes one day of segments.
 
-    source/<author>/<live>.mp4                  one folder an author, one video a live; any container PyAV decodes
-    source/<author>/<live>.chat.json            optional, see pipelines/chat.py
-    source/<author>/<live>.transcript.jsonl     optional, see pipelines/transcript.py
+    source/<author>/<live>.mp4                  one folder per author, one video per live; any container PyAV decodes
+    source/<author>/<live>.chat.json            optional, see pipelines/sources/chat.py
+    source/<author>/<live>.transcript.jsonl     optional, see pipelines/sources/transcript.py
 
 Run: python -m pipelines ingest --config pipelines/configs/videos.yaml --set ingest.source=DIR
 """
@@ -63,21 +63,21 @@ def run(config: IngestConfig, run: Run) -> dict[str, Any]:
     from pipelines.sources import clips
 
     config, day = config, config.day.isoformat()
-    found, refused = clips.find(_folder(config.source))
-    if not found and not refused:
+    videos, refused = clips.find(_folder(config.source))
+    if not videos and not refused:
         raise ConfigError(
             f"ingest.source {config.source}: wanted author folders that hold videos, got none; put each author's "
             f"videos into a sub-folder named after the author (endings: {', '.join(sorted(clips.EXTENSIONS))})"
         )
     storage = run.storage
-    made_from = {"config": _settings_hash(config), "source": _source_hash(found, refused)}
+    made_from = {"config": _settings_hash(config), "source": _source_hash(videos, refused)}
     if all(storage.is_current(table, day, made_from) for table in ("segments", "authors")):
         log.info("ingest | day %s is up to date | nothing to do", day)
         return {**_counts(storage, day), "skipped": True}
     started = time.perf_counter()
-    progress = _Progress(total=len(found), refused=refused)
+    progress = _Progress(total=len(videos), refused=refused)
     with connected(run.cluster):
-        tables = progress.segments(_decoded(found, config))
+        tables = progress.segments(_decoded(videos, config))
         storage.write("segments", day, _files(tables, BYTES_PER_FILE), made_from)
     rejections.replace(storage, day, STAGE, progress.refused)
     storage.write("authors", day, _authors(storage, day, progress.authors), made_from)  # last: the day is done
@@ -102,25 +102,25 @@ def _settings_hash(config: IngestConfig) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _source_hash(found: "Sequence[Clip]", refused: Sequence[Any]) -> str:
+def _source_hash(videos: "Sequence[Clip]", refused: Sequence[Any]) -> str:
     """Hash of the files' names, sizes and times."""
     digest = hashlib.sha256(repr(refused).encode(errors="replace"))
-    for clip in found:
+    for clip in videos:
         for path in (clip.path, clip.chat, clip.transcript):
             state = Path(path).stat() if path else None
             digest.update(repr((clip.key, state and (state.st_size, state.st_mtime_ns))).encode())
     return digest.hexdigest()
 
 
-def _decoded(found: "Sequence[Clip]", config: IngestConfig) -> Iterator[pa.Table]:
-    """Tables of schema clips.DECODED in the order of `found`, decoded by Ray Data."""
+def _decoded(videos: "Sequence[Clip]", config: IngestConfig) -> Iterator[pa.Table]:
+    """Tables of schema clips.DECODED in the order of `videos`, decoded by Ray Data."""
     import ray.data
 
     from pipelines.sources import clips
 
-    if not found:
+    if not videos:
         return
-    items = ray.data.from_items([asdict(clip) for clip in found], override_num_blocks=min(len(found), MAX_BLOCKS))
+    items = ray.data.from_items([asdict(clip) for clip in videos], override_num_blocks=min(len(videos), MAX_BLOCKS))
     items.context.execution_options.preserve_order = True
     items.context.enable_progress_bars = False
     sampling = Sampling(**{name: getattr(config, name) for name in Sampling.__dataclass_fields__})
@@ -129,7 +129,7 @@ def _decoded(found: "Sequence[Clip]", config: IngestConfig) -> Iterator[pa.Table
         fn_kwargs={"sampling": sampling, "day": config.day},
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.TaskPoolStrategy(size=min(config.concurrency, len(found))),
+        compute=ray.data.TaskPoolStrategy(size=min(config.concurrency, len(videos))),
     )
     yield from decoded.iter_batches(batch_size=None, batch_format="pyarrow")
 
@@ -199,7 +199,7 @@ def _authors(storage: Storage, day: str, names: Iterable[str]) -> list[pa.Table]
     ours = pc.field("author_id").isin(pa.array(map(stable_id, names), pa.int64()))
     columns = contract.spec("authors").schema.names
     earlier = newest.read(storage, "authors", before=day, columns=columns, where=ours)
-    known = {row["author_id"]: row for row in earlier.to_pylist()}
+    by_author = {row["author_id"]: row for row in earlier.to_pylist()}
     rows = []
     for name in names:
         new = {
@@ -209,7 +209,7 @@ def _authors(storage: Storage, day: str, names: Iterable[str]) -> list[pa.Table]
             "tags": [],
             "first_live_day": date.fromisoformat(day),
         }
-        rows.append(known.get(new["author_id"], new))
+        rows.append(by_author.get(new["author_id"], new))
     if not rows:
         return []
     return [pa.Table.from_pylist(rows, schema=contract.spec("authors").schema).sort_by("author_id")]

@@ -196,13 +196,13 @@ def _followed_by(clicks: pa.Table, later: pa.Table) -> npt.NDArray[np.uint8]:
     first = ts.min(initial=0)
     # One sortable number per (pair, time); pairs are dense, so that it stays below 2 ** 63.
     key = pair * (ts.max(initial=0) - first + 1) + (ts - first)
-    of_click, of_event = key[: len(clicks)], key[len(clicks) :]
-    order = np.argsort(of_click, kind="stable")
-    at = np.searchsorted(of_click[order], of_event, side="right") - 1
+    click_key, event_key = key[: len(clicks)], key[len(clicks) :]
+    order = np.argsort(click_key, kind="stable")
+    at = np.searchsorted(click_key[order], event_key, side="right") - 1
     newest = order[np.maximum(at, 0)]
-    known = (at >= 0) & (pair[newest] == pair[len(clicks) :]) if len(clicks) else np.zeros(len(later), bool)
+    has_click = (at >= 0) & (pair[newest] == pair[len(clicks) :]) if len(clicks) else np.zeros(len(later), bool)
     result = np.zeros(len(clicks), np.uint8)
-    result[newest[known]] = 1
+    result[newest[has_click]] = 1
     return result
 
 
@@ -230,13 +230,13 @@ def _title_rows(name_ids: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.i
     distinct = np.unique(name_ids[name_ids != -1])
     if len(distinct) != count:
         raise ContractError(
-            f"title_embeddings.npy: wanted {len(distinct)} rows, one a distinct live_name_id, got {count}"
+            f"title_embeddings.npy: wanted {len(distinct)} rows, one per distinct live_name_id, got {count}"
         )
     return np.where(name_ids == -1, -1, np.searchsorted(distinct, name_ids))
 
 
 def _rooms(rooms: pa.Table, start: str, end: str, **texts: Any) -> pa.Table:
-    """One row a live: of a room that is listed on several dates the first one. Sorted by live_id before."""
+    """One row per live: of a room that is listed on several dates the first one. Sorted by live_id before."""
     ids = rooms["live_id"].to_numpy()
     first = np.ones(len(ids), bool)
     first[1:] = ids[1:] != ids[:-1]
@@ -258,30 +258,30 @@ def _rooms(rooms: pa.Table, start: str, end: str, **texts: Any) -> pa.Table:
 def _users(people: pa.Table, **columns: str) -> pa.Table:
     """`users` with each column's values as codes, in the order of the values; -1 where there is none."""
     people = people.sort_by("user_id")
-    made: dict[str, Any] = {"user_id": people["user_id"]}
+    coded: dict[str, Any] = {"user_id": people["user_id"]}
     for name in PROFILE:
         codes = np.full(len(people), -1, np.int16)
         if name in columns:
             shown = people[columns[name]].to_pylist()
             values = {value: code for code, value in enumerate(sorted({str(v) for v in shown if v is not None}))}
             codes = np.array([-1 if v is None else values[str(v)] for v in shown], np.int16)
-        made[name] = codes
-    return pa.table(made)
+        coded[name] = codes
+    return pa.table(coded)
 
 
 def _on_air(release: Release) -> tuple[pa.Table, pa.Table]:
     """The exposures whose room is on air (start <= t < end), and the others as rows of `rejections`."""
     rooms, exposures = release.rooms, release.exposures
-    known, lives, ts = rooms["live_id"].to_numpy(), exposures["live_id"].to_numpy(), exposures["ts_ms"].to_numpy()
-    at = np.minimum(np.searchsorted(known, lives), max(len(known) - 1, 0))
-    found = known[at] == lives if len(known) else np.zeros(len(lives), bool)
+    room_ids, lives, ts = rooms["live_id"].to_numpy(), exposures["live_id"].to_numpy(), exposures["ts_ms"].to_numpy()
+    at = np.minimum(np.searchsorted(room_ids, lives), max(len(room_ids) - 1, 0))
+    has_room = room_ids[at] == lives if len(room_ids) else np.zeros(len(lives), bool)
     start = rooms["start_ms"].to_numpy()[at]
     end = pc.fill_null(rooms["end_ms"], np.iinfo(np.int64).max).to_numpy()[at]
-    inside = found & (start <= ts) & (ts < end)
+    inside = has_room & (start <= ts) & (ts < end)
     lost = exposures.filter(pa.array(~inside)).to_pylist()
     rows = []
     for row, index in zip(lost, np.flatnonzero(~inside).tolist(), strict=True):
-        why = f"the room is on air from {start[index]} until before {end[index]}" if found[index] else "no such room"
+        why = f"the room is on air from {start[index]} until before {end[index]}" if has_room[index] else "no such room"
         key = f"user {row['user_id']}, live {row['live_id']}, at {row['ts_ms']}, row {index}"
         rows.append({"ts_ms": row["ts_ms"], "key": key, "reason": "not_on_air", "detail": why})
     schema = pa.schema([("ts_ms", pa.int64()), *((name, pa.string()) for name in ("key", "reason", "detail"))])
@@ -291,8 +291,8 @@ def _on_air(release: Release) -> tuple[pa.Table, pa.Table]:
 def _write_rooms(storage: Storage, release: Release) -> None:
     """Authors, anchors and title embeddings on the day their room began; of an author's rooms the newest one."""
     rooms = release.rooms.sort_by([("start_ms", "ascending"), ("live_id", "ascending")])
-    for day, here in _split(rooms, "start_ms"):
-        newest = {row["author_id"]: row for row in here.to_pylist()}
+    for day, rooms_of_day in _split(rooms, "start_ms"):
+        newest = {row["author_id"]: row for row in rooms_of_day.to_pylist()}
         storage.write("authors", day, [_table("authors", [_author(row, release.tags, day) for row in newest.values()])])
         storage.write("anchors", day, [_table("anchors", [_anchor(row, release.tags) for row in newest.values()])])
         if release.title_vectors is not None:
@@ -321,12 +321,12 @@ def _anchor(room: dict[str, Any], tags: dict[int, str]) -> dict[str, Any]:
 
 
 def _embedded(rooms: list[dict[str, Any]], vectors: npt.NDArray[np.float32]) -> pa.Table:
-    made = {
+    columns = {
         "author_id": [room["author_id"] for room in rooms],
         "embedding": [np.asarray(vectors[room["title_row"]], np.float32) for room in rooms],
         "model": ["title_embeddings"] * len(rooms),
     }
-    return pa.table(made, schema=contract.spec(embed.TABLE).schema)
+    return pa.table(columns, schema=contract.spec(embed.TABLE).schema)
 
 
 def _split(table: pa.Table, column: str) -> list[tuple[str, pa.Table]]:

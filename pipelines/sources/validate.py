@@ -49,9 +49,9 @@ def run(config: ValidateConfig, run: Run) -> dict[str, Any]:
             errors.append(f"table {name}: wanted a day below {storage.root}, got none; run the job that writes it")
         for day in present:
             check = _Check(storage, name, day, config.sample_frames if name == "segments" else 0)
-            found = check.errors()
-            print(f"{name:<20}{day}  {check.rows:>10,} rows  {f'{len(found)} error(s)' if found else 'ok'}")
-            errors.extend(found)
+            new_errors = check.errors()
+            print(f"{name:<20}{day}  {check.rows:>10,} rows  {f'{len(new_errors)} error(s)' if new_errors else 'ok'}")
+            errors.extend(new_errors)
             rows, days = rows + check.rows, days + 1
     if not days and not errors:
         raise ContractError(f"storage.root {storage.root}: wanted tables, got none; run `ingest` or `world` first")
@@ -67,7 +67,7 @@ class _Check:
         self.rows = 0
         self._storage, self._name, self._day = storage, name, day
         self._sample = sample_frames
-        self._found: dict[str, None] = {}
+        self._errors: dict[str, None] = {}
         self._keys: list[pa.Table] = []
         self._where = f"table {name}, day {day}"
 
@@ -78,10 +78,10 @@ class _Check:
         for file in readable:
             self._read(file, total)
         self._check_day()
-        return list(self._found)
+        return list(self._errors)
 
     def _note(self, error: object) -> None:
-        self._found.setdefault(str(error))
+        self._errors.setdefault(str(error))
 
     def _open(self, path: str) -> pq.ParquetFile | None:
         try:
@@ -100,23 +100,23 @@ class _Check:
             self._note(f"{self._where}: wanted readable pages, got {error}; replace the damaged file")
 
     def _check_batch(self, table: pa.Table, total: int) -> None:
-        found = contract.problems(table, self._name, self._day)
-        for error in found:
+        errors = contract.problems(table, self._name, self._day)
+        for error in errors:
             self._note(error)
         key = contract.spec(self._name).key
         try:
             self._keys.append(contract.conform(table, self._name, self._day, key))
         except ContractError as error:
             self._note(error)
-        if self._sample and not found:
+        if self._sample and not errors:
             for problem in self._bad_frames(table, total):
                 self._note(problem)
 
     def _check_day(self) -> None:
-        if not self.rows and not self._found:
+        if not self.rows and not self._errors:
             self._note(contract.empty_day(self._name, self._day))
         commit = self._storage.commit_of(self._name, self._day)
-        if commit is not None and commit.rows != self.rows and not self._found:
+        if commit is not None and commit.rows != self.rows and not self._errors:
             self._note(f"{self._where}: wanted the {commit.rows} rows committed, got {self.rows}; write the day again")
         if self._keys:
             try:

@@ -80,15 +80,15 @@ class Video:
 
     def _frames(self, pictures: "_Pictures", start_s: float, length_s: float) -> tuple[tuple[int, bytes], ...]:
         """Distinct pictures at the middles of equal parts of a segment; empty where the video has ended before it."""
-        found, last_s = [], -math.inf
+        frames, last_s = [], -math.inf
         for offset_s in self._sampling.offsets_s(length_s):
             time_s, frame = pictures.at(start_s + offset_s)
             if frame is None or (pictures.ended and time_s < start_s):
                 break
             if time_s > last_s:
-                found.append((int(offset_s * 1000), _jpeg(frame, self._sampling)))
+                frames.append((int(offset_s * 1000), _jpeg(frame, self._sampling)))
                 last_s = time_s
-        return tuple(found)
+        return tuple(frames)
 
 
 class _Pictures:

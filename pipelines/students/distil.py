@@ -23,8 +23,8 @@ from pipelines.runtime.run import Run
 from pipelines.runtime.scaling import TrainScaling
 from pipelines.semantics import prompt
 from pipelines.semantics.author_day import PromptConfig
-from pipelines.students import pairs as distil_data
 from pipelines.students.loop import LoopConfig
+from pipelines.students.pairs import Collator, Pair, load, vocabulary_texts
 from pipelines.students.student import StudentConfig
 from pipelines.tables import contract
 from pipelines.tables.fingerprint import digest
@@ -96,7 +96,7 @@ def run(config: DistilConfig, run: Run) -> dict[str, Any]:
     if config.base is None:
         from pipelines.students import student
 
-        student.create(config.student, distil_data.vocabulary_texts(rest), run.seed, start)
+        student.create(config.student, vocabulary_texts(rest), run.seed, start)
     del pairs, rest  # the workers read their own, and the machine may be theirs too
     with connected(run.cluster):
         trained = _fit(config, run, str(start), storage.url, work)
@@ -114,8 +114,8 @@ def run(config: DistilConfig, run: Run) -> dict[str, Any]:
     return {key: card[key] for key in ("seconds", "steps", "loss", "held_out")} | {"output": config.output}
 
 
-def _pairs(storage: Storage, config: DistilConfig) -> list[distil_data.Pair]:
-    pairs = distil_data.load(storage, config.prompt)
+def _pairs(storage: Storage, config: DistilConfig) -> list[Pair]:
+    pairs = load(storage, config.prompt)
     if len(pairs) <= config.held_out:
         raise contract.ContractError(
             f"tables segments and anchors: wanted more than distil.held_out = {config.held_out} author-days with an "
@@ -172,7 +172,7 @@ def _worker(raw: dict[str, Any]) -> None:
         module = torch.nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
     pairs = _pairs(Storage.open(raw["root"]), config)[config.held_out :]
     figures = train(
-        module, distil_data.Collator(processor), pairs, config.loop,
+        module, Collator(processor), pairs, config.loop,
         seed=raw["seed"], rank=rank, world_size=world_size, device=str(device),
         report=lambda row: raw["lines"].put_nowait(_line(row, config.loop)) if rank == 0 else None,
     )  # fmt: skip
@@ -208,7 +208,7 @@ def _line(row: dict[str, float], loop: LoopConfig) -> str:
     )
 
 
-def measure(checkpoint: Path, pairs: Sequence[distil_data.Pair], batch_size: int) -> dict[str, Any]:
+def measure(checkpoint: Path, pairs: Sequence[Pair], batch_size: int) -> dict[str, Any]:
     """Valid-JSON rate and exact agreement of each field on held-out pairs, generated greedily by transformers."""
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -217,7 +217,7 @@ def measure(checkpoint: Path, pairs: Sequence[distil_data.Pair], batch_size: int
 
     processor = AutoProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageTextToText.from_pretrained(checkpoint).eval()
-    collate = distil_data.Collator(processor)
+    collate = Collator(processor)
     written: dict[int, dict[str, list[str]]] = {}
     truth = {number: json.loads(pair.answer) for number, pair in enumerate(pairs)}
     with torch.inference_mode():

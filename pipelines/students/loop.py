@@ -1,6 +1,6 @@
 """The fine-tuning loop: plain torch, one process or many, for the small student and for a downloaded Qwen-VL alike.
 
-Knows nothing about Ray; `pipelines.distil` wires it to Ray Train.
+Knows nothing about Ray; `pipelines.students.distil` wires it to Ray Train.
 """
 
 import math
@@ -23,7 +23,7 @@ class LoopConfig:
     """How long and how fast to fine-tune."""
 
     batch_size: int = 32
-    """Pairs a step and worker."""
+    """Pairs per step and worker."""
     max_steps: int = 3000
     """Stops after so many steps."""
     max_seconds: float | None = None
@@ -71,13 +71,13 @@ class AnswerLoss(torch.nn.Module):
 
 
 def order(num_pairs: int, config: LoopConfig, seed: int, rank: int, world_size: int) -> Iterator[NDArray[np.int64]]:
-    """Indices of each step's pairs for one worker: every pass is a fresh permutation, shared out without overlap.
+    """Indices of each step's pairs for one worker: every epoch is a fresh permutation, shared out without overlap.
 
-    At least `max_steps` steps; what does not fill a step is left to the next pass.
+    At least `max_steps` steps; what does not fill a step is left to the next epoch.
     """
     per_step = config.batch_size * world_size
-    passes = math.ceil(config.max_steps / max(1, num_pairs // per_step))
-    for number in range(passes):
+    epochs = math.ceil(config.max_steps / max(1, num_pairs // per_step))
+    for number in range(epochs):
         shuffled = np.random.default_rng([seed, number]).permutation(num_pairs)
         if num_pairs < per_step:
             shuffled = np.resize(shuffled, per_step)

@@ -51,10 +51,10 @@ def run_trial(settings: "Settings", variant: Variant) -> dict[str, Any]:
     day = evaluate.day_of(settings.evaluate.day, storage)
     columns = read_examples(storage, day)
     scores = evaluate.score_day(ranker, states, day, columns)
-    of_model = {"model": scores}
+    by_model = {"model": scores}
     oracle = None
     if day in storage.days("oracle_impressions"):
-        of_model["oracle"] = oracle = evaluate.oracle_scores(storage, day, columns)
+        by_model["oracle"] = oracle = evaluate.oracle_scores(storage, day, columns)
     bounds = settings.evaluate.exposure_bounds
     some = collate(take(columns, slice(0, plan.batch_size)), ranker.catalog)
     record: dict[str, Any] = {
@@ -67,7 +67,7 @@ def run_trial(settings: "Settings", variant: Variant) -> dict[str, Any]:
         "cost": trial_cost(ranker.model, some, advance(states, day), progress, peak),
         "curve": progress.curve,
         "metrics": evaluate.measure(columns, scores),
-        "buckets": evaluate.by_exposure(storage, list(plan.keys), columns, of_model, bounds),
+        "buckets": evaluate.by_exposure(storage, list(plan.keys), columns, by_model, bounds),
     }
     if oracle is not None:
         record["oracle"] = evaluate.measure(columns, oracle)

@@ -336,25 +336,25 @@ def empty_day(name: str, day: str) -> ContractError:
 
 
 def problems(data: pa.Table, name: str, day: str) -> list[ContractError]:
-    """Everything that is wrong with the columns and values of `data`, one error a column; [] where all is well."""
-    found, sound = [], []
+    """Everything that is wrong with the columns and values of `data`, one error per column; [] where all is well."""
+    errors, sound = [], []
     missing = [column for column in spec(name).schema.names if column not in data.column_names]
     if missing:
-        found.append(missing_columns(name, day, missing, data.column_names))
+        errors.append(missing_columns(name, day, missing, data.column_names))
     for column in spec(name).schema.names:
         if column in missing:
             continue
         try:
             sound.append(conform(data, name, day, [column]))
         except ContractError as error:
-            found.append(error)
+            errors.append(error)
     for table in sound:
-        found.extend(value_errors(table, name, day))
-    return found
+        errors.extend(value_errors(table, name, day))
+    return errors
 
 
 def value_errors(data: pa.Table, name: str, day: str) -> Iterator[ContractError]:
-    """Values outside their range, one error a column, for those columns that `data` holds."""
+    """Values outside their range, one error per column, for those columns that `data` holds."""
     for column in data.column_names:
         values, where = data[column], f"table {name}, day {day}, column {column}"
         if column in TASKS_COLUMNS and name in ("impressions", "examples"):

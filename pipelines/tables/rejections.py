@@ -41,5 +41,5 @@ def of_stage(storage: Storage, day: str, stage: str, *, invert: bool = False) ->
     if not storage.holds(TABLE, day):
         return contract.spec(TABLE).schema.empty_table()
     table = storage.read(TABLE, day)
-    mine = pc.equal(table["stage"], stage)
-    return table.filter(pc.invert(mine) if invert else mine)
+    is_stage = pc.equal(table["stage"], stage)
+    return table.filter(pc.invert(is_stage) if invert else is_stage)

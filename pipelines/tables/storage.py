@@ -130,13 +130,13 @@ class Storage:
         if contract.spec(name).oracle and not self._oracle:
             raise ContractError(f"table {name} is the simulator's truth; this job may not read it")
         commit = self.commit_of(name, day)
-        found = self._parquet(name, day, commit)
-        if not found and commit is None:
+        files = self._parquet(name, day, commit)
+        if not files and commit is None:
             raise ContractError(
                 f"table {name}, day {day}: wanted Parquet files in {self.folder(name, day)}, got none; "
                 f"days present: {', '.join(self.days(name)) or 'none'}; run the job that writes {name} first"
             )
-        return found
+        return files
 
     def read(
         self, name: str, day: str, columns: list[str] | None = None, where: pc.Expression | None = None
@@ -191,10 +191,10 @@ class Storage:
             for number, chunk in enumerate(chunks):
                 chunk = contract.conform(chunk, name, day)
                 content = _parquet_bytes(chunk)
-                of_file = hashlib.sha256(content)
-                files.append(f"{UNCOMMITTED}{run}-{number:05d}-{of_file.hexdigest()[:16]}.parquet")
+                file_digest = hashlib.sha256(content)
+                files.append(f"{UNCOMMITTED}{run}-{number:05d}-{file_digest.hexdigest()[:16]}.parquet")
                 self.put(f"{folder}/{files[-1]}", content)
-                digest.update(of_file.digest())
+                digest.update(file_digest.digest())
                 keys.append(chunk.select(list(contract.spec(name).key)))
                 rows += chunk.num_rows
             if keys:

@@ -96,7 +96,7 @@ def _some(
 
 
 def plan_day(authors: list[Author], day: int, config: WorldConfig, seed: int) -> list[LivePlan]:
-    """The lives of one day, one an author on air, sorted by author id."""
+    """The lives of one day, one per author on air, sorted by author id."""
     rng = np.random.default_rng([seed, 2, day])
     start_of_day = day_start_ms(config.first_day, day)
     present = [a for a in authors if a.first_day <= day]

@@ -73,8 +73,8 @@ def _expose(users: Users, stage: Stage, start_of_day: int, config: WorldConfig, 
     moment = start_of_day + (np.clip(rng.normal(0.78, 0.15, size=count), 0.02, 0.985) * DAY_MS).astype(np.int64)
     parts = []
     for first in range(0, count, SESSIONS_PER_CHUNK):
-        here = slice(first, first + SESSIONS_PER_CHUNK)
-        parts.append(_sessions(users, stage, user[here], moment[here], config, rng))
+        sessions = slice(first, first + SESSIONS_PER_CHUNK)
+        parts.append(_sessions(users, stage, user[sessions], moment[sessions], config, rng))
     user, live, ts_ms = (np.concatenate([p[i] for p in parts]) for i in range(3))
     order = np.argsort(ts_ms, kind="stable")
     return Exposures(user=user[order], live=live[order], ts_ms=ts_ms[order])

@@ -23,7 +23,7 @@ class WorldConfig:
     num_users: int = 3000
     """Users; all exist from the first day."""
     impressions_per_day: int = 50_000
-    """Exposures a day, before rounding to whole sessions."""
+    """Exposures per day, before rounding to whole sessions."""
     session_length: int = 10
     """Exposures in a session."""
     num_groups: int = 16

@@ -19,7 +19,7 @@ from pipelines.tables import contract, newest
 from pipelines.tables.anchor_text import canonical_text
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
-from pipelines.world import authors as population
+from pipelines.world.authors import Author, day_name, make_authors, plan_day, true_anchor
 from pipelines.world.config import WorldConfig
 from pipelines.world.lexicon import CATEGORIES, FORMATS, SCENES, Lexicon, lexicon
 from pipelines.world.lives import LivePlan, segment_rows
@@ -39,13 +39,13 @@ def run(config: WorldConfig, run: Run) -> dict[str, Any]:
     config, seed = config, run.seed
     storage = run.storage
     words = lexicon(config.num_points, config.lexicon_seed)
-    everyone = population.make_authors(config, words, seed)
+    everyone = make_authors(config, words, seed)
     made_from = {"config": digest([FORMAT, asdict(config) | {"first_day": str(config.first_day)}, seed])}
     counts = {"authors": len(everyone), "lives": 0, "segments": 0, "impressions": 0}
     started = time.perf_counter()
     for day in range(config.num_days):
-        name = population.day_name(config.first_day, day)
-        plans = population.plan_day(everyone, day, config, seed)
+        name = day_name(config.first_day, day)
+        plans = plan_day(everyone, day, config, seed)
         watched = config.impressions and day >= config.warmup_days
         # Authors are written last: they tell that the day is whole.
         if not storage.is_current("authors", name, made_from):
@@ -80,7 +80,7 @@ def _write_content(
 ) -> None:
     if not storage.is_current("segments", name, made_from):
         storage.write("segments", name, _segments(plans, day, words, config, seed), made_from)
-    truth = [{"author_id": p.author_id} | population.true_anchor(p, words) for p in plans]
+    truth = [{"author_id": p.author_id} | true_anchor(p, words) for p in plans]
     storage.write("oracle_anchors", name, [_table("oracle_anchors", truth)], made_from)
     if config.teacher:
         storage.write("anchors", name, [_table("anchors", [_taught(row) for row in truth])], made_from)
@@ -115,7 +115,7 @@ def _write_authors(
     storage: Storage,
     name: str,
     day: int,
-    everyone: list[population.Author],
+    everyone: list[Author],
     config: WorldConfig,
     made_from: dict[str, str],
 ) -> None:

@@ -40,7 +40,7 @@ class FieldEncoder:
         return np.fromiter(ids, np.int64, int(counts.sum())), counts
 
     def words(self, fields_batch: Sequence[Sequence[str]]) -> list[Encoding]:
-        """Encodings of one or more fields each, with the number of every token's pre-token. Slower than ``ids``."""
+        """Encodings of one or more fields each, with the number of every token's pre-token. Slower than `ids`."""
         encodings: list[Encoding]
         if (texts := self._joinable(fields_batch)) is not None:
             assert self._joined is not None

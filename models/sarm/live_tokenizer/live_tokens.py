@@ -14,10 +14,10 @@ IntArray = npt.NDArray[np.int64]
 
 
 class LiveTokens:
-    """The tokens with ids from ``num_base`` on, made by the merges from ``num_base_merges`` on."""
+    """The tokens with ids from `num_base` on, made by the merges from `num_base_merges` on."""
 
     def __init__(self, state: State, num_base: int, num_base_merges: int) -> None:
-        """Raises ValueError where the merges of ``state`` do not make those tokens in the order of their ids."""
+        """Raises ValueError where the merges of `state` do not make those tokens in the order of their ids."""
         self.num_base = num_base
         self.num_base_merges = num_base_merges
         self.pieces: list[tuple[int, ...]] = []
@@ -48,7 +48,7 @@ class LiveTokens:
         return tuple(piece for i in ids for piece in (self.pieces[i - self.num_base] if i >= self.num_base else (i,)))
 
     def span(self, ids: IntArray) -> IntArray:
-        """How many base ids each id stands for; the shape of ``ids``."""
+        """How many base ids each id stands for; the shape of `ids`."""
         return self._span[ids]
 
     def cover(self, ids: IntArray) -> tuple[IntArray, npt.NDArray[np.int32]]:
@@ -64,7 +64,7 @@ class LiveTokens:
         return join(phrases, self._pairs, self.num_base)
 
     def extended(self, state: State, learned: Sequence[tuple[str, str]]) -> LiveTokens:
-        """Appends learnt merges to ``state``, the file that these tokens come from.
+        """Appends learnt merges to `state`, the file that these tokens come from.
 
         A merge whose token would spell what another token spells is left out, and so is what was learnt upon it: one
         string of the vocabulary stands for one sequence of base ids.
@@ -72,13 +72,13 @@ class LiveTokens:
         vocabulary, merges = state["model"]["vocab"], state["model"]["merges"]
         spelling = {index: token for token, index in vocabulary.items()}
         next_id = self.num_base + len(self.pieces)
-        made: dict[str, int] = {}
+        new_ids: dict[str, int] = {}
         for left, right in learned:
-            pair = [made.get(side, -1) if len(side) > 1 else ids_of(side)[0] for side in (left, right)]
+            pair = [new_ids.get(side, -1) if len(side) > 1 else ids_of(side)[0] for side in (left, right)]
             sides = [spelling.get(side, "") for side in pair]
             token = "".join(sides)
             if -1 not in pair and token not in vocabulary:
-                made[left + right] = vocabulary[token] = next_id
+                new_ids[left + right] = vocabulary[token] = next_id
                 spelling[next_id] = token
                 merges.append(sides)
                 next_id += 1

@@ -1,6 +1,6 @@
 """Byte pair encoding over token ids (SARM eq. 2), learnt by the trainer of the `tokenizers` library.
 
-The trainer works on text, so a token id becomes the character ``chr(0x10000 + id)``: the supplementary planes hold no
+The trainer works on text, so a token id becomes the character `chr(0x10000 + id)`: the supplementary planes hold no
 surrogates, white space or control characters and have room for a million ids. A phrase is the ids of one pre-token.
 """
 
@@ -47,9 +47,9 @@ def text_of(ids: Iterable[int]) -> str:
 def join(
     phrases: Sequence[str], pairs: Sequence[tuple[Sequence[int], Sequence[int]]], first_id: int
 ) -> list[list[int]]:
-    """The ids of phrases in which the merges ``pairs``, in their order, have joined what they can.
+    """The ids of phrases in which the merges `pairs`, in their order, have joined what they can.
 
-    Merge i joins two runs of ids and makes the id ``first_id + i``. Base merges rank before these, so over the ids of
+    Merge i joins two runs of ids and makes the id `first_id + i`. Base merges rank before these, so over the ids of
     one pre-token this gives what the whole tokenizer gives over its text.
     """
     merges = [(text_of(left), text_of(right)) for left, right in pairs]
@@ -60,10 +60,10 @@ def join(
     return [encoding.ids for encoding in joiner.encode_batch_fast(list(phrases), add_special_tokens=False)]
 
 
-def learn(found: Counter[str], min_frequency: int, max_merges: int) -> list[tuple[str, str]]:
-    """At most ``max_merges`` merges of pairs that the phrases hold at least ``min_frequency`` times, in order."""
+def learn(counts: Counter[str], min_frequency: int, max_merges: int) -> list[tuple[str, str]]:
+    """At most `max_merges` merges of pairs that the phrases hold at least `min_frequency` times, in order."""
     # A single id has no pair to merge. Sorted, so that the result does not depend on the order of the corpus.
-    weights = sorted((phrase, count) for phrase, count in found.items() if len(phrase) > 1)
+    weights = sorted((phrase, count) for phrase, count in counts.items() if len(phrase) > 1)
     trainer = BpeTrainer(
         vocab_size=len(set().union(*(phrase for phrase, _ in weights))) + max_merges,
         min_frequency=min_frequency,

@@ -1,7 +1,7 @@
 """The Live-Streaming Tokenizer (SARM 3.2.1): byte pair encoding over the token ids of the base tokenizer.
 
 One tokenizer.json holds the base tokenizer and, behind its tokens and merges, the live-streaming ones: the library's
-own ``Tokenizer.from_file(path).encode(field).ids`` are A'_s, and expanding them gives A_s. Each field of the anchor is
+own `Tokenizer.from_file(path).encode(field).ids` are A'_s, and expanding them gives A_s. Each field of the anchor is
 tokenised on its own, so no merge crosses the boundary between two fields. An update only appends merges: ids and rows
 that were given once never move.
 """
@@ -32,7 +32,7 @@ IntArray = npt.NDArray[np.int64]
 RowArray = npt.NDArray[np.int32]
 
 FORMAT = "live-streaming-tokenizer/2"
-"""What ``save`` writes and ``load`` reads."""
+"""What `save` writes and `load` reads."""
 TOKENIZER_FILE, STATE_FILE = "tokenizer.json", "live_streaming.json"
 _FIRST_BUCKET = CLS_ROW + 1
 _HASH_MULTIPLIER = 2_654_435_761
@@ -78,7 +78,7 @@ class LiveStreamingTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, config: TokenizerConfig, seen: Sequence[int], live: LiveTokens) -> None:
-        """``seen`` are the base ids with rows of their own, in the order of their rows."""
+        """`seen` are the base ids with rows of their own, in the order of their rows."""
         self.config = config
         self._tokenizer = tokenizer
         self._encoder = FieldEncoder(tokenizer)
@@ -106,20 +106,20 @@ class LiveStreamingTokenizer:
     def count(self, texts_fields: Iterable[Sequence[str]], like: Tokenizer | None = None) -> Counter[str]:
         """How often a corpus holds each phrase of base tokens (see merges.py); counts of corpora add up.
 
-        With ``like`` the first batch is checked against that base tokenizer: ValueError where the ids differ.
+        With `like` the first batch is checked against that base tokenizer: ValueError where the ids differ.
         """
-        found: Counter[str] = Counter()
+        phrases: Counter[str] = Counter()
         for batch in _batches(texts_fields):
-            if like is not None and not found:
+            if like is not None and not phrases:
                 self._check(batch, like)
-            found.update(merges.phrases(self._encoder.words(batch)))
+            phrases.update(merges.phrases(self._encoder.words(batch)))
         counts: Counter[str] = Counter()
-        for phrase, count in found.items():
+        for phrase, count in phrases.items():
             counts[merges.text_of(self._live.expand(merges.ids_of(phrase)))] += count
         return counts
 
     def train_on(self, counts: Counter[str]) -> LiveStreamingTokenizer:
-        """``train`` on a corpus that a blank tokenizer has counted."""
+        """`train` on a corpus that a blank tokenizer has counted."""
         return self._extended(counts, seen=merges.ids_of(sorted(set().union(*counts))))
 
     def update(self, texts_fields: Iterable[Sequence[str]]) -> LiveStreamingTokenizer:
@@ -130,7 +130,7 @@ class LiveStreamingTokenizer:
         return self.update_on(self.count(texts_fields))
 
     def update_on(self, counts: Counter[str]) -> LiveStreamingTokenizer:
-        """``update`` on a corpus that was counted."""
+        """`update` on a corpus that was counted."""
         return self._extended(counts, seen=self._seen)
 
     @property
@@ -143,13 +143,13 @@ class LiveStreamingTokenizer:
 
     @property
     def live_rows(self) -> TokenRows:
-        """Sizes of the tables for what ``encode_live`` gives."""
+        """Sizes of the tables for what `encode_live` gives."""
         rows = self.rows
         return TokenRows(num_base_rows=rows.num_base_rows + rows.num_live_rows - 1, num_live_rows=1)
 
     @property
     def base_vocabulary(self) -> int:
-        """Ids of the base tokenizer, its added tokens included; ``live_ids`` from here on are merged tokens."""
+        """Ids of the base tokenizer, its added tokens included; `live_ids` from here on are merged tokens."""
         return self._live.num_base
 
     @property
@@ -158,7 +158,7 @@ class LiveStreamingTokenizer:
         return _fingerprint(self._tokenizer.to_str(), self._state())
 
     def encode(self, fields_batch: Sequence[Sequence[str]]) -> AnchorTokens:
-        """Tokenise anchors, field after field. T is the longest of them, at most ``max_tokens``."""
+        """Tokenise anchors, field after field. T is the longest of them, at most `max_tokens`."""
         ids, counts = self._encoder.ids(fields_batch)
         base, live = self._live.cover(ids)
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._live.span(ids))])
@@ -184,13 +184,13 @@ class LiveStreamingTokenizer:
         return self.decode_live(self.live_ids(field))
 
     def spans(self, fields: Sequence[str]) -> list[tuple[int, int, int]]:
-        """Where each base token of an anchor stands: (field, first character, end), in the order of ``encode``.
+        """Where each base token of an anchor stands: (field, first character, end), in the order of `encode`.
 
-        [CLS] has no place and is left out; so is the tail beyond ``max_tokens``.
+        [CLS] has no place and is left out; so is the tail beyond `max_tokens`.
         """
         encoded = self._base.encode_batch(list(fields), add_special_tokens=False)
-        found = [(index, start, end) for index, field in enumerate(encoded) for start, end in field.offsets]
-        return found[: self.config.max_tokens - 1]
+        spans = [(index, start, end) for index, field in enumerate(encoded) for start, end in field.offsets]
+        return spans[: self.config.max_tokens - 1]
 
     @cached_property
     def _base(self) -> Tokenizer:
@@ -207,7 +207,7 @@ class LiveStreamingTokenizer:
         return ids
 
     def decode_live(self, ids: Sequence[int]) -> list[int]:
-        """The base ids that ``live_ids`` covers, in order."""
+        """The base ids that `live_ids` covers, in order."""
         return list(self._live.expand(ids))
 
     def live_text(self, row: int) -> str:
@@ -227,7 +227,7 @@ class LiveStreamingTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> LiveStreamingTokenizer:
-        """Read what ``save`` wrote. Raises ValueError when format or fingerprint differ, with both values."""
+        """Read what `save` wrote. Raises ValueError when format or fingerprint differ, with both values."""
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         if state.get("format") != FORMAT:
             raise ValueError(
@@ -265,11 +265,11 @@ class LiveStreamingTokenizer:
                 )
 
     def _extended(self, counts: Counter[str], seen: Sequence[int]) -> LiveStreamingTokenizer:
-        found: Counter[str] = Counter()
+        by_joined: Counter[str] = Counter()
         for joined, count in zip(self._live.join(list(counts)), counts.values(), strict=True):
-            found[merges.text_of(joined)] += count
+            by_joined[merges.text_of(joined)] += count
         state = json.loads(self._tokenizer.to_str())
-        live = self._live.extended(state, merges.learn(found, self.config.min_frequency, self.config.max_merges))
+        live = self._live.extended(state, merges.learn(by_joined, self.config.min_frequency, self.config.max_merges))
         return LiveStreamingTokenizer(Tokenizer.from_str(json.dumps(state)), self.config, seen, live)
 
     def _base_rows(self) -> RowArray:
@@ -281,7 +281,7 @@ class LiveStreamingTokenizer:
         return rows.astype(np.int32)
 
     def _anchors(self, base: RowArray, live: RowArray, lengths: IntArray) -> AnchorTokens:
-        """Anchors of rows that lie one after the other, ``lengths`` of them each: [CLS] before, the tail cut."""
+        """Anchors of rows that lie one after the other, `lengths` of them each: [CLS] before, the tail cut."""
         room = min(self.config.max_tokens - 1, int(lengths.max(initial=0)))
         tokens = AnchorTokens(
             base=np.full((len(lengths), 1 + room), PAD_ROW, dtype=np.int32),

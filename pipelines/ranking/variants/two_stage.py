@@ -50,9 +50,9 @@ class TagCodes(State):
         codes = [[self._code[t] for t in tags or () if t in self._code] for tags in people["tags"].to_pylist()]
         table = np.zeros((self._catalog.num_authors + 1, max([1, *map(len, codes)])), dtype=np.int64)
         rows = self._catalog.author_rows(people["author_id"].to_numpy())
-        for row, of_author in zip(rows.tolist(), codes, strict=True):
+        for row, author_codes in zip(rows.tolist(), codes, strict=True):
             if row:
-                table[row, : len(of_author)] = of_author
+                table[row, : len(author_codes)] = author_codes
         return (torch.from_numpy(table),)
 
     def save(self, folder: Path) -> None:
@@ -76,11 +76,11 @@ class FrozenEmbeddings(State):
 
     def advance(self, before: str) -> Inputs:
         """Embeddings [N+1, E] float32, zeros = none: the newest of every author before the day."""
-        found = newest.read(self._storage, _EMBEDDINGS, before=day_of(before), columns=["author_id", "embedding"])
-        rows = self._catalog.author_rows(found["author_id"].to_numpy())
-        vectors = found["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), self._table.shape[1])
-        known = rows > 0
-        self._table[torch.from_numpy(rows[known])] = torch.from_numpy(vectors[known])
+        embeddings = newest.read(self._storage, _EMBEDDINGS, before=day_of(before), columns=["author_id", "embedding"])
+        rows = self._catalog.author_rows(embeddings["author_id"].to_numpy())
+        vectors = embeddings["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), self._table.shape[1])
+        is_known = rows > 0
+        self._table[torch.from_numpy(rows[is_known])] = torch.from_numpy(vectors[is_known])
         return (self._table,)
 
 
@@ -92,8 +92,8 @@ class SemanticIdCodes(State):
         if context.learnt is not None:
             self._quantizer = ResidualQuantizer(centroids=load_file(context.learnt / _CENTROIDS)["centroids"])
         else:
-            (known,) = FrozenEmbeddings(context).advance(before=context.days[-1])
-            self._quantizer = ResidualQuantizer.fit(known[_present(known)], config.codes)
+            (current,) = FrozenEmbeddings(context).advance(before=context.days[-1])
+            self._quantizer = ResidualQuantizer.fit(current[_present(current)], config.codes)
         levels, clusters, _ = self._quantizer.centroids.shape
         self._first_of_level = 1 + torch.arange(levels) * clusters
         self._table = torch.zeros(context.catalog.num_authors + 1, levels, dtype=torch.int64)
@@ -113,9 +113,9 @@ class SemanticIdCodes(State):
 
 def _tags_of(storage: Storage, days: tuple[str, ...]) -> list[str]:
     """All tags that authors had while training on `days` of examples, sorted."""
-    known = [newest.read(storage, "authors", before=days[0], columns=["tags"])]
-    known += [storage.read("authors", day, ["tags"]) for day in storage.days("authors") if days[0] <= day < days[-1]]
-    return sorted({tag for rows in known for tags in rows["tags"].to_pylist() for tag in tags or ()})
+    tables = [newest.read(storage, "authors", before=days[0], columns=["tags"])]
+    tables += [storage.read("authors", day, ["tags"]) for day in storage.days("authors") if days[0] <= day < days[-1]]
+    return sorted({tag for rows in tables for tags in rows["tags"].to_pylist() for tag in tags or ()})
 
 
 def _width(storage: Storage) -> int:

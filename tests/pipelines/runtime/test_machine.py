@@ -40,19 +40,19 @@ def test_the_peak_is_above_the_start_and_stays(used: SimpleNamespace):
     with machine.MemoryWatch(every_s=0.01) as watch:
         used.gb = 9.0
         deadline = time.monotonic() + 10
-        while watch.peak_gb == 0 and time.monotonic() < deadline:
+        while watch.peak_gib == 0 and time.monotonic() < deadline:
             time.sleep(0.01)
         used.gb = 5.0
-    assert watch.peak_gb == pytest.approx(5.0)
+    assert watch.peak_gib == pytest.approx(5.0)
 
 
 def test_a_short_run_is_measured_too(used: SimpleNamespace):
     with machine.MemoryWatch(every_s=60) as watch:
         used.gb = 6.5
-    assert watch.peak_gb == pytest.approx(2.5)
+    assert watch.peak_gib == pytest.approx(2.5)
 
 
 def test_memory_given_back_is_no_peak(used: SimpleNamespace):
     with machine.MemoryWatch(every_s=60) as watch:
         used.gb = 1.0
-    assert watch.peak_gb == 0
+    assert watch.peak_gib == 0

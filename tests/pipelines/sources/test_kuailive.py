@@ -123,7 +123,7 @@ def test_titles_are_found_by_the_rank_of_their_id(tmp_path: Path) -> None:
     assert [(r["author_id"], r["embedding"]) for r in made["2025-05-05"]] == [(1, [2.0, 3.0])]
     assert [(r["author_id"], r["embedding"]) for r in made["2025-05-06"]] == [(2, [0.0, 1.0])]
     np.save(tmp_path / "in" / "title_embeddings.npy", np.zeros((2, 2), np.float32))
-    with pytest.raises(ContractError, match="wanted 3 rows, one a distinct live_name_id, got 2"):
+    with pytest.raises(ContractError, match="wanted 3 rows, one per distinct live_name_id, got 2"):
         run_job(kuailive, settings)
 
 
