@@ -141,7 +141,8 @@ def test_a_state_that_is_not_fit_to_serve_is_refused(
 def test_a_feature_that_all_authors_share_is_fine(tmp_path: Path) -> None:
     embedded = np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)
     embedded[:, 1] = 0.5
-    write(tmp_path, states={"embedding": embedded, "tags": np.zeros((ROWS, 2), np.int64)})
+    stored = write(tmp_path, states={"embedding": embedded, "tags": np.zeros((ROWS, 2), np.int64)})
+    assert np.array_equal(stored.states["embedding"], embedded)
 
 
 @pytest.mark.parametrize("name", ["../sarm", "sarm+tags", "Sarm", ""])
