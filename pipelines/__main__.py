@@ -69,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         settings = read_settings(args.config, args.set)
+        if args.job in CHAINS:
+            settings = settings.of_one_ranker()
         run_dir = Path(settings.run_dir)
         config.dump(settings, run_dir / "config" / f"{args.job}.yaml")
         started = time.perf_counter()

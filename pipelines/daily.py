@@ -30,7 +30,7 @@ JOBS = {
 def run(settings: "Settings") -> dict[str, Any]:
     """Runs the chain in one connection to Ray, and reports each job's figures under its name."""
     figures: dict[str, Any] = {}
-    settings, run = settings.of_one_ranker(), settings.open()
+    run = settings.open()
     with connected(settings.cluster):
         for number, (name, job) in enumerate(JOBS.items(), start=1):
             started = time.perf_counter()

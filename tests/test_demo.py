@@ -54,7 +54,7 @@ SMALLER: dict[str, Any] = {
     "demo.cards": CARDS,
 }  # fmt: skip
 """What the demo's own configuration is cut down to, so that a run takes two minutes."""
-CONTROL = {"anchors.swap_frames": SWAPPED}
+CONTROL = {"demo.swapped_frames": SWAPPED}
 
 
 @dataclass(frozen=True)

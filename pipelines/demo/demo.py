@@ -43,7 +43,7 @@ HEADLINES = ("metrics", "buckets")
 
 def run(settings: "Settings") -> dict[str, Any]:
     """Runs every stage, prints what happened, and returns the headline figures."""
-    settings, run = settings.of_one_ranker(), settings.open()
+    run = settings.open()
     run_dir = run.folder
     if settings.demo.fresh:
         _empty(run_dir)

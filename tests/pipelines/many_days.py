@@ -37,7 +37,7 @@ class Platform:
         self.settings = replace(
             settings,
             examples=replace(settings.examples, history_days=2),
-            train=replace(settings.train, variants=("sarm",)),
+            train=replace(settings.train, base=False),
         )
         self.day = 0
         self._storage = Storage.open(self.settings.storage.root)
