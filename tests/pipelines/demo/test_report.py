@@ -33,7 +33,10 @@ SECTIONS = {
 @pytest.fixture(scope="module")
 def content() -> dict[str, Any]:
     """A full report.json with made-up numbers."""
-    variants = {"base": 0.0, "sarm": 0.021, "oracle": 0.058}
+    return run_content() | anchors_content() | ranking_content() | serving_content()
+
+
+def run_content() -> dict[str, Any]:
     return {
         "date": "2026-01-02",
         "seed": 7,
@@ -52,6 +55,11 @@ def content() -> dict[str, Any]:
             "serve": 46.0,
         },
         "world": {"authors": 448, "lives": 2901, "segments": 23208, "impressions": 210000},
+    }
+
+
+def anchors_content() -> dict[str, Any]:
+    return {
         "distil": {
             "seconds": 1720.0,
             "steps": 1800,
@@ -78,6 +86,12 @@ def content() -> dict[str, Any]:
             "live_tokens_mean": 19.6,
             "examples": ["night market", "retro arcade revival", "home cooks"],
         },
+    }
+
+
+def ranking_content() -> dict[str, Any]:
+    variants = {"base": 0.0, "sarm": 0.021, "oracle": 0.058}
+    return {
         "train": {"base": trained(0.46, 3900.1, 1), "sarm": trained(0.445, 2810.4, 2)},
         "metrics": {name: quality(offset) for name, offset in variants.items()},
         "buckets": [
@@ -97,6 +111,11 @@ def content() -> dict[str, Any]:
             ],
         },
         "analysis": analysis(),
+    }
+
+
+def serving_content() -> dict[str, Any]:
+    return {
         "publish": {
             "rows": 449,
             "authors_with_anchor": 441,
