@@ -62,7 +62,7 @@ def run(config: IngestConfig, run: Run) -> dict[str, Any]:
     """
     from pipelines.sources import clips
 
-    config, day = config, config.day.isoformat()
+    day = config.day.isoformat()
     videos, refused = clips.find(_folder(config.source))
     if not videos and not refused:
         raise ConfigError(

@@ -82,7 +82,7 @@ class DistilConfig:
 
 def run(config: DistilConfig, run: Run) -> dict[str, Any]:
     """Reads segments, authors and a teacher's `anchors`; writes a checkpoint folder with its card and manifest."""
-    config, started = config, time.perf_counter()
+    started = time.perf_counter()
     if config.base is not None and not (Path(config.base) / "config.json").is_file():
         raise ConfigError(
             f"distil.base {config.base}: wanted a folder with config.json, got none; download a Qwen-VL first"

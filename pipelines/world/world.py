@@ -36,7 +36,7 @@ LIVES_PER_CHUNK = 256
 
 def run(config: WorldConfig, run: Run) -> dict[str, Any]:
     """Writes authors, users, segments, events, impressions and the oracle's tables, one day after another."""
-    config, seed = config, run.seed
+    seed = run.seed
     storage = run.storage
     words = lexicon(config.num_points, config.lexicon_seed)
     everyone = make_authors(config, words, seed)
