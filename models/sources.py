@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.batch import RankingBatch
@@ -34,13 +35,20 @@ class Representations(NamedTuple):
     """[B, .] each, of the user."""
 
 
-class Fresh(NamedTuple):
-    """Vectors that a training step made, for the memory bank."""
+class Encoded(NamedTuple):
+    """Vectors of authors that the training steps of one window share."""
 
     rows: Tensor
     """[A] int64, the authors that were encoded, ascending."""
     vectors: Tensor
-    """[A, 2, D], detached."""
+    """[A, 2, D], what steps learn from: with a gradient."""
+
+    def of(self, rows: Tensor, otherwise: Tensor) -> Tensor:
+        """Author rows [R] -> their vectors [R, 2, D]; those of `otherwise` [R, 2, D] where an author is not encoded."""
+        place = torch.searchsorted(self.rows, rows).clamp(max=len(self.rows) - 1)
+        # An embedding lookup, because its gradient is deterministic and fast where plain indexing's is not.
+        found = F.embedding(place, self.vectors.flatten(1)).view_as(otherwise)
+        return torch.where((self.rows[place] == rows)[:, None, None], found, otherwise)
 
 
 class Learnt(NamedTuple):
@@ -51,8 +59,6 @@ class Learnt(NamedTuple):
     """Scalar, a loss of its own; None where it has none."""
     aux_weight: float = 0.0
     """Its weight beside the losses of the tasks."""
-    fresh: Fresh | None = None
-    """None where nothing is encoded."""
 
 
 class Source(nn.Module, ABC):
@@ -89,8 +95,16 @@ class Source(nn.Module, ABC):
         """The table [N+1, ...] that is read, row 0 of an author who is not known; `ids` are the ranker's authors."""
         return inputs[0]
 
-    def learn(self, batch: RankingBatch, inputs: Inputs, bank: MemoryBank | None, ids: IdTable) -> Learnt:
-        """A training step's part. Reads the bank and never writes it."""
+    def encode(
+        self, batches: Sequence[RankingBatch], inputs: Inputs, bank: MemoryBank | None, ids: IdTable
+    ) -> Encoded | None:
+        """The authors that steps over these batches share, each encoded once; None where nothing is encoded."""
+        return None
+
+    def learn(
+        self, batch: RankingBatch, inputs: Inputs, encoded: Encoded | None, bank: MemoryBank | None, ids: IdTable
+    ) -> Learnt:
+        """A training step's part; `encoded` is what `encode` made of its window. Reads the bank and never writes it."""
         table = self.table(inputs, ids)
         read = self.of_history(table)
         history = None if read is None else read[batch.history]
@@ -112,7 +126,7 @@ class Source(nn.Module, ABC):
         return None
 
     def most_encoded(self, rows: int) -> int:
-        """Most authors that a training step over so many rows encodes."""
+        """Most authors that are encoded for steps over so many rows."""
         return 0
 
     def encode_plainly(self, authors: Tensor, inputs: Inputs, ids: IdTable) -> None:

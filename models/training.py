@@ -1,10 +1,11 @@
-"""One training step of a ranker: what its sources learn from the batch, and the loss (SARM eq. 12 to 15)."""
+"""Training steps of a ranker: what sources learn from a batch, the loss (SARM eq. 12 to 15), and windows of steps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from models import TASKS
@@ -12,7 +13,7 @@ from models.batch import RankingBatch
 from models.composed import ComposedRanker
 from models.losses import multi_task_bce
 from models.sarm.memory_bank import MemoryBank
-from models.sources import Fresh, Inputs
+from models.sources import Encoded, Inputs
 
 
 class TrainingStep(NamedTuple):
@@ -22,12 +23,10 @@ class TrainingStep(NamedTuple):
     """Scalar to call backward on."""
     parts: dict[str, Tensor]
     """Detached scalars: rec, aux (0 without sources that have a loss of their own) and each task by its name."""
-    fresh: dict[str, Fresh]
-    """By source, what `MemoryBank.write` takes."""
 
 
 class TrainingRanker(nn.Module):
-    """The training step as one `forward`, for DistributedDataParallel to wrap: every parameter takes part.
+    """The training step as one `forward`, over authors that `encode` has encoded.
 
     The step reads banks and never writes them: the loop does, with the rows of every worker.
 
@@ -58,11 +57,22 @@ class TrainingRanker(nn.Module):
         self.model.check_inputs(inputs)
         self._inputs = inputs
 
-    def forward(self, batch: RankingBatch, banks: Mapping[str, MemoryBank]) -> TrainingStep:
-        """The loss of one batch; `banks` are those of the sources that have one."""
+    def encode(self, batches: Sequence[RankingBatch], banks: Mapping[str, MemoryBank]) -> dict[str, Encoded]:
+        """By source that encodes, the authors of the batches; `banks` are those of the sources that have one."""
+        ids = self.model.ranker.authors
+        made = {
+            name: source.encode(batches, self.inputs[name], banks.get(name), ids) for name, source in self.model.items()
+        }
+        return {name: encoded for name, encoded in made.items() if encoded is not None}
+
+    def forward(
+        self, batch: RankingBatch, banks: Mapping[str, MemoryBank], encoded: Mapping[str, Encoded]
+    ) -> TrainingStep:
+        """The loss of one batch, whose authors are among the `encoded` of their sources."""
         ids = self.model.ranker.authors
         learnt = {
-            name: source.learn(batch, self.inputs[name], banks.get(name), ids) for name, source in self.model.items()
+            name: source.learn(batch, self.inputs[name], encoded.get(name), banks.get(name), ids)
+            for name, source in self.model.items()
         }
         per_task = multi_task_bce(self.model(batch, [part.representations for part in learnt.values()]), batch.labels)
         recommendation = loss = per_task.sum()
@@ -75,5 +85,34 @@ class TrainingRanker(nn.Module):
         return TrainingStep(
             loss=loss,
             parts={name: value.detach() for name, value in parts.items()},
-            fresh={name: part.fresh for name, part in learnt.items() if part.fresh is not None},
         )
+
+
+class Window:
+    """Consecutive training steps that share one encoding of their authors.
+
+    The steps read the vectors as they were at its start, and gather their gradients there. `backward` takes their sum
+    through the encoders, once. Until then what only the encoders use has no gradient, and an optimizer that skips
+    parameters without one, as torch's do, leaves it where it is.
+
+    Example:
+        >>> from models.catalog import CatalogSizes
+        >>> from models.ranker import RankerConfig
+        >>> sizes = CatalogSizes(num_users=2, num_authors=3, profile_cardinalities=(2,), num_categories=2)
+        >>> window = Window(TrainingRanker(ComposedRanker(RankerConfig(), sizes)), batches=[], banks={})
+        >>> window.encoded  # without sources nothing is encoded
+        {}
+        >>> window.backward()
+    """
+
+    def __init__(self, step: TrainingRanker, batches: Sequence[RankingBatch], banks: Mapping[str, MemoryBank]) -> None:
+        self._made = step.encode(batches, banks)
+        self.encoded = {name: Encoded(of.rows, of.vectors.detach().requires_grad_()) for name, of in self._made.items()}
+        """What the steps read, by source."""
+
+    def backward(self) -> None:
+        """Adds the encoders' gradients to those of the last step."""
+        for name, made in self._made.items():
+            gradient = self.encoded[name].vectors.grad
+            if gradient is not None:
+                torch.autograd.backward(made.vectors, gradient)

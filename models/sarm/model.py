@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from models.sarm.author_identity import AuthorIdentity, AuthorMean
 from models.sarm.choice import choose_authors, distinct_histories
 from models.sarm.memory_bank import MemoryBank
 from models.sarm.user_interest import UserInterest
-from models.sources import Fresh, Inputs, Learnt, Representations, Source
+from models.sources import Encoded, Inputs, Learnt, Representations, Source
 
 REPRESENTATIONS = ("cls", "tar", "uin")
 """What SARM adds to the ranker, in the order of eq. 11."""
@@ -61,8 +62,10 @@ class SARMConfig:
     """Hidden width of the auxiliary head."""
     aux_weight: float = 0.1
     """lambda of eq. 15."""
+    history_gradient: bool = False
+    """Whether [UIN] also teaches the encoder, by authors of the history that the window has encoded."""
     encode_budget: int | None = None
-    """Most authors that a training step encodes with gradient; None = all of the batch."""
+    """Most authors that are encoded with gradient for a window of steps; None = all of their targets."""
     encode_chunk: int = 128
     """Authors encoded together, sorted by length: more work that is shared, and more padding in attention."""
 
@@ -177,33 +180,40 @@ class SARM(Source):
         logit: Tensor = self.aux_head(target.flatten(1)).squeeze(-1)
         return logit
 
-    def learn(self, batch: RankingBatch, inputs: Inputs, bank: MemoryBank | None, ids: IdTable) -> Learnt:
-        """Encodes the chosen authors with gradient; the others and all histories come from the bank (eq. 8)."""
+    def encode(
+        self, batches: Sequence[RankingBatch], inputs: Inputs, bank: MemoryBank | None, ids: IdTable
+    ) -> Encoded | None:
+        """The chosen target authors of the batches."""
         assert bank is not None
         base, live = inputs
-        authors, of_row, counts = torch.unique(batch.author, return_inverse=True, return_counts=True)
-        chosen = choose_authors(authors, counts, bank.written_step[authors], self.config.encode_budget)
-        rows = authors[chosen]
-        fresh = torch.stack(self.encode_authors(rows, base[rows], live[rows], ids), dim=1)
-        vectors = bank.read(authors).index_copy(0, chosen, fresh)
-        # An embedding lookup, because its gradient is deterministic and fast where plain indexing's is not.
-        target = F.embedding(of_row, vectors.flatten(1)).view(batch.size, 2, -1)
+        authors, counts = torch.unique(torch.cat([batch.author for batch in batches]), return_counts=True)
+        rows = authors[choose_authors(authors, counts, bank.written_step[authors], self.config.encode_budget)]
+        return Encoded(rows, torch.stack(self.encode_authors(rows, base[rows], live[rows], ids), dim=1))
+
+    def learn(
+        self, batch: RankingBatch, inputs: Inputs, encoded: Encoded | None, bank: MemoryBank | None, ids: IdTable
+    ) -> Learnt:
+        """Reads the targets that are encoded there; the others and all histories come from the bank (eq. 8)."""
+        assert encoded is not None and bank is not None
+        target = encoded.of(batch.author, bank.read(batch.author))
         cls, tar = target.unbind(dim=1)
         aux_logit = self.aux_head(torch.cat([cls, tar], dim=-1)).squeeze(-1)
         return Learnt(
-            self._chosen(cls, tar, self._learnt_interest(batch, bank)),
+            self._chosen(cls, tar, self._learnt_interest(batch, encoded, bank)),
             aux=auxiliary_bce(aux_logit, batch.labels[:, TASKS.index("click")]),
             aux_weight=self.config.aux_weight,
-            fresh=Fresh(rows, fresh.detach()),
         )
 
-    def _learnt_interest(self, batch: RankingBatch, bank: MemoryBank) -> Tensor | None:
+    def _learnt_interest(self, batch: RankingBatch, encoded: Encoded, bank: MemoryBank) -> Tensor | None:
         if "uin" not in self.config.representations:
             return None
         # Impressions of one request share their history, and [UIN] depends on nothing else: compute each one once.
         first, of_row = distinct_histories(batch)
         authors = Distinct(batch.history[first])
-        vectors = bank.read_part(authors.ids, self.history_part)
+        if self.config.history_gradient:
+            vectors = encoded.of(authors.ids, bank.read(authors.ids))[:, self.history_part]
+        else:
+            vectors = bank.read_part(authors.ids, self.history_part)
         return F.embedding(of_row, self.interest.packed(vectors, authors, batch.history_mask[first]))
 
     def memory_bank(self, num_authors: int, device: torch.device) -> MemoryBank:

@@ -5,15 +5,14 @@ Once through the time keys in order: before each, the sources move forward; then
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from models.batch import RankingBatch
 from models.catalog import Catalog
@@ -21,7 +20,7 @@ from models.composed import ComposedRanker, Sources
 from models.optimizer import param_groups
 from models.sarm.memory_bank import MemoryBank
 from models.sources import Inputs, SourceSpec
-from models.training import TrainingRanker, TrainingStep
+from models.training import TrainingRanker, TrainingStep, Window
 from pipelines.ranking.checkpoint import (
     CATALOG,
     CATEGORIES,
@@ -35,7 +34,7 @@ from pipelines.ranking.checkpoint import (
 from pipelines.ranking.plan import TrainingPlan
 from pipelines.ranking.variants import SOURCES
 from pipelines.ranking.variants.source import Context, State
-from pipelines.ranking.worker import Worker, all_gather_rows
+from pipelines.ranking.worker import Worker, all_gather_rows, average_gradients
 from pipelines.samples.batches import DayBatches, build_catalog, read_examples
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.storage import Storage
@@ -56,8 +55,6 @@ class Loop:
         banks = {name: source.memory_bank(model.sizes.num_authors, worker.device) for name, source in model.items()}
         self.banks = {name: bank for name, bank in banks.items() if bank is not None}
         """Of the sources that have one."""
-        step: nn.Module = self.step
-        self._wrapped = DistributedDataParallel(step, broadcast_buffers=False) if worker.world_size > 1 else step
         rates = {"lr_ids": plan.lr_ids, "lr_encoder": plan.lr_encoder, "lr_dense": plan.lr_dense}
         groups = param_groups(self.step, **rates, l2_ids=plan.l2_ids)
         self.optimizer = torch.optim.Adam(groups, fused=True)
@@ -72,30 +69,45 @@ class Loop:
     def train_key(self, key: str, inputs: Mapping[str, Inputs], batches: DayBatches) -> None:
         """Once through the batches of a time key, with what the sources knew before it."""
         self.step.inputs = {name: tuple(part.to(self.worker.device) for part in of) for name, of in inputs.items()}
-        self._wrapped.train()
+        self.step.train()
         self._clock, self._cpu_clock = time.perf_counter(), time.process_time()
-        for batch, size in zip(batches, batches.global_sizes, strict=True):
-            self._train_step(batch.to(self.worker.device), size)
-            if self.progress.step % self.plan.log_every == 0:
-                self._log(key)
+        for window in _windows(batches, self.plan.encode_window):
+            self._train_window(key, [batch.to(self.worker.device) for batch, _ in window], [size for _, size in window])
         if self._since:
             self._log(key)
         self.progress.done.append(key)
 
-    def _train_step(self, batch: RankingBatch, size: int) -> None:
+    def _train_window(self, key: str, batches: Sequence[RankingBatch], sizes: Sequence[int]) -> None:
+        """Steps that share one encoding of their authors; `sizes` are rows of each batch over all workers."""
+        window = Window(self.step, batches, self.banks)
+        for index, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
+            is_last = index == len(batches) - 1
+            self._train_step(batch, size, window, is_last=is_last)
+            if is_last:
+                self._write_banks(window, sizes)
+            if self.progress.step % self.plan.log_every == 0:
+                self._log(key)
+
+    def _write_banks(self, window: Window, sizes: Sequence[int]) -> None:
+        # A worker's batch is at most one row larger than another's.
+        most = sum(size // self.worker.world_size + 1 for size in sizes)
+        for name, encoded in window.encoded.items():
+            capacity = self.model.source(name).most_encoded(most)
+            rows, vectors = all_gather_rows(encoded.rows, encoded.vectors.detach(), capacity)
+            self.banks[name].write(rows, vectors, self.progress.step - 1)
+            self.progress.encoded += len(rows)
+
+    def _train_step(self, batch: RankingBatch, size: int, window: Window, *, is_last: bool) -> None:
         progress = self.progress
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * self.plan.rate_at(progress.step)
         self.optimizer.zero_grad()
-        result: TrainingStep = self._wrapped(batch, self.banks)
+        result: TrainingStep = self.step(batch, self.banks, window.encoded)
         torch.autograd.backward(result.loss)
+        if is_last:
+            window.backward()
+        average_gradients(self.step.parameters())
         self.optimizer.step()
-        for name, fresh in result.fresh.items():
-            # A worker's batch is at most one row larger than another's.
-            capacity = self.model.source(name).most_encoded(size // self.worker.world_size + 1)
-            rows, vectors = all_gather_rows(fresh.rows, fresh.vectors, capacity)
-            self.banks[name].write(rows, vectors, progress.step)
-            progress.encoded += len(rows)
         progress.step += 1
         progress.examples += size
         self._since += 1
@@ -152,6 +164,13 @@ class Loop:
             self.banks[name] = MemoryBank.load(folder / bank_file(name), self.worker.device)
         self.progress = read_progress(folder)
         self._first_step = self.progress.step
+
+
+def _windows(batches: DayBatches, length: int) -> Iterator[list[tuple[RankingBatch, int]]]:
+    """Batches and their rows over all workers, so many at a time; the last window of a time key may be shorter."""
+    sized = zip(batches, batches.global_sizes, strict=True)
+    while window := list(islice(sized, length)):
+        yield window
 
 
 def train(

@@ -44,6 +44,8 @@ class TrainConfig:
     """Newest days of examples that are left out."""
     batch_size: int = 256
     """Examples per step, of all workers together."""
+    encode_window: int = 1
+    """Consecutive steps that share one encoding of their authors, and one step of what encodes them."""
     lr_ids: float = 0.01
     """Adam's learning rate for id tables."""
     lr_encoder: float = 0.00075
@@ -75,8 +77,11 @@ class TrainConfig:
             raise ValueError(f"sources: wanted some of {', '.join(SOURCES)}, each once, got {list(self.sources)}")
         if self.ranker.extra_dim:
             raise ValueError(f"ranker: sources set its extra widths; leave them at 0, got {self.ranker}")
-        if min(self.batch_size, self.log_every, self.scaling.num_workers, self.scaling.cpus_per_worker) < 1:
-            raise ValueError("batch_size, log_every and the scaling's num_workers and cpus_per_worker must be >= 1")
+        counts = (self.batch_size, self.encode_window, self.log_every)
+        if min(*counts, self.scaling.num_workers, self.scaling.cpus_per_worker) < 1:
+            raise ValueError(
+                "batch_size, encode_window, log_every and the scaling's num_workers and cpus_per_worker must be >= 1"
+            )
         if min(self.test_days, self.max_failures, self.warmup_steps, self.l2_ids) < 0 or not 0 <= self.end_rate <= 1:
             raise ValueError("test_days, max_failures, warmup_steps and l2_ids must be >= 0, end_rate in 0..1")
 
@@ -112,6 +117,8 @@ class TrainingPlan:
     """Users and authors known by this day get rows."""
     batch_size: int
     """Examples per step, of all workers together."""
+    encode_window: int
+    """Steps that share one encoding of their authors; never of two keys."""
     lr_ids: float
     lr_encoder: float
     lr_dense: float
@@ -161,6 +168,7 @@ def make_plan(
         rows=tuple(storage.dataset("examples", day).count_rows() for day in days),
         catalog_until=storage.days("examples")[-1],
         batch_size=config.batch_size,
+        encode_window=config.encode_window,
         lr_ids=config.lr_ids,
         lr_encoder=config.lr_encoder,
         lr_dense=config.lr_dense,

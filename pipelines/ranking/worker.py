@@ -1,10 +1,11 @@
 """One worker of data-parallel training, and what workers exchange. Knows torch.distributed, not Ray."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,6 +15,18 @@ class Worker:
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Gives every worker the mean of all workers' gradients, in one exchange; each must have those of the same ones."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    total = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(total)
+    total /= dist.get_world_size()
+    for gradient, mean in zip(gradients, total.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def all_gather_rows(rows: Tensor, vectors: Tensor, capacity: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from models.sarm.memory_bank import MemoryBank
 from models.sarm.rollout import token_importance
 from models.sources import Inputs, SourceSpec
 from models.sync_batch_norm import SyncBatchNorm1d
-from models.training import TrainingRanker
+from models.training import TrainingRanker, Window
 from models.two_stage import (
     CodeFacts,
     Codes,
@@ -32,7 +32,7 @@ from tests.models.devices import second_device
 from tests.models.worlds import NUM_AUTHORS, RANKER, SARM_CONFIG, batch, catalog, sarm, scatter_parameters, tokens
 
 CPU = torch.device("cpu")
-STEPS = 3
+STEPS, WINDOW = 4, 2
 RATES = {"lr_ids": 0.01, "lr_encoder": 0.01, "lr_dense": 0.01, "l2_ids": 1e-4}
 
 
@@ -44,20 +44,27 @@ def train(model: ComposedRanker, inputs: dict[str, Inputs], device: torch.device
     banks = {name: bank for name, bank in found.items() if bank is not None}
     optimizer = torch.optim.Adam(param_groups(module, **RATES), fused=True)
     losses = []
-    for step in range(STEPS):
-        optimizer.zero_grad()
-        done = module(batch(32, seed=step).to(device), banks)
-        losses.append(done.loss)
-        done.loss.backward()
-        optimizer.step()
-        for name, fresh in done.fresh.items():
-            banks[name].write(fresh.rows, fresh.vectors, step)
+    for start in range(0, STEPS, WINDOW):
+        batches = [batch(32, seed=step).to(device) for step in range(start, start + WINDOW)]
+        window = Window(module, batches, banks)
+        for rows in batches:
+            optimizer.zero_grad()
+            done = module(rows, banks, window.encoded)
+            losses.append(done.loss)
+            done.loss.backward()
+            if rows is batches[-1]:
+                window.backward()
+            optimizer.step()
+        for name, encoded in window.encoded.items():
+            banks[name].write(encoded.rows, encoded.vectors, start)
     written = {name: bank.vectors.cpu() for name, bank in banks.items()}
     return {"losses": torch.stack(losses).detach().cpu()} | written
 
 
 def train_sarm(budget: int | None, device: torch.device) -> dict[str, Tensor]:
-    config = replace(SARM_CONFIG, encode_budget=budget, interest_heads=2, interest_layers=2)
+    config = replace(
+        SARM_CONFIG, encode_budget=budget, interest_heads=2, interest_layers=2, history_gradient=budget is None
+    )
     return train(sarm(config), {"sarm": tokens().tensors()}, device)
 
 

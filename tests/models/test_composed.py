@@ -21,6 +21,7 @@ from tests.models.worlds import (
     catalog,
     composed,
     filled_bank,
+    one_step,
     sarm,
     sarm_spec,
     tokens,
@@ -94,7 +95,7 @@ def test_parts_of_the_author_stand_before_parts_of_the_user_each_in_the_order_of
 def test_every_parameter_of_stacked_sources_gets_a_gradient(specs: tuple[SourceSpec, ...]) -> None:
     model = composed(*specs)
     step = trainer(model, **inputs(model))
-    step(batch(64), {"sarm": filled_bank()}).loss.backward()
+    one_step(step, batch(64), {"sarm": filled_bank()}).loss.backward()
     assert [name for name, p in step.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
@@ -212,9 +213,9 @@ def test_a_bank_is_kept_for_the_sources_that_encode(budget: int | None) -> None:
     banks = {name: source.memory_bank(NUM_AUTHORS, torch.device("cpu")) for name, source in model.items()}
     assert banks["tags"] is None and banks["sarm"] is not None
     assert banks["sarm"].vectors.shape == (NUM_AUTHORS + 1, 2, SARM_CONFIG.width)
-    step = trainer(model, **inputs(model))(batch(24), {"sarm": filled_bank()})
-    assert list(step.fresh) == ["sarm"]
-    assert len(step.fresh["sarm"].rows) <= model.source("sarm").most_encoded(24)
+    encoded = trainer(model, **inputs(model)).encode([batch(12), batch(12, seed=1)], {"sarm": filled_bank()})
+    assert list(encoded) == ["sarm"]
+    assert len(encoded["sarm"].rows) <= model.source("sarm").most_encoded(24)
     assert model.source("tags").most_encoded(24) == 0
 
 

@@ -8,27 +8,64 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from models import TASKS
 from models.batch import RankingBatch
+from models.optimizer import param_groups
 from models.sarm.memory_bank import MemoryBank
-from models.training import TrainingRanker, TrainingStep
-from tests.models.worlds import NUM_AUTHORS, SARM_CONFIG, batch, composed, filled_bank, sarm, tokens, trainer
+from models.sources import Encoded
+from models.training import TrainingRanker, TrainingStep, Window
+from tests.models.worlds import NUM_AUTHORS, SARM_CONFIG, batch, composed, filled_bank, one_step, sarm, tokens, trainer
+
+SEEDS = (0, 1, 2)
+"""Of the batches of a window."""
 
 
 def sarm_trainer(**changes: object) -> TrainingRanker:
     return trainer(sarm(replace(SARM_CONFIG, **changes)))  # type: ignore[arg-type]
 
 
+def encoded(module: TrainingRanker, rows: RankingBatch, bank: MemoryBank) -> dict[str, Encoded]:
+    return module.encode([rows], {"sarm": bank})
+
+
 def run(module: TrainingRanker, rows: RankingBatch, bank: MemoryBank) -> TrainingStep:
-    return module(rows, {"sarm": bank})
+    return one_step(module, rows, {"sarm": bank})
 
 
-def gradients(module: TrainingRanker, step: TrainingStep) -> dict[str, torch.Tensor]:
+def gradients(module: TrainingRanker, *steps: TrainingStep) -> dict[str, torch.Tensor]:
     module.zero_grad()
-    torch.autograd.backward(step.loss)
+    torch.autograd.backward([step.loss for step in steps])
     return {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+
+
+class Still(torch.optim.Optimizer):
+    """Changes nothing."""
+
+    def step(self, closure: None = None) -> None:
+        pass
+
+
+def train_window(
+    module: TrainingRanker,
+    optimizer: torch.optim.Optimizer,
+    batches: list[RankingBatch],
+    bank: MemoryBank,
+    step: int = 1,
+) -> list[float]:
+    """As the loop does it: the losses of the steps of one window."""
+    window, losses = Window(module, batches, {"sarm": bank}), []
+    for rows in batches:
+        done = module(rows, {"sarm": bank}, window.encoded)
+        optimizer.zero_grad()
+        done.loss.backward()
+        if rows is batches[-1]:
+            window.backward()
+        optimizer.step()
+        losses.append(done.loss.item())
+    fresh = window.encoded["sarm"]
+    bank.write(fresh.rows, fresh.vectors, step)
+    return losses
 
 
 def test_the_loss_is_that_of_the_forward_on_freshly_encoded_targets() -> None:
@@ -46,14 +83,13 @@ def test_the_loss_is_that_of_the_forward_on_freshly_encoded_targets() -> None:
     torch.testing.assert_close(sum(step.parts[task] for task in TASKS), step.parts["rec"])
 
 
-def test_each_author_of_the_batch_is_encoded_once_and_handed_out_detached() -> None:
-    module, rows = sarm_trainer(), batch(24)
-    fresh = run(module, rows, filled_bank()).fresh["sarm"]
-    assert fresh.rows.tolist() == sorted(set(rows.author.tolist()))
-    assert fresh.vectors.shape == (len(fresh.rows), 2, 8) and not fresh.vectors.requires_grad
-    tokens_of = (t[fresh.rows] for t in tokens().tensors())
-    vectors = module.model.source("sarm").encode_authors(fresh.rows, *tokens_of, module.model.ranker.authors)
-    torch.testing.assert_close(fresh.vectors, torch.stack(vectors, dim=1).detach())
+def test_each_author_of_a_window_is_encoded_once() -> None:
+    module, batches = sarm_trainer(), [batch(12, seed=seed) for seed in range(3)]
+    found = module.encode(batches, {"sarm": filled_bank()})["sarm"]
+    assert found.rows.tolist() == sorted({author for rows in batches for author in rows.author.tolist()})
+    tokens_of = (t[found.rows] for t in tokens().tensors())
+    vectors = module.model.source("sarm").encode_authors(found.rows, *tokens_of, module.model.ranker.authors)
+    torch.testing.assert_close(found.vectors, torch.stack(vectors, dim=1))
 
 
 def test_a_step_leaves_the_bank_alone() -> None:
@@ -66,10 +102,10 @@ def test_authors_beyond_the_budget_are_read_from_the_bank() -> None:
     rows, bank = batch(24), filled_bank()
     module = sarm_trainer(encode_budget=2)
     step = run(module, rows, bank)
-    encoded = step.fresh["sarm"].rows.tolist()
-    assert len(encoded) == 2
-    other = next(row for row in rows.author.tolist() if row not in encoded)
-    for changed, matters in ((other, True), (encoded[0], False)):
+    fresh = encoded(module, rows, bank)["sarm"].rows.tolist()
+    assert len(fresh) == 2
+    other = next(row for row in rows.author.tolist() if row not in fresh)
+    for changed, matters in ((other, True), (fresh[0], False)):
         touched = filled_bank()
         touched.vectors[changed, 1] += 1.0  # [TAR]: histories read [CLS] only
         assert (run(module, rows, touched).loss != step.loss) == matters
@@ -82,16 +118,13 @@ def test_no_gradient_passes_the_bank(budget: int | None) -> None:
     module = sarm_trainer(encode_budget=budget)
     module.inputs = {"sarm": (base, torch.zeros_like(base))}
     rows = batch(12)
-    step = run(module, rows, filled_bank())
-    step.loss.backward()
+    run(module, rows, filled_bank()).loss.backward()
     gradient = module.model.source("sarm").encoder.tokens.weight.grad
     assert gradient is not None
-    encoded, read = (
-        set(step.fresh["sarm"].rows.tolist()),
-        set(rows.author.tolist()) | set(rows.history[rows.history_mask].tolist()),
-    )
-    assert len(read - encoded) >= 2
-    assert set(gradient[2:].any(dim=1).nonzero()[:, 0].tolist()) == encoded
+    fresh = set(encoded(module, rows, filled_bank())["sarm"].rows.tolist())
+    read = set(rows.author.tolist()) | set(rows.history[rows.history_mask].tolist())
+    assert len(read - fresh) >= 2
+    assert set(gradient[2:].any(dim=1).nonzero()[:, 0].tolist()) == fresh
 
 
 def test_the_history_is_always_read_from_the_bank() -> None:
@@ -104,12 +137,12 @@ def test_the_history_is_always_read_from_the_bank() -> None:
 
 def test_a_budget_reaches_every_author_in_turn() -> None:
     module, rows, bank = sarm_trainer(encode_budget=2), batch(24), filled_bank()
-    encoded: set[int] = set()
+    reached: set[int] = set()
     for step in range(1, 1 + (len(set(rows.author.tolist())) + 1) // 2):
-        fresh = run(module, rows, bank).fresh["sarm"]
-        bank.write(fresh.rows, fresh.vectors, step)
-        encoded |= set(fresh.rows.tolist())
-    assert encoded == set(rows.author.tolist())
+        fresh = encoded(module, rows, bank)["sarm"]
+        bank.write(*fresh, step)
+        reached |= set(fresh.rows.tolist())
+    assert reached == set(rows.author.tolist())
 
 
 @pytest.mark.parametrize("budget", [None, 1])
@@ -127,11 +160,7 @@ def test_two_runs_from_one_seed_give_the_same_numbers() -> None:
         module, bank = sarm_trainer(encode_budget=3), filled_bank()
         optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
         for step in range(3):
-            done = run(module, batch(32, seed=step), bank)
-            optimizer.zero_grad()
-            done.loss.backward()
-            optimizer.step()
-            bank.write(*done.fresh["sarm"], step + 1)
+            train_window(module, optimizer, [batch(32, seed=step)], bank, step + 1)
         weights.append([p.detach().clone() for p in module.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
@@ -141,12 +170,7 @@ def test_training_lowers_the_loss() -> None:
     optimizer = torch.optim.Adam(module.parameters(), lr=0.02)
     losses = []
     for step in range(30):
-        done = run(module, rows, bank)
-        optimizer.zero_grad()
-        done.loss.backward()
-        optimizer.step()
-        bank.write(*done.fresh["sarm"], step + 1)
-        losses.append(done.loss.item())
+        losses += train_window(module, optimizer, [rows], bank, step + 1)
     assert losses[-1] < 0.6 * losses[0]
 
 
@@ -160,26 +184,83 @@ def test_inputs_of_another_number_of_authors_are_refused() -> None:
 
 def test_without_sources_the_loss_is_that_of_the_tasks() -> None:
     module, rows = trainer(composed()), batch(24)
-    step = module(rows, {})
+    step = one_step(module, rows, {})
     wanted = F.binary_cross_entropy_with_logits(module.model.ranker(rows), rows.labels) * 4
     torch.testing.assert_close(step.loss, wanted)
     torch.testing.assert_close(step.parts["rec"], wanted.detach())
-    assert step.parts["aux"] == 0.0 and step.fresh == {}
+    assert step.parts["aux"] == 0.0
+
+
+@pytest.mark.parametrize("budget", [None, 3])
+@pytest.mark.parametrize("history_gradient", [False, True])
+def test_a_window_has_the_gradient_of_the_sum_of_its_losses(budget: int | None, history_gradient: bool) -> None:
+    """While nothing steps between; a window of one step is what it is without windows."""
+    for seeds in (SEEDS[:1], SEEDS):
+        module = sarm_trainer(encode_budget=budget, history_gradient=history_gradient)
+        bank, batches = filled_bank(), [batch(24, seed) for seed in seeds]
+        found = module.encode(batches, {"sarm": bank})
+        wanted = gradients(module, *(module(rows, {"sarm": bank}, found) for rows in batches))
+        module.zero_grad()
+        window = Window(module, batches, {"sarm": bank})
+        for rows in batches:
+            module(rows, {"sarm": bank}, window.encoded).loss.backward()
+        window.backward()
+        torch.testing.assert_close({n: p.grad for n, p in module.named_parameters()}, wanted)
+
+
+def test_within_a_window_the_ranker_steps_at_each_batch_and_what_encodes_authors_at_the_end() -> None:
+    module, bank, batches = sarm_trainer(), filled_bank(), [batch(24, seed) for seed in SEEDS]
+    optimizer = torch.optim.Adam(param_groups(module, lr_ids=0.1, lr_encoder=0.1, lr_dense=0.1, l2_ids=0.1), fused=True)
+    train_window(module, optimizer, batches, bank)  # so that Adam has moments that could move what has no gradient
+    window = Window(module, batches, {"sarm": bank})
+    before = {n: p.detach().clone() for n, p in module.named_parameters()}
+    for rows in batches[:-1]:
+        optimizer.zero_grad()
+        module(rows, {"sarm": bank}, window.encoded).loss.backward()
+        optimizer.step()
+    moved = {n for n, p in module.named_parameters() if not torch.equal(p, before[n])}
+    encoders = {n for n in before if n.startswith(("model.sources.sarm.encoder", "model.sources.sarm.identity"))}
+    assert moved == before.keys() - encoders and encoders
+    optimizer.zero_grad()
+    module(batches[-1], {"sarm": bank}, window.encoded).loss.backward()
+    window.backward()
+    optimizer.step()
+    assert all(not torch.equal(p, before[n]) for n, p in module.named_parameters())
+
+
+def test_an_author_of_a_later_batch_may_be_read_in_an_earlier_history_with_gradient() -> None:
+    """Only author a has token 2 + a; the first batch shows author 1 alone, and has author 2 in its histories."""
+    base = torch.tensor([[1, 2 + author] for author in range(NUM_AUTHORS + 1)])
+    first, second = batch(12), batch(12)
+    first = first._replace(author=torch.ones_like(first.author), history=torch.full_like(first.history, 2))
+    second = second._replace(author=torch.full_like(second.author, 2))
+    for history_gradient in (False, True):
+        module = sarm_trainer(history_gradient=history_gradient)
+        module.inputs = {"sarm": (base, torch.zeros_like(base))}
+        window = Window(module, [first, second], {"sarm": filled_bank()})
+        module(first, {"sarm": filled_bank()}, window.encoded).loss.backward()
+        window.backward()
+        gradient = module.model.source("sarm").encoder.tokens.weight.grad
+        assert gradient is not None
+        assert set(gradient[2:].any(dim=1).nonzero()[:, 0].tolist()) == ({1, 2} if history_gradient else {1})
 
 
 def run_worker(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     module = sarm_trainer()
-    wrapped = DistributedDataParallel(module)
-    rows = batch(24).slice(slice(12 * rank, 12 * rank + 12))
-    wrapped(rows, {"sarm": filled_bank()}).loss.backward()
-    torch.save({n: p.grad for n, p in module.named_parameters()}, f"{folder}/{rank}.pt")
+    own = slice(12 * rank, 12 * rank + 12)
+    train_window(module, Still(module.parameters(), {}), [batch(24, seed).slice(own) for seed in SEEDS], filled_bank())
+    for parameter in module.parameters():
+        assert parameter.grad is not None
+        dist.all_reduce(parameter.grad)
+    torch.save({n: p.grad / 2 for n, p in module.named_parameters()}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_data_parallel_workers_have_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+def test_the_mean_gradient_of_two_workers_is_that_of_the_whole_window(tmp_path: Path) -> None:
     mp.spawn(run_worker, args=(str(tmp_path),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
     module = sarm_trainer()
-    wanted = gradients(module, run(module, batch(24), filled_bank()))
+    train_window(module, Still(module.parameters(), {}), [batch(24, seed) for seed in SEEDS], filled_bank())
+    wanted = {n: p.grad for n, p in module.named_parameters()}
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), wanted, atol=1e-5, rtol=1e-4)

@@ -22,7 +22,7 @@ from models.two_stage import (
     TargetEmbedding,
     TwoStageConfig,
 )
-from tests.models.worlds import NUM_AUTHORS, batch, composed, trainer
+from tests.models.worlds import NUM_AUTHORS, batch, composed, one_step, trainer
 
 CODES, E = 6, 5
 CODE_FACTS, EMBEDDING_FACTS = CodeFacts(num_codes=CODES), EmbeddingFacts(embedding_dim=E)
@@ -56,7 +56,7 @@ def _scores(model: ComposedRanker, kind: str, size: int, content: Tensor) -> Ten
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_have_the_tasks_and_every_parameter_has_a_gradient(kind: str) -> None:
     step = trainer(_model(kind).train(), **{kind: (_content(kind),)})
-    step(batch(12), {}).loss.backward()
+    one_step(step, batch(12), {}).loss.backward()
     assert [name for name, p in step.named_parameters() if p.grad is None] == []
     assert _scores(step.model.eval(), kind, 12, _content(kind)).shape == (12, 4)
 
@@ -67,7 +67,7 @@ def test_a_step_reads_what_scoring_reads(kind: str) -> None:
     step = trainer(model, **{kind: (content,)})
     model.eval()
     wanted = torch.nn.functional.binary_cross_entropy(_scores(model, kind, 12, content), rows.labels) * 4
-    torch.testing.assert_close(step(rows, {}).loss, wanted)
+    torch.testing.assert_close(one_step(step, rows, {}).loss, wanted)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from models.sarm.anchor_tokens import AnchorTokens, TokenRows
 from models.sarm.memory_bank import MemoryBank
 from models.sarm.model import SARM, SARMConfig
 from models.sources import SourceSpec
-from models.training import TrainingRanker
+from models.training import TrainingRanker, TrainingStep
 
 NUM_USERS, NUM_AUTHORS, HISTORY, TOKENS = 7, 11, 5, 9
 ROWS = TokenRows(num_base_rows=20, num_live_rows=6)
@@ -89,6 +90,11 @@ def trainer(model: ComposedRanker, **inputs: tuple[torch.Tensor, ...]) -> Traini
     step = TrainingRanker(model)
     step.inputs = inputs | ({"sarm": tokens().tensors()} if "sarm" in model.sources else {})
     return step
+
+
+def one_step(module: TrainingRanker, rows: RankingBatch, banks: Mapping[str, MemoryBank]) -> TrainingStep:
+    """A training step whose loss reaches the encoders directly, without a window between."""
+    return module(rows, banks, module.encode([rows], banks))
 
 
 def filled_bank() -> MemoryBank:

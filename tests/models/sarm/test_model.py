@@ -17,7 +17,19 @@ from models.sarm.anchor_tokens import AnchorTokens, TokenRows
 from models.sarm.memory_bank import MemoryBank
 from models.sarm.model import SARMConfig
 from tests.models import reference
-from tests.models.worlds import NUM_AUTHORS, RANKER, ROWS, SARM_CONFIG, batch, catalog, sarm, sarm_spec, tokens, trainer
+from tests.models.worlds import (
+    NUM_AUTHORS,
+    RANKER,
+    ROWS,
+    SARM_CONFIG,
+    batch,
+    catalog,
+    one_step,
+    sarm,
+    sarm_spec,
+    tokens,
+    trainer,
+)
 
 
 def table(model: ComposedRanker) -> Tensor:
@@ -232,7 +244,7 @@ def test_user_interest_reads_the_vector_of_the_config(reads: str, part: int) -> 
         bank.vectors = torch.randn(bank.vectors.shape, generator=torch.Generator().manual_seed(0))
         if changed is not None:
             bank.vectors[:, changed] += 1.0
-        losses.append(float(step(rows, {"sarm": bank}).loss.detach()))
+        losses.append(float(one_step(step, rows, {"sarm": bank}).loss.detach()))
     assert losses[2] == losses[0] != losses[1]
 
 
