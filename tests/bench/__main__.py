@@ -12,7 +12,8 @@ BENCHES = {
     "daily": "cost of a daily run on day 5, 50 and 500 of a platform",
     "anchors": "author-days a second through the anchor job",
     "tokenizer": "training and encoding of the Live-Streaming Tokenizer over the Qwen vocabulary",
-    "training": "seconds of a training step, Base and SARM by encode budget, and where they go",
+    "training": "seconds of a training step, Base and SARM by encode window and budget, and where they go",
+    "proportions": "seconds of a training step where Base is as wide as an industrial ranker",
     "serving": "requests a second and latency of the deployments",
 }
 """Module of this package -> what it measures. A module has `main(argv) -> int`."""

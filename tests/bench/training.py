@@ -1,6 +1,6 @@
-"""Seconds of training: Base, and SARM by encode budget, side by side on one thread, and where a step's time goes.
+"""Seconds of training: Base, and SARM by encode window and budget, on one thread, and where a step's time goes.
 
-Variants take turns of a few steps on the same batches of one day, so that other work on the machine meets all alike;
+Variants take turns of some steps on the same batches of one day, so that other work on the machine meets all alike;
 time is CPU seconds of this process. The profile counts every operation for the block that asked for it, its gradient
 included. The floor is what the matrix products alone would take at the rate that one core reaches on such shapes.
 
@@ -12,9 +12,9 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,17 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.batch import RankingBatch
+from models.catalog import CatalogSizes
 from models.composed import ComposedRanker, Sources
 from models.optimizer import param_groups
+from models.sarm.anchor_tokens import TokenRows
 from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
-from models.sarm.model import SARM
-from models.sources import SourceSpec
-from models.training import TrainingRanker
+from models.sarm.model import SARM, SARMConfig
+from models.sources import Inputs, SourceSpec
+from models.training import TrainingRanker, Window
 from pipelines.ranking.anchor_table import AnchorTable
-from pipelines.ranking.plan import train_days
+from pipelines.ranking.plan import TrainConfig, train_days
 from pipelines.runtime.cluster import connected
 from pipelines.samples import examples
 from pipelines.samples.batches import DayBatches, build_catalog, read_examples
@@ -41,56 +44,70 @@ from pipelines.world import world
 from tests.pipelines.jobs import run_job
 
 CONFIG = "pipelines/configs/studies/table5.yaml"
-BUDGETS = (None, 64, 32, 16, 8, 4)
+WINDOWS = (1, 4, 8, 16, 32)
+BUDGETS = (64, 32, 16, 8, 4)
 OTHER = "gather, loss, rest"
 _MARK, _GRADIENT = "block: ", "autograd::engine::evaluate_function"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    """One day's batches, and what the models of that day need."""
+    """Batches, and what the models that learn from them need."""
 
-    def __init__(self, settings: Settings) -> None:
-        storage = settings.open().storage
-        day = train_days(settings.train, storage)[-1]
-        tokenizer = LiveStreamingTokenizer.load(Artifacts(storage).fetch(vocabulary.KIND))
-        self.catalog, _ = build_catalog(storage, storage.days("examples")[-1])
-        self.anchors = AnchorTable(storage, self.catalog, tokenizer).advance(before=day)
-        self.batches = list(DayBatches(read_examples(storage, day), self.catalog, settings.train.batch_size))
+    batches: Sequence[RankingBatch]
+    sizes: CatalogSizes
+    rows: TokenRows
+    tokens: Inputs
+
+
+def day_of(settings: Settings) -> Data:
+    """The newest day of training."""
+    storage = settings.open().storage
+    day = train_days(settings.train, storage)[-1]
+    tokenizer = LiveStreamingTokenizer.load(Artifacts(storage).fetch(vocabulary.KIND))
+    catalog, _ = build_catalog(storage, storage.days("examples")[-1])
+    anchors = AnchorTable(storage, catalog, tokenizer).advance(before=day)
+    batches = list(DayBatches(read_examples(storage, day), catalog, settings.train.batch_size))
+    return Data(batches=batches, sizes=catalog.sizes, rows=anchors.rows, tokens=anchors.tokens.tensors())
 
 
 class Trained:
-    """A model in training over the day's batches, again and again."""
+    """A model in training over the batches, again and again; without `sarm` it is Base."""
 
-    def __init__(self, settings: Settings, data: Data, budget: int | None, *, base: bool) -> None:
+    def __init__(self, train: TrainConfig, data: Data, sarm: SARMConfig | None, window: int = 1) -> None:
         torch.manual_seed(0)
-        sarm = replace(settings.train.models.sarm, encode_budget=budget)
-        specs = () if base else (SourceSpec.of("sarm", SARM, sarm, data.anchors.rows),)
-        self.model = ComposedRanker(settings.train.ranker, data.catalog.sizes, Sources(specs=specs))
+        specs = () if sarm is None else (SourceSpec.of("sarm", SARM, sarm, data.rows),)
+        self.model = ComposedRanker(train.ranker, data.sizes, Sources(specs=specs))
         self.step = TrainingRanker(self.model)
-        self.step.inputs = {} if base else {"sarm": data.anchors.tokens.tensors()}
+        self.step.inputs = {} if sarm is None else {"sarm": data.tokens}
         banks = {
-            name: source.memory_bank(data.catalog.num_authors, torch.device("cpu"))
-            for name, source in self.model.items()
+            name: source.memory_bank(data.sizes.num_authors, torch.device("cpu")) for name, source in self.model.items()
         }
         self.banks = {name: bank for name, bank in banks.items() if bank is not None}
-        rates = {name: getattr(settings.train, name) for name in ("lr_ids", "lr_encoder", "lr_dense", "l2_ids")}
+        rates = {name: getattr(train, name) for name in ("lr_ids", "lr_encoder", "lr_dense", "l2_ids")}
         self.optimizer = torch.optim.Adam(param_groups(self.step, **rates), fused=True)
-        self.batches, self.steps, self.encoded = data.batches, 0, 0
+        self.batches, self.window, self.steps, self.encoded = data.batches, window, 0, 0
 
     def run(self, steps: int) -> None:
-        """Trains so many steps."""
-        for _ in range(steps):
-            batch = self.batches[self.steps % len(self.batches)]
+        """Trains so many steps, or up to the end of a window beyond them."""
+        end = self.steps + steps
+        while self.steps < end:
+            self._run_window([self.batches[(self.steps + i) % len(self.batches)] for i in range(self.window)])
+
+    def _run_window(self, batches: Sequence[RankingBatch]) -> None:
+        window = Window(self.step, batches, self.banks)
+        for index, batch in enumerate(batches):
             self.optimizer.zero_grad()
-            result = self.step(batch, self.banks)
-            result.loss.backward()
+            self.step(batch, self.banks, window.encoded).loss.backward()
+            if index == len(batches) - 1:
+                window.backward()
             with record_function(_MARK + "optimizer"):
                 self.optimizer.step()
-            for name, fresh in result.fresh.items():
-                with record_function(_MARK + "bank"):
-                    self.banks[name].write(*fresh, self.steps)
-                self.encoded += len(fresh.rows)
             self.steps += 1
+        for name, encoded in window.encoded.items():
+            with record_function(_MARK + "bank"):
+                self.banks[name].write(*encoded, self.steps)
+            self.encoded += len(encoded.rows)
 
 
 def main(argv: list[str]) -> int:
@@ -98,8 +115,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench training", description=__doc__)
     parser.add_argument("--config", default=CONFIG, help="configuration whose world and models are measured")
     parser.add_argument("--root", help="a store that stands already; it is only read")
-    parser.add_argument("--rounds", type=int, default=20, help="turns of each variant")
-    parser.add_argument("--steps", type=int, default=5, help="steps of a turn")
+    parser.add_argument("--rounds", type=int, default=6, help="turns of each variant")
+    parser.add_argument("--steps", type=int, default=32, help="steps of a turn, a multiple of every window")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key, repeatable")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -111,55 +128,55 @@ def main(argv: list[str]) -> int:
             with connected(settings.cluster):
                 for job in (world, vocabulary, examples):
                     run_job(job, settings)
-        data = Data(settings)
-    runs = {"base": Trained(settings, data, None, base=True)}
-    runs |= {_name(budget): Trained(settings, data, budget, base=False) for budget in BUDGETS}
-    times = _take_turns(runs, args.rounds, args.steps)
-    profiles = {name: _profiled(runs[name], args.rounds) for name in ("base", "sarm", "budget_8")}
+        data = day_of(settings)
+    sarm = settings.train.models.sarm
+    runs = {"base": Trained(settings.train, data, None)}
+    runs |= {f"window_{window}": Trained(settings.train, data, sarm, window) for window in WINDOWS}
+    runs["no_uin_8"] = Trained(settings.train, data, replace(sarm, representations=("cls", "tar")), 8)
+    runs |= {f"budget_{most}": Trained(settings.train, data, replace(sarm, encode_budget=most)) for most in BUDGETS}
+    times = take_turns(runs, args.rounds, args.steps)
+    profiles = {name: _profiled(runs[name], args.rounds) for name in ("base", "window_1", "budget_8")}
     figures = {
         "bench": "training",
         "batch_size": settings.train.batch_size,
-        "variants": {name: _figures(name, run, times) for name, run in runs.items()},
-        "gemm_gflops": round(_gemm_gflops(), 1),
+        "variants": {name: figures_of(name, run, times) for name, run in runs.items()},
+        "gemm_gflops": round(gemm_gflops(), 1),
         "profile_ms_per_step": profiles,
     }
-    print(_tables(figures))
+    print(table(figures))
+    print(_profile_tables(profiles))
     print(json.dumps(figures))
     return 0
 
 
-def _name(budget: int | None) -> str:
-    return "sarm" if budget is None else f"budget_{budget}"
-
-
-def _take_turns(runs: dict[str, Trained], rounds: int, steps: int) -> dict[str, list[float]]:
+def take_turns(runs: dict[str, Trained], rounds: int, steps: int) -> dict[str, list[float]]:
     """CPU seconds of a step, for every turn of every variant; the first turn of each warms it up."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         for name, run in runs.items():
-            started = time.process_time()
+            started, before = time.process_time(), run.steps
             run.run(steps)
             if turn:
-                times[name].append((time.process_time() - started) / steps)
+                times[name].append((time.process_time() - started) / (run.steps - before))
     return times
 
 
-def _figures(name: str, run: Trained, times: dict[str, list[float]]) -> dict[str, Any]:
+def figures_of(name: str, run: Trained, times: dict[str, list[float]]) -> dict[str, Any]:
     """Medians over turns; `relative` pairs turns of one round."""
     ratios = np.array(times[name]) / np.array(times["base"])
     encoded = run.encoded / run.steps
     with FlopCounterMode(display=False) as counter:
-        run.run(1)
+        run.run(run.window)
     return {
         "cpu_s_per_1000_steps": round(1000 * float(np.median(times[name])), 2),
         "relative": round(float(np.median(ratios)), 3),
         "relative_quartiles": [round(float(q), 3) for q in np.percentile(ratios, (25, 75))],
         "authors_per_step": round(encoded, 1),
-        "gflop_per_step": round(counter.get_total_flops() / 1e9, 3),
+        "gflop_per_step": round(counter.get_total_flops() / 1e9 / run.window, 3),
     }
 
 
-def _gemm_gflops() -> float:
+def gemm_gflops() -> float:
     """What one core reaches on a product of the encoder's shape, in its best of many runs."""
     x, weight = torch.randn(2048, 64), torch.randn(64, 128)
     best = float("inf")
@@ -242,7 +259,8 @@ def _by_block(events: Iterable[Any]) -> dict[str, dict[str, float]]:
     return total
 
 
-def _tables(figures: dict[str, Any]) -> str:
+def table(figures: dict[str, Any]) -> str:
+    """A line for each variant."""
     lines = [f"{'variant':<12}{'s / 1000 steps':>16}{'to Base':>9}{'quartiles':>16}{'authors':>9}{'floor ms':>10}"]
     for name, of in figures["variants"].items():
         low, high = of["relative_quartiles"]
@@ -250,7 +268,12 @@ def _tables(figures: dict[str, Any]) -> str:
             f"{name:<12}{of['cpu_s_per_1000_steps']:>16.1f}{of['relative']:>9.2f}{f'{low:.2f} to {high:.2f}':>16}"
             f"{of['authors_per_step']:>9.1f}{1e3 * of['gflop_per_step'] / figures['gemm_gflops']:>10.1f}"
         )
-    for name, blocks in figures["profile_ms_per_step"].items():
+    return "\n".join(lines)
+
+
+def _profile_tables(profiles: dict[str, dict[str, dict[str, float]]]) -> str:
+    lines = []
+    for name, blocks in profiles.items():
         whole = sum(sum(of.values()) for of in blocks.values())
         lines += ["", f"{name + ', ms a step':<24}{'forward':>9}{'backward':>10}{'share':>8}"]
         for block, of in sorted(blocks.items(), key=lambda item: -sum(item[1].values())):
