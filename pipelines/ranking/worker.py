@@ -25,7 +25,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     total = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(total)
     total /= dist.get_world_size()
-    for gradient, mean in zip(gradients, total.split([g.numel() for g in gradients]), strict=True):
+    for gradient, mean in zip(gradients, torch.split(total, [g.numel() for g in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
 
 

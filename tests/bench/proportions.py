@@ -68,7 +68,7 @@ def _batch(rng: np.random.Generator, popular: npt.NDArray[Any], request: int) ->
 def main(argv: list[str]) -> int:
     """Prints a table and one line of JSON; returns 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench proportions", description=__doc__)
-    parser.add_argument("--on-air", type=int, default=4000, help="authors that impressions fall on")
+    parser.add_argument("--on-air", type=int, default=1000, help="authors that impressions fall on; 1,000 take 5 GiB")
     parser.add_argument("--request", type=int, default=8, help="rows of a request, which divide 4,096")
     parser.add_argument("--rounds", type=int, default=1, help="turns of each variant, of as many steps as its window")
     args = parser.parse_args(argv)
