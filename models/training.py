@@ -93,7 +93,8 @@ class Window:
 
     The steps read the vectors as they were at its start, and gather their gradients there. `backward` takes their sum
     through the encoders, once. Until then what only the encoders use has no gradient, and an optimizer that skips
-    parameters without one, as torch's do, leaves it where it is.
+    parameters without one, as torch's do, leaves it where it is. What the ranker uses too, such as the table of author
+    ids that [TAR] asks with, steps at each batch, and has the encoders' gradient added to that of the last one.
 
     Example:
         >>> from models.catalog import CatalogSizes

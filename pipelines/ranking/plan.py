@@ -45,7 +45,9 @@ class TrainConfig:
     batch_size: int = 256
     """Examples per step, of all workers together."""
     encode_window: int = 1
-    """Consecutive steps that share one encoding of their authors, and one step of what encodes them."""
+    """Consecutive steps that share one encoding of their authors, and one step of what encodes them.
+
+    More are cheaper, hold more authors in memory, and leave the encoder fewer steps."""
     lr_ids: float = 0.01
     """Adam's learning rate for id tables."""
     lr_encoder: float = 0.00075
