@@ -19,6 +19,7 @@ from models.losses import auxiliary_bce
 from models.ops.packing import Distinct
 from models.ranker import RankerConfig
 from models.sarm.anchor_encoder import AnchorEncoder
+from models.sarm.anchor_pooling import AnchorPooling
 from models.sarm.anchor_tokens import PAD_ROW, TokenRows
 from models.sarm.author_identity import AuthorIdentity, AuthorMean
 from models.sarm.choice import choose_authors, distinct_histories
@@ -48,6 +49,9 @@ class SARMConfig:
     """Layers followed by gated fusion; None = every layer, () = base tokens alone."""
     tokens: str = "base"
     """The sequence that is encoded: base (A_s, live tokens join it by fusion) or live (A'_s in its place; Table 2)."""
+    cls: str = "pooled"
+    """What [CLS] is: pooled (attention over all tokens, by a learnt query) or position (the state of position 0, as in
+    the paper's eq. 6, which learns next to nothing of the anchor here)."""
     tar: str = "attention"
     """How [TAR] reads the states: attention (eq. 7) or mean (Table 2)."""
     interest_reads: str = "cls"
@@ -82,7 +86,13 @@ class SARMConfig:
             raise ValueError(f"widths, layers and chunks of SARMConfig must be >= 1, got {self}")
         if any(not 0 <= layer < self.num_layers for layer in self.fused):
             raise ValueError(f"fusion_layers {self.fusion_layers} must be within 0..{self.num_layers - 1}")
-        for name, allowed in (("tokens", ("base", "live")), ("tar", ("attention", "mean")), ("interest_reads", BANKED)):
+        choices = {
+            "tokens": ("base", "live"),
+            "cls": ("pooled", "position"),
+            "tar": ("attention", "mean"),
+            "interest_reads": BANKED,
+        }
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         if self.tokens == "live" and self.fused:
@@ -116,6 +126,7 @@ class SARM(Source):
         self.config, self.rows = config, facts
         dim = config.width
         self.encoder = AnchorEncoder(facts, dim, config.num_layers, config.ffn_mult, config.fused)
+        self.pooling = AnchorPooling(dim) if config.cls == "pooled" else None
         self.identity = AuthorIdentity(ranker.id_dim, dim) if config.tar == "attention" else AuthorMean()
         if "uin" in config.representations:
             self.interest = UserInterest(dim, config.interest_layers, config.interest_heads, config.ffn_mult)
@@ -135,7 +146,8 @@ class SARM(Source):
             chunk = order[start : start + self.config.encode_chunk]
             states, mask = self.encoder.packed(base[chunk], live[chunk])
             tar = self.identity(ids(rows[chunk]), states, mask)
-            parts.append(torch.stack([states[:, 0], tar], dim=1))
+            cls = states[:, 0] if self.pooling is None else self.pooling(states, mask)
+            parts.append(torch.stack([cls, tar], dim=1))
         cls, tar = torch.cat(parts)[torch.argsort(order)].unbind(dim=1)
         return cls, tar
 
@@ -243,6 +255,8 @@ class SARM(Source):
             chosen = lengths == length
             states, mask = self.encoder(base[chosen], live[chosen])
             self.identity(ids(authors[chosen]), states, mask)
+            if self.pooling is not None:
+                self.pooling(states, mask)
 
     def grow_live_tokens(self, rows: TokenRows) -> None:
         """Make room for the tokenizer's newer `rows`: rows that exist stay, new ones start at zero.

@@ -6,6 +6,8 @@ from pathlib import Path
 
 CATALOG, CATEGORIES = "catalog.safetensors", "categories.json"
 OPTIMIZER, PROGRESS = "optimizer.pt", "progress.json"
+BEST = "best.pt"
+"""Weights, optimizer and banks of the best epoch so far, where there is a validation."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -16,7 +18,11 @@ class Progress:
     examples: int = 0
     encoded: int = 0
     done: list[str] = field(default_factory=list)
-    """Time keys that were trained on."""
+    """Time keys that were trained on, in order, epoch after epoch."""
+    scores: list[float] = field(default_factory=list)
+    """GAUC on the validation keys after each epoch; empty without a validation."""
+    epochs_end: int | None = None
+    """Length of `done` when the last epoch had ended; what follows are the validation keys. None before."""
     seconds: float = 0.0
     """Seconds in training steps, by the clock on the wall."""
     cpu_seconds: float = 0.0
@@ -24,15 +30,20 @@ class Progress:
     curve: list[dict[str, float]] = field(default_factory=list)
     """{step, loss, main_loss, click_loss, aux_loss, examples_per_s}, means since the entry before."""
 
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the best score, from 1; 0 where none was scored."""
+        return 1 + self.scores.index(max(self.scores)) if self.scores else 0
+
 
 def bank_file(source: str) -> str:
     """Where the memory bank of a source is kept."""
     return f"bank-{source}.safetensors"
 
 
-def folder_after(key: str) -> str:
-    """Name of the checkpoint that is left when the examples of a time key are done."""
-    return f"after-{key}"
+def folder_after(progress: Progress) -> str:
+    """Name of the checkpoint that is left when the last of the keys `done` is."""
+    return f"after-{len(progress.done)}-{progress.done[-1]}"
 
 
 def published_files(checkpoint: Path) -> list[Path]:
@@ -40,7 +51,7 @@ def published_files(checkpoint: Path) -> list[Path]:
     return sorted(
         path
         for path in checkpoint.iterdir()
-        if path.name not in (OPTIMIZER, PROGRESS) and not path.match(bank_file("*"))
+        if path.name not in (OPTIMIZER, PROGRESS, BEST) and not path.match(bank_file("*"))
     )
 
 

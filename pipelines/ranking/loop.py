@@ -1,8 +1,6 @@
-"""The training loop. Knows models, tables and torch.distributed; does not know Ray.
+"""Training steps: a model, its optimizer and its banks, through the batches of one time key after another."""
 
-Once through the time keys in order: before each, the sources move forward; then its impressions come in time order.
-"""
-
+import copy
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,26 +19,13 @@ from models.optimizer import param_groups
 from models.sarm.memory_bank import MemoryBank
 from models.sources import Inputs, SourceSpec
 from models.training import TrainingRanker, TrainingStep, Window
-from pipelines.ranking.checkpoint import (
-    CATALOG,
-    CATEGORIES,
-    OPTIMIZER,
-    PROGRESS,
-    Progress,
-    bank_file,
-    folder_after,
-    read_progress,
-)
+from pipelines.ranking.checkpoint import BEST, OPTIMIZER, PROGRESS, Progress, bank_file, read_progress
 from pipelines.ranking.plan import TrainingPlan
 from pipelines.ranking.variants import SOURCES
-from pipelines.ranking.variants.source import Context, State
+from pipelines.ranking.variants.source import State
 from pipelines.ranking.worker import Worker, all_gather_rows, average_gradients
-from pipelines.samples.batches import DayBatches, build_catalog, read_examples
-from pipelines.tables.artifacts import Artifacts
-from pipelines.tables.storage import Storage
+from pipelines.samples.batches import DayBatches
 
-Report = Callable[[Mapping[str, Any], Path | None], None]
-"""Called by every worker when a time key is done: metrics, and the checkpoint's folder where this worker wrote one."""
 LogLine = Callable[[str], None]
 _UNTIMED_STEPS = 5
 
@@ -59,6 +44,7 @@ class Loop:
         groups = param_groups(self.step, **rates, l2_ids=plan.l2_ids)
         self.optimizer = torch.optim.Adam(groups, fused=True)
         self._rates = [float(group["lr"]) for group in groups]
+        self._best: dict[str, Any] | None = None
         self._log_line = log_line
         self._sums = torch.zeros(4, dtype=torch.float64)
         self._since = 0
@@ -100,7 +86,7 @@ class Loop:
     def _train_step(self, batch: RankingBatch, size: int, window: Window, *, is_last: bool) -> None:
         progress = self.progress
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * self.plan.rate_at(progress.step)
+            group["lr"] = rate * self.plan.rate_at(progress)
         self.optimizer.zero_grad()
         result: TrainingStep = self.step(batch, self.banks, window.encoded)
         torch.autograd.backward(result.loss)
@@ -133,7 +119,7 @@ class Loop:
         self._sums.zero_()
         self._since = 0
         progress, total = self.progress, self.plan.num_steps
-        rate, left = 0.0, sum(self.plan.rows) - progress.examples
+        rate, left = 0.0, self.plan.num_examples - progress.examples
         if self._timed_from is not None and progress.examples > self._timed_from[0]:
             rate = (progress.examples - self._timed_from[0]) / (time.perf_counter() - self._timed_from[1])
         losses = {"loss": loss, "main_loss": main, "click_loss": click, "aux_loss": aux}
@@ -147,11 +133,13 @@ class Loop:
             )
 
     def save(self, folder: Path) -> None:
-        """Everything to go on from: model, optimizer, bank, progress."""
+        """Everything to go on from: model, optimizer, banks, the best epoch, progress."""
         self.model.save(folder)
         torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
         for name, bank in self.banks.items():
             bank.save(folder / bank_file(name))
+        if self._best is not None:
+            torch.save(self._best, folder / BEST)
         (folder / PROGRESS).write_text(json.dumps(asdict(self.progress)))
 
     def restore(self, folder: Path) -> None:
@@ -162,8 +150,25 @@ class Loop:
         self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
         for name in self.banks:
             self.banks[name] = MemoryBank.load(folder / bank_file(name), self.worker.device)
+        if (folder / BEST).is_file():
+            self._best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
         self.progress = read_progress(folder)
         self._first_step = self.progress.step
+
+    def keep_best(self) -> None:
+        """Remembers this moment, for `go_back`."""
+        banks = {name: [bank.vectors, bank.written_step] for name, bank in self.banks.items()}
+        now = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "banks": banks}
+        self._best = copy.deepcopy(now)
+
+    def go_back(self) -> None:
+        """Goes back to the moment of the last `keep_best`."""
+        assert self._best is not None
+        self.model.load_state_dict(self._best["model"])
+        self.optimizer.load_state_dict(self._best["optimizer"])
+        for name, (vectors, written_step) in self._best["banks"].items():
+            self.banks[name].vectors.copy_(vectors)
+            self.banks[name].written_step.copy_(written_step)
 
 
 def _windows(batches: DayBatches, length: int) -> Iterator[list[tuple[RankingBatch, int]]]:
@@ -171,53 +176,6 @@ def _windows(batches: DayBatches, length: int) -> Iterator[list[tuple[RankingBat
     sized = zip(batches, batches.global_sizes, strict=True)
     while window := list(islice(sized, length)):
         yield window
-
-
-def train(
-    plan: TrainingPlan,
-    storage: Storage,
-    made_from: Mapping[str, str],
-    *,
-    work: Path,
-    worker: Worker,
-    report: Report,
-    log_line: LogLine,
-    resume: Path | None = None,
-) -> Progress:
-    """Trains over the plan's time keys and reports each; goes on after the last one of the checkpoint `resume`.
-
-    Every worker calls this with its own `worker`; the first one leaves a checkpoint below `work` at each report.
-    `made_from` is what `make_plan` gave with the plan.
-    """
-    torch.manual_seed(plan.seed)
-    catalog, categories = build_catalog(storage, plan.catalog_until)
-    context = Context(
-        storage=storage, artifacts=Artifacts(storage), catalog=catalog, days=plan.keys, made_from=made_from
-    )
-    states = {source.name: SOURCES[source.name].open(source.config, context) for source in plan.sources}
-    loop = Loop(plan, compose(plan, catalog, states), worker, log_line)
-    if resume is not None:
-        loop.restore(resume)
-        log_line(f"{plan.name} | goes on after {loop.progress.done[-1]}")
-    for key in plan.keys[len(loop.progress.done) :]:
-        columns = read_examples(storage, key)
-        inputs = {}
-        for name, state in states.items():
-            inputs[name] = state.advance(before=key)
-            state.check(key, columns)
-        batches = DayBatches(columns, catalog, plan.batch_size, worker.rank, worker.world_size)
-        loop.train_key(key, inputs, batches)
-        folder = None
-        if worker.rank == 0:
-            folder = work / folder_after(key)
-            folder.mkdir(parents=True, exist_ok=True)
-            loop.save(folder)
-            catalog.save(folder / CATALOG)
-            (folder / CATEGORIES).write_text(json.dumps(categories, ensure_ascii=False))
-            for state in states.values():
-                state.save(folder)
-        report({"key": key, **loop.progress.curve[-1]}, folder)
-    return loop.progress
 
 
 def compose(plan: TrainingPlan, catalog: Catalog, states: Mapping[str, State]) -> ComposedRanker:

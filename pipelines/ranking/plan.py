@@ -4,10 +4,12 @@ from dataclasses import dataclass, field, make_dataclass
 from typing import TYPE_CHECKING, Any
 
 from models.ranker import RankerConfig
+from pipelines.ranking.checkpoint import Progress
 from pipelines.ranking.variants import SOURCES, ranker_name
 from pipelines.runtime.config import to_dict
 from pipelines.runtime.run import Run
 from pipelines.runtime.scaling import TrainScaling
+from pipelines.samples.batches import num_batches
 from pipelines.tables import newest
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
@@ -31,6 +33,9 @@ else:
         },
     )
 
+LAST_RATE = 0.1
+"""Least share of the learning rates with which the validation keys are begun."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
@@ -42,6 +47,14 @@ class TrainConfig:
     """Also train Base, the ranker without sources, in the same order with the same budget, to compare with."""
     test_days: int = 1
     """Newest days of examples that are left out."""
+    epochs: int = 4
+    """How often training goes through its days, at most."""
+    validation_days: int = 0
+    """Newest training days that are scored after every epoch, and learnt last, once, from the best epoch on."""
+    patience: int = 1
+    """Epochs without a better score after which training goes back to the best one; counts with validation_days."""
+    shuffle: bool = True
+    """Requests of a day in random order, which generalises better; false = in time order, as a stream would come."""
     batch_size: int = 256
     """Examples per step, of all workers together."""
     encode_window: int = 1
@@ -54,7 +67,7 @@ class TrainConfig:
     """Adam's learning rate for the anchor encoder, but for its tokens: a Transformer wants smaller steps."""
     lr_dense: float = 0.003
     """Adam's learning rate for everything else."""
-    l2_ids: float = 0.0001
+    l2_ids: float = 0.0003
     """Weight of half the squared norm of id tables in the loss."""
     warmup_steps: int = 0
     """Steps over which the learning rates rise to their value."""
@@ -84,6 +97,9 @@ class TrainConfig:
             raise ValueError(
                 "batch_size, encode_window, log_every and the scaling's num_workers and cpus_per_worker must be >= 1"
             )
+        if min(self.epochs, self.patience) < 1 or self.validation_days < 0:
+            given = f"{self.epochs}, {self.patience}, {self.validation_days}"
+            raise ValueError(f"epochs and patience must be >= 1 and validation_days >= 0, got {given}")
         if min(self.test_days, self.max_failures, self.warmup_steps, self.l2_ids) < 0 or not 0 <= self.end_rate <= 1:
             raise ValueError("test_days, max_failures, warmup_steps and l2_ids must be >= 0, end_rate in 0..1")
 
@@ -112,9 +128,19 @@ class TrainingPlan:
     sources: tuple[PlannedSource, ...]
     """What joins it, in order."""
     keys: tuple[str, ...]
-    """Time keys of the examples to train on, oldest first."""
+    """Time keys of the examples of an epoch, oldest first."""
     rows: tuple[int, ...]
     """Examples of each."""
+    epochs: int
+    """Most epochs."""
+    validation: tuple[str, ...]
+    """Time keys after those, which are scored after every epoch and learnt last."""
+    validation_rows: tuple[int, ...]
+    """Examples of each."""
+    patience: int
+    """Epochs without a better score that end the epochs."""
+    shuffle: bool
+    """Whether the requests of a key come in random order."""
     catalog_until: str
     """Users and authors known by this day get rows."""
     batch_size: int
@@ -129,10 +155,38 @@ class TrainingPlan:
     end_rate: float
     log_every: int
 
-    def rate_at(self, step: int) -> float:
-        """Share of the learning rates that holds at a step: up over the warm-up, then down in a line to `end_rate`."""
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        return warm * (1.0 - (1.0 - self.end_rate) * step / self.num_steps)
+    def rate_at(self, progress: Progress) -> float:
+        """Share of the learning rates that holds at a step.
+
+        It rises over the warm-up and falls in a line to `end_rate`. On the validation keys it falls once more, from
+        LAST_RATE or from where the best epoch ended.
+        """
+        ran = self._steps(self.rows)
+        if progress.epochs_end is None:
+            warm = min(1.0, (progress.step + 1) / max(1, self.warmup_steps))
+            return warm * self._falling(1.0, progress.step / (self.epochs * ran))
+        start = max(LAST_RATE, self._falling(1.0, progress.best_epoch / self.epochs))
+        after = progress.step - ran * (progress.epochs_end // len(self.keys))
+        return self._falling(start, after / self._steps(self.validation_rows))
+
+    def _falling(self, start: float, share: float) -> float:
+        return start + (self.end_rate - start) * share
+
+    def _steps(self, rows: tuple[int, ...]) -> int:
+        return sum(num_batches(count, self.batch_size) for count in rows)
+
+    def next_key(self, progress: Progress) -> str | None:
+        """The time key that comes after all that are done; None at the end."""
+        done = len(progress.done)
+        if progress.epochs_end is None:
+            return self.keys[done % len(self.keys)]
+        left = self.validation[done - progress.epochs_end :]
+        return left[0] if left else None
+
+    @property
+    def days(self) -> tuple[str, ...]:
+        """All keys that are learnt from, oldest first."""
+        return (*self.keys, *self.validation)
 
     @property
     def name(self) -> str:
@@ -141,8 +195,13 @@ class TrainingPlan:
 
     @property
     def num_steps(self) -> int:
-        """Steps of the whole run."""
-        return sum(max(1, -(-rows // self.batch_size)) for rows in self.rows)
+        """Steps of the whole run, if no epoch is spared."""
+        return self.epochs * self._steps(self.rows) + self._steps(self.validation_rows)
+
+    @property
+    def num_examples(self) -> int:
+        """Examples of all those steps."""
+        return self.epochs * sum(self.rows) + sum(self.validation_rows)
 
 
 def train_days(config: TrainConfig, storage: Storage) -> list[str]:
@@ -156,18 +215,35 @@ def train_days(config: TrainConfig, storage: Storage) -> list[str]:
     return days[: len(days) - config.test_days]
 
 
+def _split(days: tuple[str, ...], count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Days for epochs, and the newest `count`. Raises ContractError where none is left for the epochs."""
+    if count >= len(days):
+        raise ContractError(
+            f"table examples: wanted more training days than train.validation_days={count}, got {len(days)} "
+            f"({', '.join(days)}); run the job examples over more days, or set it to 0"
+        )
+    at = len(days) - count
+    return days[:at], days[at:]
+
+
 def make_plan(
     config: TrainConfig, run: Run, artifacts: Artifacts, sources: tuple[str, ...]
 ) -> tuple[TrainingPlan, dict[str, str]]:
     """What training a ranker with these sources does, and fingerprints of all that it depends on."""
     storage = run.storage
     days = tuple(train_days(config, storage))
+    learnt, validation = _split(days, config.validation_days)
     plan = TrainingPlan(
         seed=run.seed,
         ranker=config.ranker,
         sources=tuple(PlannedSource(name=name, config=getattr(config.models, name)) for name in sources),
-        keys=days,
-        rows=tuple(storage.dataset("examples", day).count_rows() for day in days),
+        keys=learnt,
+        rows=tuple(storage.dataset("examples", day).count_rows() for day in learnt),
+        epochs=config.epochs,
+        validation=validation,
+        validation_rows=tuple(storage.dataset("examples", day).count_rows() for day in validation),
+        patience=config.patience,
+        shuffle=config.shuffle,
         catalog_until=storage.days("examples")[-1],
         batch_size=config.batch_size,
         encode_window=config.encode_window,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.ranking.checkpoint import published_files, read_progress
-from pipelines.ranking.loop import train
+from pipelines.ranking.fit import train
 from pipelines.ranking.plan import TrainConfig, TrainingPlan, make_plan
 from pipelines.ranking.worker import Worker
 from pipelines.runtime.cluster import connected
@@ -41,7 +41,7 @@ def run(config: TrainConfig, run: Run) -> dict[str, Any]:
     jobs = []
     for sources in config.rankers:
         plan, made_from = make_plan(config, run, artifacts, sources)
-        run_id = f"{plan.keys[-1]}-{digest(made_from)}"
+        run_id = f"{plan.days[-1]}-{digest(made_from)}"
         current = artifacts.current(plan.name)
         if current == run_id:
             log.info("%s %s is current", plan.name, run_id)
@@ -103,14 +103,16 @@ def publish_checkpoint(
 ) -> dict[str, Any]:
     """Publishes what makes up the ranker of a checkpoint; its optimizer and banks stay behind."""
     progress = read_progress(checkpoint)
-    if tuple(progress.done) != plan.keys:
-        raise RuntimeError(f"the checkpoint of {run_id} ends after {progress.done}, wanted {list(plan.keys)}")
+    if plan.next_key(progress) is not None:
+        raise RuntimeError(f"the checkpoint of {run_id} ends after {progress.done}, before {plan.next_key(progress)}")
     with tempfile.TemporaryDirectory() as folder:
         for file in published_files(checkpoint):
             shutil.copy(file, folder)
         artifacts.publish(plan.name, Path(folder), run_id, made_from)
     return {
-        "days": list(plan.keys),
+        "days": list(plan.days),
+        "epochs": (progress.epochs_end or 0) // len(plan.keys),
+        "scores": progress.scores,
         "steps": progress.step,
         "examples": progress.examples,
         "encoded_authors": progress.encoded,

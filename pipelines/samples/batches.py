@@ -51,12 +51,36 @@ def take(columns: Columns, rows: Ints | slice) -> Columns:
     return {name: values[rows] for name, values in columns.items()}
 
 
-class DayBatches:
-    """One worker's share of a day: global batches of consecutive impressions, each worker every `world`-th row."""
+def shuffled_requests(columns: Columns, rng: np.random.Generator) -> Ints:
+    """Rows [n] of a day with its requests in random order: impressions of one user with one history stay together.
 
-    def __init__(self, columns: Columns, catalog: Catalog, batch_size: int, rank: int = 0, world: int = 1) -> None:
+    That keeps what training saves by reading a history once, and loses the order of the day.
+    """
+    order = np.lexsort((columns["ts_ms"], columns["user_id"]))
+    user, history = columns["user_id"][order], columns["history_author_ids"][order]
+    starts = np.ones(len(order), dtype=bool)
+    starts[1:] = (user[1:] != user[:-1]) | (history[1:] != history[:-1]).any(axis=1)
+    request = np.cumsum(starts) - 1
+    place = rng.permutation(int(starts.sum()))
+    shuffled: Ints = order[np.argsort(place[request], kind="stable")]
+    return shuffled
+
+
+class DayBatches:
+    """One worker's share of a day: global batches of consecutive rows, each worker every `world`-th of a batch."""
+
+    def __init__(
+        self,
+        columns: Columns,
+        catalog: Catalog,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        order: Ints | None = None,
+    ) -> None:
         """`batch_size` is that of all workers together. A day's batches differ by at most one row in size, so that no
-        small rest remains. Raises ValueError where a worker would get no row."""
+        small rest remains. `order` [n] of the rows is that of the columns where it is None. Raises ValueError where a
+        worker would get no row."""
         size = len(columns["user_id"])
         self._catalog = catalog
         count = max(1, -(-size // batch_size))
@@ -64,7 +88,8 @@ class DayBatches:
         if size // count < world:
             raise ValueError(f"{size} examples in {count} batches are too few for {world} workers; use fewer workers")
         own_rows = [np.arange(start + rank, end, world) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
-        self._columns = take(columns, np.concatenate(own_rows))
+        own = np.concatenate(own_rows)
+        self._columns = take(columns, own if order is None else order[own])
         self._bounds = np.cumsum([0, *map(len, own_rows)])
         self.global_sizes: list[int] = np.diff(bounds).tolist()
         """Rows of each batch over all workers."""
@@ -74,7 +99,7 @@ class DayBatches:
         return len(self._bounds) - 1
 
     def __iter__(self) -> Iterator[RankingBatch]:
-        """Batches in time order."""
+        """Batches in order."""
         for start, end in zip(self._bounds[:-1], self._bounds[1:], strict=True):
             yield collate(take(self._columns, slice(start, end)), self._catalog)
 

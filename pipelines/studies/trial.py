@@ -12,7 +12,7 @@ from models.artifacts.manifest import Manifest
 from models.batch import collate
 from pipelines.ranking import evaluate
 from pipelines.ranking.checkpoint import folder_after
-from pipelines.ranking.loop import train
+from pipelines.ranking.fit import train
 from pipelines.ranking.plan import make_plan
 from pipelines.ranking.published import advance, load_folder
 from pipelines.ranking.worker import Worker
@@ -43,7 +43,7 @@ def run_trial(settings: "Settings", variant: Variant) -> dict[str, Any]:
             log_line=lambda _: None,
         )
         peak = peak_memory_gib()
-        folder = Path(work) / folder_after(plan.keys[-1])
+        folder = Path(work) / folder_after(progress)
         # As the job train would publish it, without publishing: evaluation then reads trials and artifacts alike.
         Manifest.create(folder, kind=plan.name, run_id="trial", made_from=made_from)
         ranker = load_folder(folder, plan.name)
@@ -67,7 +67,7 @@ def run_trial(settings: "Settings", variant: Variant) -> dict[str, Any]:
         "cost": trial_cost(ranker.model, some, advance(states, day), progress, peak),
         "curve": progress.curve,
         "metrics": evaluate.measure(columns, scores),
-        "buckets": evaluate.by_exposure(storage, list(plan.keys), columns, by_model, bounds),
+        "buckets": evaluate.by_exposure(storage, list(plan.days), columns, by_model, bounds),
     }
     if oracle is not None:
         record["oracle"] = evaluate.measure(columns, oracle)

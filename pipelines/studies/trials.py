@@ -45,7 +45,7 @@ def plan_trial(settings: "Settings", variant: Variant, code: str) -> Trial:
     run = settings.open()
     plan, made_from = make_plan(variant.train, run, Artifacts(run.storage), variant.train.sources)
     day = evaluate.day_of(settings.evaluate.day, run.storage)
-    evaluate.refuse_trained_day(day, list(plan.keys), variant.ranker)
+    evaluate.refuse_trained_day(day, list(plan.days), variant.ranker)
     scored = [day, _scored_from(run.storage, day, variant), list(settings.evaluate.exposure_bounds)]
     return Trial(settings=settings, variant=variant, key=digest([code, made_from, scored]))
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from models.home import HoMEConfig
 from models.ranker import RankerConfig
 from pipelines.analysis.analyse import AnalyseConfig
-from pipelines.ranking import loop
+from pipelines.ranking import fit
 from pipelines.ranking.checkpoint import Progress, folder_after
 from pipelines.ranking.plan import TrainConfig, make_plan
 from pipelines.ranking.train import publish_checkpoint
@@ -38,6 +38,7 @@ TINY_RANKER = RankerConfig(
 )
 TINY_SARM = {"width": 8, "encode_budget": 16, "aux_hidden": 4}
 TINY_TRAIN: dict[str, Any] = {
+    "epochs": 1,
     "batch_size": 128,
     "log_every": 2,
     # Bold steps: there are few of them.
@@ -117,10 +118,10 @@ def train_here(settings: Settings) -> dict[str, Progress]:
     for sources in settings.train.rankers:
         plan, made_from = make_plan(settings.train, run, artifacts, sources)
         work = Path(settings.run_dir) / plan.name
-        done[plan.name] = loop.train(
+        done[plan.name] = fit.train(
             plan, run.storage, made_from, work=work, worker=Worker(), report=lambda *_: None, log_line=print
         )
-        publish_checkpoint(work / folder_after(plan.keys[-1]), plan, f"{plan.name}-1", artifacts, made_from)
+        publish_checkpoint(work / folder_after(done[plan.name]), plan, f"{plan.name}-1", artifacts, made_from)
     return done
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from pipelines.ranking import loop as train_loop
+from pipelines.ranking import fit as train_loop
 from pipelines.ranking.loop import Loop
 from pipelines.ranking.plan import make_plan
 from pipelines.ranking.worker import Worker

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from pipelines.ranking.checkpoint import Progress
-from pipelines.ranking.loop import train
+from pipelines.ranking.fit import train
 from pipelines.ranking.plan import make_plan
 from pipelines.ranking.published import advance, load, score
 from pipelines.ranking.worker import Worker, all_gather_rows, average_gradients
@@ -52,8 +52,8 @@ def test_a_run_and_its_checkpoints_pass_from_device_to_device(
     whole = _losses(_train(tiny, sources, tmp_path / "cpu"))
     with second_device() as device:
         there = _train(tiny, sources, tmp_path / "there", device)
-        moved = _train(tiny, sources, tmp_path / "moved", device, resume=tmp_path / "cpu" / f"after-{DAYS[0]}")
-    back = _train(tiny, sources, tmp_path / "back", resume=tmp_path / "there" / f"after-{DAYS[0]}")
+        moved = _train(tiny, sources, tmp_path / "moved", device, resume=tmp_path / "cpu" / f"after-1-{DAYS[0]}")
+    back = _train(tiny, sources, tmp_path / "back", resume=tmp_path / "there" / f"after-1-{DAYS[0]}")
     for progress in (there, moved, back):
         assert progress.done == list(DAYS)
         assert _losses(progress) == pytest.approx(whole, abs=1e-3)

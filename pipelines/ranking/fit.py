@@ -1,0 +1,154 @@
+"""Fits a ranker: epochs over the time keys, the choice of the best one, checkpoints. Does not know Ray.
+
+Within an epoch keys come in order: before each, the sources move forward to it. Where the plan has validation keys,
+these are scored after every epoch. When that gets no better, training goes back to the best epoch and learns them last, once.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.metrics import gauc
+from pipelines.ranking.checkpoint import CATALOG, CATEGORIES, Progress, folder_after
+from pipelines.ranking.loop import LogLine, Loop, compose
+from pipelines.ranking.plan import TrainingPlan
+from pipelines.ranking.published import advance, score
+from pipelines.ranking.variants import SOURCES
+from pipelines.ranking.variants.source import Context, State
+from pipelines.ranking.worker import Worker, from_first
+from pipelines.samples.batches import DayBatches, Ints, build_catalog, read_examples, shuffled_requests
+from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.columns import Columns
+from pipelines.tables.days import day_number, day_of
+from pipelines.tables.storage import Storage
+
+Report = Callable[[Mapping[str, Any], Path | None], None]
+"""Called by every worker when a time key is done: metrics, and the checkpoint's folder where this worker wrote one."""
+VALIDATED = "click"
+"""The task whose GAUC on the validation keys chooses the epoch."""
+
+
+def train(
+    plan: TrainingPlan,
+    storage: Storage,
+    made_from: Mapping[str, str],
+    *,
+    work: Path,
+    worker: Worker,
+    report: Report,
+    log_line: LogLine,
+    resume: Path | None = None,
+) -> Progress:
+    """Trains as the plan says and reports each time key; goes on after the last one of the checkpoint `resume`.
+
+    Every worker calls this with its own `worker`; the first one leaves a checkpoint below `work` at each report.
+    `made_from` is what `make_plan` gave with the plan.
+    """
+    torch.manual_seed(plan.seed)
+    fit = _Fit(plan, storage, made_from, worker, log_line)
+    progress = fit.loop.progress
+    if resume is not None:
+        fit.loop.restore(resume)
+        progress = fit.loop.progress
+        log_line(f"{plan.name} | goes on after {progress.done[-1]}")
+    while (key := plan.next_key(progress)) is not None:
+        fit.through(key)
+        folder = None
+        if worker.rank == 0:
+            folder = work / folder_after(progress)
+            fit.save(folder)
+        report({"key": key, **progress.curve[-1]}, folder)
+    return progress
+
+
+class _Fit:
+    """A loop with the data that it goes through."""
+
+    def __init__(
+        self, plan: TrainingPlan, storage: Storage, made_from: Mapping[str, str], worker: Worker, log_line: LogLine
+    ) -> None:
+        self.plan, self.storage, self.worker, self.log_line = plan, storage, worker, log_line
+        self.catalog, self.categories = build_catalog(storage, plan.catalog_until)
+        self._context = Context(
+            storage=storage, artifacts=Artifacts(storage), catalog=self.catalog, days=plan.days, made_from=made_from
+        )
+        self.states = self._open()
+        self.loop = Loop(plan, compose(plan, self.catalog, self.states), worker, log_line)
+
+    def _open(self) -> dict[str, State]:
+        """States that know nothing yet: they move forward only, and every epoch begins with the first key again."""
+        return {source.name: SOURCES[source.name].open(source.config, self._context) for source in self.plan.sources}
+
+    def through(self, key: str) -> None:
+        """Trains on a key, and ends the epoch where it was the last of one."""
+        progress = self.loop.progress
+        is_first = progress.epochs_end is None and len(progress.done) % len(self.plan.keys) == 0
+        if is_first and progress.done:
+            self.states = self._open()
+        if progress.epochs_end == len(progress.done):
+            self.states = self._open()
+            self.loop.go_back()
+        columns = self._moved_to(key)
+        order = self._order(key, columns) if self.plan.shuffle else None
+        worker = self.worker
+        batches = DayBatches(columns, self.catalog, self.plan.batch_size, worker.rank, worker.world_size, order)
+        self.loop.train_key(key, self._inputs, batches)
+        if progress.epochs_end is None and len(progress.done) % len(self.plan.keys) == 0:
+            self._end_epoch()
+
+    def _moved_to(self, key: str) -> Columns:
+        """The key's examples, with the sources moved forward to it."""
+        columns = read_examples(self.storage, key)
+        self._inputs = advance(self.states, key)
+        for state in self.states.values():
+            state.check(key, columns)
+        return columns
+
+    def _order(self, key: str, columns: Columns) -> Ints:
+        seed = [self.plan.seed, len(self.loop.progress.done), day_number(day_of(key))]
+        return shuffled_requests(columns, np.random.default_rng(seed))
+
+    def _end_epoch(self) -> None:
+        plan, progress = self.plan, self.loop.progress
+        epoch = len(progress.done) // len(plan.keys)
+        if plan.validation:
+            # One worker's figure for all: they must agree on when to stop.
+            value = from_first(self._validate() if self.worker.rank == 0 else 0.0, self.worker.device)
+            progress.scores.append(value)
+            if value == max(progress.scores):
+                self.loop.keep_best()
+            self.log_line(
+                f"{plan.name} | epoch {epoch}/{plan.epochs} | {VALIDATED} GAUC {value:.4f} on "
+                f"{plan.validation[0]} to {plan.validation[-1]} | best epoch {progress.best_epoch}"
+            )
+        is_stuck = bool(plan.validation) and epoch - progress.best_epoch >= plan.patience
+        if is_stuck or epoch == plan.epochs:
+            progress.epochs_end = len(progress.done)
+
+    def _validate(self) -> float:
+        """GAUC over all validation keys, each scored with what the sources knew before it."""
+        states, self.states = self.states, self._open()
+        model = self.loop.model.eval()
+        labels, scores, users = [], [], []
+        for key in self.plan.validation:
+            columns = self._moved_to(key)
+            there = {name: tuple(part.to(self.worker.device) for part in of) for name, of in self._inputs.items()}
+            found = score(model, self.catalog, columns, model.tables(there))
+            labels.append(columns[VALIDATED])
+            scores.append(found[:, 0])
+            users.append(columns["user_id"])
+        self.states = states
+        return gauc(np.concatenate(labels), np.concatenate(scores), np.concatenate(users))
+
+    def save(self, folder: Path) -> None:
+        """A checkpoint: all that the loop goes on from, and all that a published ranker has."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.loop.save(folder)
+        self.catalog.save(folder / CATALOG)
+        (folder / CATEGORIES).write_text(json.dumps(self.categories, ensure_ascii=False))
+        for state in self.states.values():
+            state.save(folder)

@@ -1,0 +1,169 @@
+"""Epochs, the validation that chooses one of them, and requests in random order."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.composed import ComposedRanker
+from pipelines.ranking import fit
+from pipelines.ranking.checkpoint import BEST, Progress, folder_after, published_files
+from pipelines.ranking.plan import LAST_RATE, TrainingPlan, make_plan
+from pipelines.ranking.worker import Worker
+from pipelines.samples.batches import num_batches, read_examples, shuffled_requests
+from pipelines.settings import Settings
+from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.contract import ContractError
+
+FIRST, SECOND = "2026-01-01", "2026-01-02"
+
+
+class Killed(Exception):
+    """Stands for a worker that dies."""
+
+
+def _plan(settings: Settings, **train: Any) -> tuple[TrainingPlan, dict[str, str]]:
+    run = settings.open()
+    config = replace(settings.train, **train)
+    return make_plan(config, run, Artifacts(run.storage), config.sources)
+
+
+def _train(settings: Settings, work: Path, resume: Path | None = None, die_after: int = 0, **train: Any) -> Progress:
+    plan, made_from = _plan(settings, **train)
+    folders = []
+
+    def report(metrics: object, folder: Path | None) -> None:
+        folders.append(folder)
+        if len(folders) == die_after:
+            raise Killed
+
+    return fit.train(
+        plan,
+        settings.open().storage,
+        made_from,
+        work=work,
+        worker=Worker(),
+        report=report,
+        log_line=lambda line: None,
+        resume=resume,
+    )
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return ComposedRanker.load(folder).state_dict()
+
+
+def _same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture
+def scores(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], None]:
+    """Says what the epochs' scores are, in place of the validation."""
+
+    def say(values: list[float]) -> None:
+        left = iter(values)
+        monkeypatch.setattr(fit._Fit, "_validate", lambda self: next(left))
+
+    return say
+
+
+def test_an_epoch_goes_through_all_days_and_more_of_them_fit_better(tiny: Settings, tmp_path: Path) -> None:
+    progress = _train(tiny, tmp_path, epochs=3, batch_size=32)
+    assert progress.done == [FIRST, SECOND] * 3
+    assert progress.step == _plan(tiny, epochs=3, batch_size=32)[0].num_steps
+    by_epoch = np.array_split([entry["main_loss"] for entry in progress.curve], 3)
+    assert by_epoch[2].mean() < by_epoch[0].mean() - 0.1
+
+
+def test_learning_rates_fall_over_all_epochs(tiny: Settings) -> None:
+    plan, _ = _plan(tiny, epochs=2, end_rate=0.1)
+    assert plan.rate_at(Progress()) == 1.0
+    assert plan.rate_at(Progress(step=plan.num_steps // 2)) == pytest.approx(0.55)
+    assert plan.rate_at(Progress(step=plan.num_steps)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("die_after", [1, 2, 3, 4, 5])
+def test_a_run_that_was_killed_goes_on_in_any_epoch_and_on_the_validation_day(
+    tiny: Settings, tmp_path: Path, die_after: int
+) -> None:
+    train: dict[str, Any] = {"epochs": 4, "validation_days": 1, "patience": 4}
+    whole = _train(tiny, tmp_path / "whole", **train)
+    assert whole.done == [FIRST] * 4 + [SECOND]
+    with pytest.raises(Killed):
+        _train(tiny, tmp_path / "killed", die_after=die_after, **train)
+    (last,) = (tmp_path / "killed").glob(f"after-{die_after}-*")
+    resumed = _train(tiny, tmp_path / "resumed", resume=last, **train)
+    assert resumed.scores == whole.scores and resumed.step == whole.step
+    if die_after < len(whole.done):
+        folder = folder_after(whole)
+        assert _same(_weights(tmp_path / "whole" / folder), _weights(tmp_path / "resumed" / folder))
+
+
+def test_training_stops_when_the_score_gets_no_better(
+    tiny: Settings, tmp_path: Path, scores: Callable[[list[float]], None]
+) -> None:
+    scores([0.6, 0.7, 0.65, 0.69])
+    progress = _train(tiny, tmp_path, epochs=9, validation_days=1, patience=2)
+    assert progress.scores == [0.6, 0.7, 0.65, 0.69] and progress.best_epoch == 2
+    assert progress.done == [FIRST] * 4 + [SECOND]
+
+
+def test_the_validation_day_is_learnt_from_the_best_epoch_on(
+    tiny: Settings, tmp_path: Path, scores: Callable[[list[float]], None]
+) -> None:
+    """With a rate of zero the last pass changes nothing but batch statistics: what is left are the best weights."""
+    scores([0.7, 0.6, 0.5])
+    _train(tiny, tmp_path, epochs=3, validation_days=1, patience=3)
+    best, last = (_weights(tmp_path / f"after-{name}") for name in (f"1-{FIRST}", f"3-{FIRST}"))
+    final = _weights(tmp_path / f"after-4-{SECOND}")
+    name = "ranker.affinity.profile.weight"
+    assert (final[name] - best[name]).abs().mean() < (final[name] - last[name]).abs().mean()
+    assert not torch.equal(final[name], best[name])
+
+
+def test_the_last_pass_begins_at_a_rate_that_still_learns(tiny: Settings) -> None:
+    plan, _ = _plan(tiny, epochs=4, validation_days=1, end_rate=0.1)
+    ran = plan.num_steps - num_batches(plan.validation_rows[0], plan.batch_size)
+    for best, start in ((4, LAST_RATE), (1, 0.1 + 0.9 * 3 / 4)):
+        scored = [0.9 if epoch == best else 0.5 for epoch in range(1, 5)]
+        progress = Progress(step=ran, done=[FIRST] * 4, epochs_end=4, scores=scored)
+        assert plan.rate_at(progress) == pytest.approx(start)
+        assert plan.rate_at(replace(progress, step=plan.num_steps)) == pytest.approx(0.1)
+
+
+def test_the_best_epoch_is_not_published_twice(tiny: Settings, tmp_path: Path) -> None:
+    progress = _train(tiny, tmp_path, epochs=1, validation_days=1)
+    folder = tmp_path / folder_after(progress)
+    assert (folder / BEST).is_file() and BEST not in [file.name for file in published_files(folder)]
+
+
+def test_a_validation_that_leaves_nothing_to_train_on_is_refused(tiny: Settings) -> None:
+    with pytest.raises(ContractError, match="train.validation_days=2"):
+        _plan(tiny, validation_days=2)
+
+
+def test_requests_stay_together_when_they_are_shuffled(tiny: Settings) -> None:
+    columns = read_examples(tiny.open().storage, SECOND)
+    order = shuffled_requests(columns, np.random.default_rng(0))
+    assert sorted(order) == list(range(len(order))) and list(order) != sorted(order)
+    request = [
+        (user, history.tobytes())
+        for user, history in zip(columns["user_id"][order], columns["history_author_ids"][order], strict=True)
+    ]
+    blocks = 1 + sum(one != two for one, two in zip(request[:-1], request[1:], strict=True))
+    # A request may stand beside another of its user with an equal history, and is never in two places.
+    assert blocks <= len(set(request)) + sum(request.count(one) > 1 for one in set(request))
+    assert (order == shuffled_requests(columns, np.random.default_rng(0))).all()
+
+
+def test_an_order_changes_which_rows_meet(tiny: Settings, tmp_path: Path) -> None:
+    weights = []
+    for name, shuffle in (("time", False), ("shuffled", True)):
+        progress = _train(tiny, tmp_path / name, epochs=1, shuffle=shuffle)
+        weights.append(_weights(tmp_path / name / folder_after(progress)))
+    assert not _same(*weights)
