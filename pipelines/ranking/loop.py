@@ -198,6 +198,9 @@ def train(
             for state in states.values():
                 state.save(folder)
         report({"key": key, **loop.progress.curve[-1]}, folder)
+    for name, warning in ((name, state.warning()) for name, state in states.items()):
+        if warning and worker.rank == 0:
+            log_line(f"{plan.name} | warning: {name}: {warning}")
     return loop.progress
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
 from pipelines.semantics import vocabulary
+from pipelines.semantics.corpus import corpus
 from pipelines.settings import Settings
 from pipelines.tables.anchor_text import canonical_text, field_texts
 from pipelines.tables.artifacts import Artifacts
@@ -31,7 +32,7 @@ def test_a_second_run_leaves_the_tokenizer_alone(tiny: Settings) -> None:
 def test_metrics_count_what_the_tokenizer_does(tiny: Settings) -> None:
     metrics, tokenizer = run_job(vocabulary, tiny), _published(tiny)
     storage = Storage.open(tiny.storage.root)
-    fields = list(vocabulary.corpus(storage, storage.days("anchors")))
+    fields = list(corpus(storage, storage.days("anchors")))
     base = [sum(len(tokenizer.base_ids(text)) for text in anchor) for anchor in fields]
     live = [sum(len(tokenizer.live_ids(text)) for text in anchor) for anchor in fields]
     assert metrics["anchors"] == len(fields)
@@ -97,7 +98,7 @@ def test_the_corpus_is_the_fields_of_the_canonical_text(tiny: Settings) -> None:
     storage = Storage.open(tiny.storage.root)
     day = storage.days("anchors")[0]
     rows = storage.read("anchors", day).to_pylist()
-    assert ["; ".join(fields) for fields in vocabulary.corpus(storage, [day])] == [row["text"] for row in rows]
+    assert ["; ".join(fields) for fields in corpus(storage, [day])] == [row["text"] for row in rows]
     assert "; ".join(field_texts(rows[0])) == canonical_text(rows[0])
 
 
