@@ -17,10 +17,10 @@ def corpus_days(storage: Storage, *, until: str | None, test_days: int) -> list[
     days = anchors.up_to(before=before, until=until)
     if days:
         return days
-    where = f"before {before}, the first day that is scored," if before else f"up to {until or 'today'}"
+    where = f"before {before}, the first day that is scored" if before else f"up to {until or 'today'}"
     remedy = "name one of them as `until` to read it" if anchors.days else "run the job anchors first"
     raise ContractError(
-        f"table anchors: wanted at least one day {where} got {', '.join(anchors.days[:3]) or 'none'}; {remedy}"
+        f"table anchors: wanted at least one day {where}, got {', '.join(anchors.days[:3]) or 'none'}; {remedy}"
     )
 
 

@@ -157,6 +157,11 @@ class LiveStreamingTokenizer:
         """sha256 over all that decides the rows of a text."""
         return _fingerprint(self._tokenizer.to_str(), self._state())
 
+    def replaced(self, num_live_rows: int) -> list[RowArray]:
+        """What an update took from a tokenizer with so many live rows: for each row that it appended, the older live
+        row over each of its base tokens, NO_LIVE_ROW where none stood there."""
+        return self._live.replaced(num_live_rows - 1)
+
     def encode(self, fields_batch: Sequence[Sequence[str]]) -> AnchorTokens:
         """Tokenise anchors, field after field. T is the longest of them, at most `max_tokens`."""
         ids, counts = self._encoder.ids(fields_batch)
