@@ -17,7 +17,7 @@ JOBS = {  # word: module below pipelines/, help
     "world": ("world.world", "make the simulated platform's tables, day by day"),
     "ingest": ("sources.ingest", "turn videos, chat and transcripts into segments"),
     "csv": ("sources.csv", "interactions and items with text, in CSV or Parquet files, as tables"),
-    "validate": ("sources.validate", "check tables against the contract"),
+    "validate": ("sources.validate", "check tables against the contract, and what looks wrong between them"),
     "distil": ("students.distil", "fine-tune the multimodal model that writes anchors"),
     "anchors": ("semantics.anchors", "write the daily semantic anchors with vLLM"),
     "base_tokenizer": (
@@ -43,6 +43,7 @@ CHAINS = ("daily", "study", "demo")
 EPILOG = """examples:
   python -m pipelines demo     --config pipelines/configs/demo.yaml
   python -m pipelines ingest   --config pipelines/configs/videos.yaml --set ingest.source=DIR
+  python -m pipelines csv      --config my.yaml           (a copy of pipelines/configs/csv.yaml; docs/data.md)
   python -m pipelines validate --config my.yaml
   python -m pipelines daily    --config my.yaml           (a copy of pipelines/configs/daily.yaml)
   python -m pipelines train    --config my.yaml --set train.batch_size=1024 --set seed=1
