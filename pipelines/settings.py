@@ -39,11 +39,11 @@ def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> "Settings"
 def inherit_test_days(raw: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration as YAML gives it, in which tokenizers leave out the days that `train` leaves out."""
     train = raw.get("train")
-    if not isinstance(train, Mapping) or not isinstance(train.get("test_days"), int):
+    days = train.get("test_days") if isinstance(train, Mapping) else None
+    if type(days) is not int or days < 0:  # what is wrong with it, the section itself says
         return dict(raw)
     own = {job: raw.get(job) or {} for job in ("base_tokenizer", "vocabulary")}
-    shared = {"test_days": train["test_days"]}
-    return {**raw, **{job: merged(shared, keys) for job, keys in own.items() if isinstance(keys, Mapping)}}
+    return {**raw, **{job: merged({"test_days": days}, keys) for job, keys in own.items() if isinstance(keys, Mapping)}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,6 +21,7 @@ from pipelines.tables.contract import TASKS_COLUMNS
 from pipelines.tables.storage import Storage
 
 Ints = NDArray[np.int64]
+_KEYS = {"users": "user_id", "authors": "author_id"}
 _NEVER = "9999-12-31"
 
 
@@ -34,7 +35,7 @@ def warnings(storage: Storage) -> list[str]:
 
 def _impressions(storage: Storage, days: list[str]) -> Iterator[str]:
     """One pass over the impressions, a day at a time."""
-    known = {name: _ids(storage, name, f"{name[:-1]}_id") for name in ("users", "authors")}
+    known = {name: _ids(storage, name, key) for name, key in _KEYS.items()}
     anchored, first_day = _first_anchors(storage)
     rows, early = 0, 0
     unknown: dict[str, Counter[int]] = {name: Counter() for name in known}
@@ -43,7 +44,7 @@ def _impressions(storage: Storage, days: list[str]) -> Iterator[str]:
         table = storage.read("impressions", day, ["user_id", "author_id", *TASKS_COLUMNS])
         rows += table.num_rows
         for name, ids in known.items():
-            named = table[f"{name[:-1]}_id"].to_numpy()
+            named = table[_KEYS[name]].to_numpy()
             unknown[name].update(named[~np.isin(named, ids)].tolist())
         early += table.num_rows - int((_days_of(table["author_id"].to_numpy(), anchored, first_day) < day).sum())
         for task in TASKS_COLUMNS:

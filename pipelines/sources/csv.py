@@ -26,7 +26,9 @@ from pipelines.tables.storage import Storage
 log = logging.getLogger(__name__)
 STAGE = "csv"
 TABLES = ("authors", "anchors", "users", "impressions")
+"""What it writes beside rejections."""
 _OURS = {"job": STAGE}
+"""What the commits of its days say that they were made from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +158,7 @@ def run(config: CSVConfig, run: Run) -> dict[str, Any]:
     counts = {"impressions": len(impressions), "items": len(authors), "anchors": len(anchors), "users": len(users)}
     log.info("csv | %s", " | ".join(f"{count:,} {name}" for name, count in counts.items()))
     log.info("csv | %d day(s), %s to %s | text known from %s", len(days), days[0][0], days[-1][0], before)
-    for line in summary(files):
+    for line in summary(files.values()):
         log.warning("csv | %s", line)
     if dropped:
         log.warning("csv | %d phrase(s) left out: a field holds at most %s", dropped, dict(FIELD_LIMITS))
@@ -196,7 +198,7 @@ def _impressions(file: PlainFile, config: CSVConfig, known: Ints) -> pa.Table:
     watched = file.numbers(own.watch_time_s, wanted, 0.0) if own.watch_time_s else np.zeros(len(file))
     rows = pa.table(columns | {"watch_time_s": watched.astype(np.float32)}).filter(pa.array(file.good))
     if not len(rows):
-        found = "\n".join(f"  {line}" for line in summary({"": file})) or "  the file has no rows"
+        found = "\n".join(f"  {line}" for line in summary([file])) or "  the file has no rows"
         raise ContractError(f"csv.interactions.file {own.file}: no row can be used\n{found}")
     return rows.sort_by([("ts_ms", "ascending"), ("impression_id", "ascending")])
 

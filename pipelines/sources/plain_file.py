@@ -4,7 +4,7 @@ A row that cannot be used is refused once, with the first cell that is wrong and
 """
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ TIME_UNITS = ("s", "ms", "iso")
 ID_KINDS = ("integer", "text")
 LISTS = "|"
 """Between the values of a list column of a Parquet file, once it is text."""
-_INTEGER, _NUMBER = r"^[-+]?\d{1,18}$", r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
+_INTEGER, _NUMBER = r"^-?\d{1,18}$", r"^-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 _FIRST_MS, _END_MS = 315_532_800_000, 4_102_444_800_000  # 1980 to 2100: seconds taken for ms, or ms for s, fall outside
 _WANTED_TIME = {
     "s": "seconds since 1970, from the years 1980 to 2099",
@@ -85,8 +85,8 @@ class PlainFile:
         self.good &= ~bad
 
     def text(self, column: str) -> list[str | None]:
-        """[rows] of a column, None where it is blank or there is no such column ("")."""
-        values: list[str | None] = self._text[column].to_pylist() if column else [None] * len(self)
+        """[rows] of a column, None where it is blank."""
+        values: list[str | None] = self._text[column].to_pylist()
         return values
 
     def ids(self, column: str, kind: str) -> Ints:
@@ -104,8 +104,7 @@ class PlainFile:
         lower = pc.utf8_lower(self._text[column])
         lower = pc.if_else(pc.equal(lower, "true"), "1", pc.if_else(pc.equal(lower, "false"), "0", lower))
         values = self._parsed(column, _NUMBER, pa.float64(), wanted, lower)
-        if least is not None:
-            self.refuse(values < least, column, wanted)
+        self.refuse(~np.isfinite(values) | (values < (-np.inf if least is None else least)), column, wanted)
         return values
 
     def times(self, column: str, unit: str) -> Ints:
@@ -198,10 +197,10 @@ def _iso_ms(text: str) -> int:
     return round(moment.timestamp() * 1000)
 
 
-def summary(files: Mapping[str, PlainFile]) -> list[str]:
+def summary(files: Iterable[PlainFile]) -> list[str]:
     """One line for each thing that was wrong in files."""
     return [
         f"{count} row(s) of {file.name} rejected, the first: {detail}"
-        for file in files.values()
+        for file in files
         for count, detail in file.first_of.values()
     ]

@@ -151,6 +151,7 @@ BAD = {
     (7, 1, NOON, "maybe", 0): "column click: wanted a number, got 'maybe'",
     (7, 1, NOON, "", 0): "column click: wanted a number, got nothing",
     (7, 1, NOON, 1, -1): "column watched: wanted seconds watched, 0 or more, got '-1'",
+    (7, 1, NOON, 1, "1e999"): "column watched: wanted a number, got '1e999'",
     (7, 1): "wanted 5 cells as in the header",
 }
 
@@ -166,8 +167,8 @@ def test_bad_rows_are_refused_one_by_one_and_the_rest_goes_on(tmp_path: Path, ca
         assert wanted in detail and detail.startswith(f"shown.csv, row {number}, ")
         assert "correct it and run the job csv again" in detail
     logged = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert sorted(line[:10] for line in logged) == 4 * ["csv | 1 ro"] + 2 * ["csv | 2 ro"], "one line for each kind"
-    assert [row["impression_id"] for row in _rows(settings, "impressions")] == [2, 11, 12]
+    assert sorted(line[:10] for line in logged) == 5 * ["csv | 1 ro"] + 2 * ["csv | 2 ro"], "one line for each kind"
+    assert [row["impression_id"] for row in _rows(settings, "impressions")] == [2, 12, 13]
 
 
 def test_a_cell_over_two_lines_is_one_row(tmp_path: Path) -> None:
