@@ -32,10 +32,9 @@ class IdTable(nn.Module):
         """rows [...] int64 -> vectors [..., dim]."""
         return F.embedding(rows, self.weight)
 
-    def grow(self, num_rows: int) -> None:
-        """Append rows of zeros up to `num_rows`; those that exist stay. Make the optimizer afterwards."""
-        old = self.weight.detach()
-        self.weight = nn.Parameter(torch.cat([old, old.new_zeros(num_rows - len(old), old.shape[1])]))
+    def append(self, vectors: Tensor) -> None:
+        """Rows [n, dim] behind those that exist, which stay. Make the optimizer afterwards."""
+        self.weight = nn.Parameter(torch.cat([self.weight.detach(), vectors.detach()]))
 
 
 def log2_bucket(values: Tensor, num_buckets: int) -> Tensor:

@@ -16,9 +16,14 @@ from pipelines.tables.contract import ContractError
 JOBS = {  # word: module below pipelines/, help
     "world": ("world.world", "make the simulated platform's tables, day by day"),
     "ingest": ("sources.ingest", "turn videos, chat and transcripts into segments"),
-    "validate": ("sources.validate", "check tables against the contract"),
+    "csv": ("sources.csv", "interactions and items with text, in CSV or Parquet files, as tables"),
+    "validate": ("sources.validate", "check tables against the contract, and what looks wrong between them"),
     "distil": ("students.distil", "fine-tune the multimodal model that writes anchors"),
     "anchors": ("semantics.anchors", "write the daily semantic anchors with vLLM"),
+    "base_tokenizer": (
+        "semantics.base_tokenizer",
+        "make a base tokenizer, where no checkpoint has one",
+    ),
     "vocabulary": ("semantics.vocabulary", "train or extend the Live-Streaming Tokenizer"),
     "examples": ("samples.examples", "join impressions with point-in-time history"),
     "train": ("ranking.train", "train a ranker of sources and, beside it, Base"),
@@ -38,6 +43,7 @@ CHAINS = ("daily", "study", "demo")
 EPILOG = """examples:
   python -m pipelines demo     --config pipelines/configs/demo.yaml
   python -m pipelines ingest   --config pipelines/configs/videos.yaml --set ingest.source=DIR
+  python -m pipelines csv      --config my.yaml           (a copy of pipelines/configs/csv.yaml; docs/data.md)
   python -m pipelines validate --config my.yaml
   python -m pipelines daily    --config my.yaml           (a copy of pipelines/configs/daily.yaml)
   python -m pipelines train    --config my.yaml --set train.batch_size=1024 --set seed=1
@@ -48,7 +54,7 @@ exit codes: 0 done, 1 the job failed, 2 the configuration or the input cannot be
 
 
 def _parser() -> argparse.ArgumentParser:
-    jobs = "\n".join(f"  {name:<11}{what}" for name, (_, what) in JOBS.items())
+    jobs = "\n".join(f"  {name:<15}{what}" for name, (_, what) in JOBS.items())
     parser = argparse.ArgumentParser(
         prog="python -m pipelines",
         description=f"Jobs of the live-streaming ranking pipeline:\n{jobs}",

@@ -1,8 +1,9 @@
 """The whole configuration of a run: one section per job, each defined beside its owner."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pipelines.analysis.analyse import AnalyseConfig
 from pipelines.demo.config import DemoConfig
@@ -11,13 +12,15 @@ from pipelines.ranking.plan import TrainConfig
 from pipelines.ranking.publish import PublishConfig
 from pipelines.ranking.variants import ranker_name
 from pipelines.runtime.cluster import ClusterConfig
-from pipelines.runtime.config import load
+from pipelines.runtime.config import load, merged
 from pipelines.runtime.run import Run
 from pipelines.samples.examples import ExamplesConfig
 from pipelines.semantics.anchors import AnchorsConfig
+from pipelines.semantics.base_tokenizer import BaseTokenizerConfig
 from pipelines.semantics.embed import EmbedConfig
 from pipelines.semantics.vocabulary import VocabularyConfig
 from pipelines.serving.serve import ServeConfig
+from pipelines.sources.csv import CSVConfig
 from pipelines.sources.ingest import IngestConfig
 from pipelines.sources.kuailive import KuaiLiveConfig
 from pipelines.sources.movielens import MovieLensConfig
@@ -30,7 +33,17 @@ from pipelines.world.config import WorldConfig
 
 def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> "Settings":
     """The configuration in a YAML file, with `a.b=c` on top. Raises ConfigError."""
-    return load(Settings, path, overrides, prepare=inherit_train)
+    return load(Settings, path, overrides, prepare=lambda keys: inherit_train(inherit_test_days(keys)))
+
+
+def inherit_test_days(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as YAML gives it, in which tokenizers leave out the days that `train` leaves out."""
+    train = raw.get("train")
+    days = train.get("test_days") if isinstance(train, Mapping) else None
+    if type(days) is not int or days < 0:  # what is wrong with it, the section itself says
+        return dict(raw)
+    own = {job: raw.get(job) or {} for job in ("base_tokenizer", "vocabulary")}
+    return {**raw, **{job: merged({"test_days": days}, keys) for job, keys in own.items() if isinstance(keys, Mapping)}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +68,8 @@ class Settings:
     """Fine-tuning of the multimodal model."""
     anchors: AnchorsConfig = field(default_factory=AnchorsConfig)
     """The daily anchor batch."""
+    base_tokenizer: BaseTokenizerConfig = field(default_factory=BaseTokenizerConfig)
+    """A base tokenizer made from the anchors' text."""
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     """The Live-Streaming Tokenizer."""
     examples: ExamplesConfig = field(default_factory=ExamplesConfig)
@@ -69,6 +84,8 @@ class Settings:
     """The bank snapshot."""
     serve: ServeConfig = field(default_factory=ServeConfig)
     """Where and how the deployments are reached."""
+    csv: CSVConfig = field(default_factory=CSVConfig)
+    """Interactions and items with text, in plain files, to tables."""
     kuailive: KuaiLiveConfig = field(default_factory=KuaiLiveConfig)
     """A downloaded KuaiLive or KuaiLive-M3 to tables."""
     movielens: MovieLensConfig = field(default_factory=MovieLensConfig)

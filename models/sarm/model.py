@@ -20,7 +20,7 @@ from models.ops.packing import Distinct
 from models.ranker import RankerConfig
 from models.sarm.anchor_encoder import AnchorEncoder
 from models.sarm.anchor_pooling import AnchorPooling
-from models.sarm.anchor_tokens import PAD_ROW, TokenRows
+from models.sarm.anchor_tokens import NO_LIVE_ROW, PAD_ROW, RowArray, TokenRows
 from models.sarm.author_identity import AuthorIdentity, AuthorMean
 from models.sarm.choice import choose_authors, distinct_histories
 from models.sarm.memory_bank import MemoryBank
@@ -258,12 +258,24 @@ class SARM(Source):
             if self.pooling is not None:
                 self.pooling(states, mask)
 
-    def grow_live_tokens(self, rows: TokenRows) -> None:
-        """Make room for the tokenizer's newer `rows`: rows that exist stay, new ones start at zero.
+    def grow_live_tokens(self, rows: TokenRows, replaced: Sequence[RowArray]) -> None:
+        """Make room for the tokenizer's newer `rows`: rows that exist stay, and each new one starts as the mean of the
+        rows that it takes the place of, `replaced` of the newer tokenizer.
 
-        A zero row adds nothing until it is learnt. Make the optimizer afterwards. Raises ValueError if rows would go.
+        So a longer merge goes on with what its parts have learnt. One without such parts starts at zero, which adds
+        nothing until it is learnt. Make the optimizer afterwards. Raises ValueError if rows would go.
         """
         if rows.num_base_rows != self.rows.num_base_rows or rows.num_live_rows < self.rows.num_live_rows:
             raise ValueError(f"the model has {self.rows}, the tokenizer {rows}; an update only appends live rows")
-        self.encoder.live_tokens.grow(rows.num_live_rows)
+        if len(replaced) != rows.num_live_rows - self.rows.num_live_rows:
+            raise ValueError(
+                f"wanted what each of the {rows.num_live_rows - self.rows.num_live_rows} new rows replaces, got "
+                f"{len(replaced)}; take LiveStreamingTokenizer.replaced"
+            )
+        old = self.encoder.live_tokens.weight.detach()
+        new = old.new_zeros(len(replaced), old.shape[1])
+        for vector, parts in zip(new, replaced, strict=True):
+            if (parts != NO_LIVE_ROW).any():
+                vector.copy_(old[torch.from_numpy(parts[parts != NO_LIVE_ROW]).long()].mean(dim=0))
+        self.encoder.live_tokens.append(new)
         self.rows = rows

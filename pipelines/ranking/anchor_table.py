@@ -30,8 +30,8 @@ class AnchorTable:
         """Tokens of N + 1 author rows; [CLS] alone where there is no anchor yet."""
         self.anchor_day = np.full(num_rows, NO_ANCHOR, dtype=np.int32)
         """[N+1] day of the current anchor, days since 1970, NO_ANCHOR where there is none."""
-        self.num_truncated = 0
-        """Anchors read so far that were longer than the tokenizer's max_tokens."""
+        self.num_read = self.num_truncated = 0
+        """Anchors read so far, and those of them that were longer than the tokenizer's max_tokens."""
 
     @property
     def rows(self) -> TokenRows:
@@ -83,6 +83,7 @@ class AnchorTable:
 
     def _place(self, rows: Ints, new: AnchorTokens) -> None:
         """Puts anchors over the rows, the table growing in T where they are longer."""
+        self.num_read += len(new)
         self.num_truncated += new.num_truncated
         width = max(self.tokens.base.shape[1], new.base.shape[1])
         base, live = _widen(self.tokens.base, width), _widen(self.tokens.live, width)

@@ -1,7 +1,7 @@
 """Fits a ranker: epochs over the time keys, the choice of the best one, checkpoints. Does not know Ray.
 
-Within an epoch keys come in order: before each, the sources move forward to it. Where the plan has validation keys,
-these are scored after every epoch. When that gets no better, training goes back to the best epoch and learns them last, once.
+Within an epoch keys come in order: before each, the sources move forward to it. Validation keys, where there are any,
+are scored after every epoch. When that gets no better, training goes back to the best epoch and learns them last, once.
 """
 
 import json
@@ -62,6 +62,8 @@ def train(
             folder = work / folder_after(progress)
             fit.save(folder)
         report({"key": key, **progress.curve[-1]}, folder)
+    if worker.rank == 0:
+        fit.warn()
     return progress
 
 
@@ -143,6 +145,12 @@ class _Fit:
             users.append(columns["user_id"])
         self.states = states
         return gauc(np.concatenate(labels), np.concatenate(scores), np.concatenate(users))
+
+    def warn(self) -> None:
+        """Says what sources have to say of the data that they read."""
+        for name, state in self.states.items():
+            if warning := state.warning():
+                self.log_line(f"{self.plan.name} | warning: {name}: {warning}")
 
     def save(self, folder: Path) -> None:
         """A checkpoint: all that the loop goes on from, and all that a published ranker has."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from models.artifacts.bank import Histories
 from models.history import HISTORY_PAD, HistoryRule, as_known, num_stored
 from pipelines.runtime.run import Run
+from pipelines.samples.empty_histories import EmptyHistories
 from pipelines.tables import contract, newest
 from pipelines.tables.columns import to_numpy
 from pipelines.tables.days import NO_ANCHOR
@@ -113,10 +114,14 @@ def run(config: ExamplesConfig, run: Run) -> dict[str, Any]:
             "table impressions: wanted at least one day, got none; run the job that writes impressions first"
         )
     written: dict[str, int] = {}
+    empty = EmptyHistories()
     for day in due_days(storage, "examples", made_from):
         started = time.perf_counter()
-        written[day] = storage.write("examples", day, _chunks(storage, config, day, days), made_from[day]).rows
+        chunks = _chunks(storage, config, day, days, empty)
+        written[day] = storage.write("examples", day, chunks, made_from[day]).rows
         log.info("examples of %s | %d rows | %.1f s", day, written[day], time.perf_counter() - started)
+    for warning in empty.warnings():
+        log.warning("examples | %s", warning)
     return {"days": days, "days_written": sorted(written), "examples": sum(written.values())}
 
 
@@ -182,18 +187,23 @@ def _made_from(storage: Storage, config: ExamplesConfig) -> dict[str, dict[str, 
     return made_from
 
 
-def _chunks(storage: Storage, config: ExamplesConfig, day: str, days: list[str]) -> Iterator[pa.Table]:
-    """A day's examples in time order (within a shard), `chunk_rows` at a time."""
+def _chunks(
+    storage: Storage, config: ExamplesConfig, day: str, days: list[str], empty: EmptyHistories
+) -> Iterator[pa.Table]:
+    """A day's examples in time order (within a shard), `chunk_rows` at a time; `empty` counts them."""
     anchors = anchor_days(storage, day)
     for shard in range(config.shards):
         in_shard = None
         if config.shards > 1:
             in_shard = pc.bit_wise_and(pc.field("user_id"), pa.scalar(config.shards - 1, pa.int64())) == shard
         clicks = read_clicks(storage, window(day, days, config.history_days), in_shard)
+        empty.clicked(clicks.user_ids[clicks.user], clicks.ts_ms)
         impressions = storage.read("impressions", day, _EXAMPLE_COLUMNS, in_shard)
         impressions = impressions.sort_by([("ts_ms", "ascending"), ("impression_id", "ascending")])
         for start in range(0, impressions.num_rows, config.chunk_rows):
-            yield _examples(impressions.slice(start, config.chunk_rows), clicks, anchors, config)
+            rows = _examples(impressions.slice(start, config.chunk_rows), clicks, anchors, config)
+            empty.count(rows)
+            yield rows
 
 
 def _examples(

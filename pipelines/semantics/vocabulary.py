@@ -1,4 +1,4 @@
-"""The Live-Streaming Tokenizer, trained on the anchors of all days so far, or extended by those of newer days.
+"""The Live-Streaming Tokenizer, trained on the anchors before the days that are scored, or extended by newer ones.
 
 Reads anchors, publishes the artifact "tokenizer".
 Run: python -m pipelines vocabulary --config pipelines/configs/demo.yaml
@@ -6,9 +6,10 @@ Run: python -m pipelines vocabulary --config pipelines/configs/demo.yaml
 
 import json
 import logging
+import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.runtime.run import Run
-from pipelines.tables.anchor_text import NAMES, field_texts
+from pipelines.runtime.shares import is_worth_saying, share
+from pipelines.semantics.corpus import corpus, corpus_days
+from pipelines.tables.anchor_text import NAMES
 from pipelines.tables.artifacts import Artifacts
-from pipelines.tables.contract import FIELDS, ContractError
+from pipelines.tables.contract import ContractError
 from pipelines.tables.fingerprint import digest
-from pipelines.tables.storage import Storage, batches
+from pipelines.tables.storage import Storage
 
 if TYPE_CHECKING:
     from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer, TokenizerConfig
@@ -38,9 +41,12 @@ class VocabularyConfig:
     """How the tokenizer is made."""
 
     base_tokenizer: str = ""
-    """The `tokenizer.json` of the model that writes the anchors."""
+    """The `tokenizer.json` of the model that writes the anchors, or the one that the job base_tokenizer made."""
     until: str | None = None
-    """Newest day of anchors to learn from, YYYY-MM-DD; null = the newest there is."""
+    """Newest day of anchors to learn from, YYYY-MM-DD; null = those known before the newest `test_days` days of
+    impressions, which are scored."""
+    test_days: int = 1
+    """Newest days of impressions that rankers are scored on; where no file says it, train.test_days."""
     min_frequency: int = 100_000
     """A pair of tokens is merged when the corpus holds it at least this often (the paper's threshold)."""
     max_merges: int = 50_000
@@ -52,24 +58,35 @@ class VocabularyConfig:
     max_tokens: int = 64
     """Longest anchor in tokens, [CLS] included."""
 
+    def __post_init__(self) -> None:
+        if self.test_days < 0:
+            raise ValueError(f"test_days: wanted 0 or more, got {self.test_days}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counted:
     """A corpus as its tokenizer counts it. It is kept beside the tokenizer, so that a day is read once."""
 
-    anchors: int
     phrases: Counter[str]
     """How often the corpus holds each phrase of base tokens."""
+    lengths: Counter[int]
+    """How many anchors have so many base tokens, [CLS] included, before any is cut."""
+
+    @property
+    def anchors(self) -> int:
+        """How many there are."""
+        return self.lengths.total()
 
     @classmethod
     def load(cls, folder: Path) -> "Counted":
         """Reads what `save` wrote."""
         content = json.loads((folder / COUNTED).read_text(encoding="utf-8"))
-        return cls(anchors=content["anchors"], phrases=Counter(content["phrases"]))
+        lengths = {int(length): count for length, count in content["lengths"].items()}
+        return cls(phrases=Counter(content["phrases"]), lengths=Counter(lengths))
 
     def save(self, folder: Path) -> None:
         """Writes the file COUNTED."""
-        content = {"anchors": self.anchors, "phrases": self.phrases}
+        content = {"phrases": self.phrases, "lengths": {str(n): count for n, count in self.lengths.items()}}
         (folder / COUNTED).write_text(json.dumps(content, ensure_ascii=False, sort_keys=True), encoding="utf-8")
 
 
@@ -80,12 +97,7 @@ def run(config: VocabularyConfig, run: Run) -> dict[str, Any]:
     storage = run.storage
     artifacts = Artifacts(storage)
     anchors = storage.listing("anchors")
-    days = anchors.up_to(until=config.until)
-    if not days:
-        raise ContractError(
-            f"table anchors: wanted at least one day up to {config.until or 'today'}, got none; "
-            "run the job anchors first"
-        )
+    days = corpus_days(storage, until=config.until, test_days=config.test_days)
     made_from = _rules(config) | {_DAY + day: anchors.stamp(day) for day in days}
     published = artifacts.manifest(KIND) if artifacts.current(KIND) else None
     if published is not None and _extends(published.made_from, made_from):
@@ -99,7 +111,7 @@ def run(config: VocabularyConfig, run: Run) -> dict[str, Any]:
     else:
         how, base = "trained", _base(config)
         blank = LiveStreamingTokenizer.blank(base, _tokenizer_config(config))
-        counted = _with_days(Counted(anchors=0, phrases=Counter()), blank, storage, days, like=base)
+        counted = _with_days(Counted(phrases=Counter(), lengths=Counter()), blank, storage, days, like=base)
         tokenizer = blank.train_on(counted.phrases)
     if how != "current":
         run_id = f"{days[-1]}-{digest([made_from, tokenizer.fingerprint])}"
@@ -112,24 +124,41 @@ def run(config: VocabularyConfig, run: Run) -> dict[str, Any]:
         "tokenizer %s from %d days | %d merges | %.1f tokens per anchor, %.1f after merging",
         how, len(days), metrics["merges"], metrics["base_tokens_mean"], metrics["live_tokens_mean"],
     )  # fmt: skip
+    for warning in warnings(tokenizer, counted):
+        log.warning("tokenizer | %s", warning)
     return metrics
+
+
+def warnings(tokenizer: "LiveStreamingTokenizer", counted: Counted) -> list[str]:
+    """What a tokenizer does to its corpus that its owner may not want: nothing merged, anchors cut. [] for nothing."""
+    from models.sarm.live_tokenizer.merges import most_frequent_pair
+
+    found, config = [], tokenizer.config
+    if tokenizer.rows.num_live_rows == 1:
+        most = most_frequent_pair(counted.phrases)
+        found.append(
+            f"no merges: the most frequent pair of tokens occurs {most:,} time(s) in {counted.anchors:,} anchors, and "
+            f"vocabulary.min_frequency is {config.min_frequency:,}; set it to at most {max(1, most):,}, for example "
+            f"{max(1, most // 10):,}"
+        )
+    lengths = np.sort(np.fromiter(counted.lengths.elements(), np.int64, counted.anchors))
+    cut = int((lengths > config.max_tokens).sum())
+    if is_worth_saying(cut, counted.anchors):
+        enough = int(lengths[math.ceil(0.99 * len(lengths)) - 1])
+        found.append(
+            f"anchors cut: {share(cut, counted.anchors)} are longer than vocabulary.max_tokens = {config.max_tokens} "
+            f"and lose their tail; set it to {enough} to keep 99 % of them whole"
+        )
+    return found
 
 
 def _with_days(
     counted: Counted, tokenizer: "LiveStreamingTokenizer", storage: Storage, days: list[str], like: Any = None
 ) -> Counted:
     """The corpus with further days; `like` is the base tokenizer that the first anchors are checked against."""
-    anchors = sum(storage.dataset("anchors", day).count_rows() for day in days)
     phrases = tokenizer.count(corpus(storage, days), like=like)
-    return Counted(anchors=counted.anchors + anchors, phrases=counted.phrases + phrases)
-
-
-def corpus(storage: Storage, days: list[str]) -> Iterator[list[str]]:
-    """The fields' texts of every anchor of `days`, as the tokenizer reads them."""
-    for day in days:
-        for table in batches(storage.dataset("anchors", day), 4096, list(FIELDS)):
-            for row in table.to_pylist():
-                yield field_texts(row)
+    lengths = Counter(tokenizer.lengths(corpus(storage, days)).tolist())
+    return Counted(phrases=counted.phrases + phrases, lengths=counted.lengths + lengths)
 
 
 def _base(config: VocabularyConfig) -> Any:
@@ -143,7 +172,7 @@ def _base(config: VocabularyConfig) -> Any:
     if not config.base_tokenizer or not path.is_file():
         raise ContractError(
             f"vocabulary.base_tokenizer: wanted a tokenizer.json, got {config.base_tokenizer!r}; "
-            "name the file in the folder of the model that writes the anchors"
+            "name the file in the folder of the model that writes the anchors, or make one: run the job base_tokenizer"
         )
     base = Tokenizer.from_file(str(path))
     base.add_tokens([AddedToken(name, normalized=False) for name in NAMES.values()])
@@ -166,8 +195,9 @@ def _rules(config: VocabularyConfig) -> dict[str, str]:
     """What a tokenizer is made by, beside the days that it is made from."""
     from models.sarm.live_tokenizer.tokenizer import FORMAT
 
-    rules = {key: value for key, value in asdict(config).items() if key != "until"} | {
+    rules = {key: value for key, value in asdict(config).items() if key not in ("until", "test_days")} | {
         "format": FORMAT,
+        "counted": "2",
         "names": list(NAMES.values()),
     }
     base = Path(config.base_tokenizer)

@@ -3,7 +3,6 @@
 What a Ray worker does for `ingest`; the job itself, its tables and its progress are in pipelines/sources/ingest.py.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.sources import chat, transcript
+from pipelines.sources.rows import stable_id
 from pipelines.sources.sampling import Sampling
 from pipelines.sources.video import Video
 from pipelines.tables import contract
@@ -53,11 +53,6 @@ class Clip:
     def ids(self) -> tuple[int, int]:
         """(author_id, live_id)."""
         return stable_id(self.author), stable_id(self.key)
-
-
-def stable_id(name: str) -> int:
-    """Positive 63-bit id of a name: the same on every machine and every day."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1 or 1
 
 
 def rejected(key: str, reason: str, detail: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ from pipelines.pages import report_json
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError, to_dict
 from pipelines.runtime.run import Run
+from pipelines.sources.rows import author_row, stable_id
 from pipelines.sources.sampling import Sampling
 from pipelines.tables import contract, newest, rejections
 from pipelines.tables.storage import Storage
@@ -193,8 +194,6 @@ def _files(tables: Iterable[pa.Table], limit_bytes: int) -> Iterator[pa.Table]:
 
 def _authors(storage: Storage, day: str, names: Iterable[str]) -> list[pa.Table]:
     """Rows of `authors`: what earlier days knew of an author, else the folder's name as the profile."""
-    from pipelines.sources.clips import stable_id
-
     names = list(names)
     ours = pc.field("author_id").isin(pa.array(map(stable_id, names), pa.int64()))
     columns = contract.spec("authors").schema.names
@@ -202,13 +201,8 @@ def _authors(storage: Storage, day: str, names: Iterable[str]) -> list[pa.Table]
     by_author = {row["author_id"]: row for row in earlier.to_pylist()}
     rows = []
     for name in names:
-        new = {
-            "author_id": stable_id(name),
-            "profile": " ".join(name.replace("-", " ").replace("_", " ").split()),
-            "category": None,
-            "tags": [],
-            "first_live_day": date.fromisoformat(day),
-        }
+        profile = " ".join(name.replace("-", " ").replace("_", " ").split())
+        new = author_row(stable_id(name), profile, None, [], day)
         rows.append(by_author.get(new["author_id"], new))
     if not rows:
         return []

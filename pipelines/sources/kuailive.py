@@ -11,7 +11,6 @@ Run: python -m pipelines kuailive --config my.yaml --set kuailive.source=DIR
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,13 @@ import pyarrow.parquet as pq
 from pipelines.runtime.config import ConfigError
 from pipelines.runtime.run import Run
 from pipelines.semantics import embed
+from pipelines.sources.rows import anchor_row, author_row, coded, rows_by_day, to_table
 from pipelines.tables import contract, rejections
-from pipelines.tables.anchor_text import canonical_text
 from pipelines.tables.contract import PROFILE, TASKS_COLUMNS, ContractError
 from pipelines.tables.storage import Storage
 
 log = logging.getLogger(__name__)
 RELEASES = ("kuailive", "m3")
-_DAY_MS = 86_400_000
 _PAIR = ("user_id", "live_id")
 
 
@@ -78,7 +76,7 @@ def run(config: KuaiLiveConfig, run: Run) -> dict[str, Any]:
     order = [("ts_ms", "ascending"), ("user_id", "ascending"), ("live_id", "ascending")]
     exposures = exposures.sort_by(order)
     exposures = exposures.add_column(0, "impression_id", pa.array(np.arange(len(exposures), dtype=np.int64)))
-    days = _split(exposures, "ts_ms")
+    days = rows_by_day(exposures, "ts_ms")
     if not days:
         raise ContractError(f"kuailive.source {config.source}: no exposure falls in a room that is on air")
     _write_rooms(storage, release)
@@ -86,7 +84,7 @@ def run(config: KuaiLiveConfig, run: Run) -> dict[str, Any]:
     for day, rows in days:
         storage.write("impressions", day, [rows])
         log.info("kuailive | %s | %d impressions", day, len(rows))
-    for day, rows in _split(refused, "ts_ms"):
+    for day, rows in rows_by_day(refused, "ts_ms"):
         rejections.replace(storage, day, "kuailive", rows.drop_columns(["ts_ms"]).to_pylist())
     return {"impressions": len(exposures), "rejections": len(refused), "days": [day for day, _ in days]}
 
@@ -258,15 +256,11 @@ def _rooms(rooms: pa.Table, start: str, end: str, **texts: Any) -> pa.Table:
 def _users(people: pa.Table, **columns: str) -> pa.Table:
     """`users` with each column's values as codes, in the order of the values; -1 where there is none."""
     people = people.sort_by("user_id")
-    coded: dict[str, Any] = {"user_id": people["user_id"]}
+    rows: dict[str, Any] = {"user_id": people["user_id"]}
     for name in PROFILE:
-        codes = np.full(len(people), -1, np.int16)
-        if name in columns:
-            shown = people[columns[name]].to_pylist()
-            values = {value: code for code, value in enumerate(sorted({str(v) for v in shown if v is not None}))}
-            codes = np.array([-1 if v is None else values[str(v)] for v in shown], np.int16)
-        coded[name] = codes
-    return pa.table(coded)
+        shown = people[columns[name]].to_pylist() if name in columns else [None] * len(people)
+        rows[name], _ = coded(shown)
+    return pa.table(rows)
 
 
 def _on_air(release: Release) -> tuple[pa.Table, pa.Table]:
@@ -291,10 +285,11 @@ def _on_air(release: Release) -> tuple[pa.Table, pa.Table]:
 def _write_rooms(storage: Storage, release: Release) -> None:
     """Authors, anchors and title embeddings on the day their room began; of an author's rooms the newest one."""
     rooms = release.rooms.sort_by([("start_ms", "ascending"), ("live_id", "ascending")])
-    for day, rooms_of_day in _split(rooms, "start_ms"):
+    for day, rooms_of_day in rows_by_day(rooms, "start_ms"):
         newest = {row["author_id"]: row for row in rooms_of_day.to_pylist()}
-        storage.write("authors", day, [_table("authors", [_author(row, release.tags, day) for row in newest.values()])])
-        storage.write("anchors", day, [_table("anchors", [_anchor(row, release.tags) for row in newest.values()])])
+        authors = [_author(row, release.tags, day) for row in newest.values()]
+        storage.write("authors", day, [to_table("authors", authors)])
+        storage.write("anchors", day, [to_table("anchors", [_anchor(row, release.tags) for row in newest.values()])])
         if release.title_vectors is not None:
             named = [row for row in newest.values() if row["title_row"] >= 0]
             storage.write(embed.TABLE, day, [_embedded(named, release.title_vectors)])
@@ -302,22 +297,13 @@ def _write_rooms(storage: Storage, release: Release) -> None:
 
 def _author(room: dict[str, Any], tags: dict[int, str], day: str) -> dict[str, Any]:
     tag = tags.get(room["author_id"])
-    return {
-        "author_id": room["author_id"],
-        "profile": "",
-        "category": room["category"],
-        "tags": [tag] if tag else [],
-        "first_live_day": date.fromisoformat(day),
-    }
+    return author_row(room["author_id"], "", room["category"], [tag] if tag else [], day)
 
 
 def _anchor(room: dict[str, Any], tags: dict[int, str]) -> dict[str, Any]:
-    tag = tags.get(room["author_id"])
-    fields: dict[str, list[str]] = {field: [] for field in contract.FIELDS}
-    fields["theme"] = [room["title"]] if room["title"] else []
-    fields["topic"] = [text for text in (room["category"], tag) if text]
-    blank = {"model": "kuailive", "prompt_hash": "", "schema_hash": "", "num_frames": 0, "num_comments": 0}
-    return {"author_id": room["author_id"], **fields, "text": canonical_text(fields), **blank}
+    topics = (room["category"], tags.get(room["author_id"]))
+    phrases = {"theme": [room["title"]] if room["title"] else [], "topic": [text for text in topics if text]}
+    return anchor_row(room["author_id"], phrases, "kuailive")
 
 
 def _embedded(rooms: list[dict[str, Any]], vectors: npt.NDArray[np.float32]) -> pa.Table:
@@ -327,16 +313,3 @@ def _embedded(rooms: list[dict[str, Any]], vectors: npt.NDArray[np.float32]) -> 
         "model": ["title_embeddings"] * len(rooms),
     }
     return pa.table(columns, schema=contract.spec(embed.TABLE).schema)
-
-
-def _split(table: pa.Table, column: str) -> list[tuple[str, pa.Table]]:
-    """The rows of each day (UTC) of a column of milliseconds, days and rows in order."""
-    day = table[column].to_numpy() // _DAY_MS
-    return [
-        (datetime.fromtimestamp(int(d) * 86_400, UTC).date().isoformat(), table.filter(pa.array(day == d)))
-        for d in np.unique(day)
-    ]
-
-
-def _table(name: str, rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=contract.spec(name).schema)

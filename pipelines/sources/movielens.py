@@ -7,7 +7,6 @@ Run: python -m pipelines movielens --config pipelines/configs/movielens.yaml --s
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -19,8 +18,9 @@ import pyarrow.parquet as pq
 
 from pipelines.runtime.config import ConfigError
 from pipelines.runtime.run import Run
-from pipelines.tables import contract
-from pipelines.tables.anchor_text import canonical_text, field_texts
+from pipelines.semantics import base_tokenizer
+from pipelines.semantics.base_tokenizer import BaseTokenizerConfig
+from pipelines.sources.rows import anchor_row, author_row, to_table
 from pipelines.tables.contract import PROFILE, ContractError
 
 log = logging.getLogger(__name__)
@@ -47,21 +47,21 @@ class MovieLensConfig:
 
 
 def run(config: MovieLensConfig, run: Run) -> dict[str, Any]:
-    """Writes users, authors, anchors and impressions, and the base tokenizer into the run's folder."""
+    """Writes users, authors, anchors and impressions, and has the job base_tokenizer make one from the films' text."""
     ratings, items = _read(config.source)
     storage = run.storage
     days = _periods(ratings["timestamp_s"].to_numpy(), config.periods)
     before = (date.fromisoformat(days[0][0]) - timedelta(days=1)).isoformat()
     films = [_film(item) for item in items.to_pylist()]
-    storage.write("authors", before, [_table("authors", [_author(item, before) for item in items.to_pylist()])])
-    storage.write("anchors", before, [_table("anchors", films)])
+    storage.write("authors", before, [to_table("authors", [_author(item, before) for item in items.to_pylist()])])
+    storage.write("anchors", before, [to_table("anchors", films)])
     storage.write("users", days[0][0], [_users(ratings)])
     for day, rows in days:
         storage.write("impressions", day, [_impressions(ratings.slice(rows.start, rows.stop - rows.start), rows.start)])
         log.info("movielens | %s | %d ratings", day, rows.stop - rows.start)
-    tokenizer = run.folder / "tokenizer.json"
-    _make_tokenizer(films, config.vocabulary, tokenizer)
-    return {"films": len(films), "ratings": len(ratings), "days": [day for day, _ in days], "tokenizer": str(tokenizer)}
+    made = base_tokenizer.run(BaseTokenizerConfig(size=config.vocabulary), run)
+    counts = {"films": len(films), "ratings": len(ratings), "days": [day for day, _ in days]}
+    return counts | {"tokenizer": made["tokenizer"]}
 
 
 def _read(source: str) -> tuple[pa.Table, pa.Table]:
@@ -99,35 +99,19 @@ def _periods(seconds: np.ndarray, count: int) -> list[tuple[str, range]]:
 def _film(item: dict[str, Any]) -> dict[str, Any]:
     """The film's own text as an anchor: people, title, genres, rating board, plot."""
     people = [item["director"], *(item["actors"] or "").split(", ")]
-    fields = {
-        "point_of_interest": [name for name in people if name][:3],
+    phrases = {
+        "point_of_interest": [name for name in people if name],
         "theme": [item["title"]],
-        "topic": list(item["genres"] or [])[:2],
+        "topic": list(item["genres"] or []),
         "target_audience": [item["rated"]] if item["rated"] else [],
-        "format": [],
         "scene": [item["plot"]] if item["plot"] else [],
     }
-    return {
-        "author_id": item["item_id"],
-        **fields,
-        "text": canonical_text(fields),
-        "model": "movielens",
-        "prompt_hash": "",
-        "schema_hash": "",
-        "num_frames": 0,
-        "num_comments": 0,
-    }
+    return anchor_row(item["item_id"], phrases, "movielens")
 
 
 def _author(item: dict[str, Any], day: str) -> dict[str, Any]:
     genres = list(item["genres"] or [])
-    return {
-        "author_id": item["item_id"],
-        "profile": item["title"],
-        "category": genres[0] if genres else None,
-        "tags": genres,
-        "first_live_day": date.fromisoformat(day),
-    }
+    return author_row(item["item_id"], item["title"], genres[0] if genres else None, genres, day)
 
 
 def _users(ratings: pa.Table) -> pa.Table:
@@ -150,25 +134,3 @@ def _impressions(ratings: pa.Table, first: int) -> pa.Table:
             "watch_time_s": np.zeros(len(ratings), np.float32),
         }
     )
-
-
-def _make_tokenizer(films: list[dict[str, Any]], size: int, path: Path) -> None:
-    """A byte-level BPE of the films' text, as a base tokenizer that knows the language."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    def texts() -> Iterator[str]:
-        for film in films:
-            yield from field_texts(film)
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(texts(), trainer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(path))
-
-
-def _table(name: str, rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=contract.spec(name).schema)

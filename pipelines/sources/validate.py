@@ -1,5 +1,7 @@
 """`validate`: checks tables against the contract and reports everything that is wrong, not only the first thing.
 
+Where nothing is wrong it looks across the tables too, and warns of what looks wrong. Warnings are no errors.
+
 Run: python -m pipelines validate --config FILE.yaml
 """
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.runtime.run import Run
+from pipelines.sources import across
 from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
@@ -24,7 +27,7 @@ class ValidateConfig:
     """What to check."""
 
     tables: tuple[str, ...] = ()
-    """Tables to check; empty = every table that has a day below storage.root."""
+    """Tables to check; empty = every table that has a day below storage.root, and what there is between them."""
     sample_frames: int = 200
     """Frames of a day of segments that are decoded to find damaged JPEGs, evenly spread; 0 = none."""
 
@@ -36,7 +39,10 @@ class ValidateConfig:
 
 
 def run(config: ValidateConfig, run: Run) -> dict[str, Any]:
-    """Reads every table and day, writes nothing. Raises ContractError with all that was found wrong."""
+    """Reads every table and day, writes nothing, and reports {days, rows, warnings}.
+
+    Raises ContractError with all that was found wrong.
+    """
     storage = run.storage.with_oracle()
     rows, days, errors = 0, 0, []
     for name in config.tables or contract.TABLES:
@@ -57,7 +63,10 @@ def run(config: ValidateConfig, run: Run) -> dict[str, Any]:
         raise ContractError(f"storage.root {storage.root}: wanted tables, got none; run `ingest` or `world` first")
     if errors:
         raise ContractError(f"{len(errors)} error(s)\n" + "\n".join(f"  {error}" for error in errors))
-    return {"validate/days": days, "validate/rows": rows}
+    warnings = [] if config.tables else across.warnings(storage)
+    for warning in warnings:
+        print(f"warning: {warning}")
+    return {"validate/days": days, "validate/rows": rows, "validate/warnings": warnings}
 
 
 class _Check:

@@ -20,7 +20,8 @@ from pipelines.runtime.config import build, to_dict
 from pipelines.samples import examples
 from pipelines.samples.examples import ExamplesConfig
 from pipelines.semantics import vocabulary
-from pipelines.semantics.vocabulary import VocabularyConfig, corpus
+from pipelines.semantics.corpus import corpus
+from pipelines.semantics.vocabulary import VocabularyConfig
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.storage import Storage, StorageConfig

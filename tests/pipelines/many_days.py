@@ -14,6 +14,7 @@ from pipelines.ranking import publish
 from pipelines.samples import examples
 from pipelines.semantics import anchors, vocabulary
 from pipelines.semantics.anchors import AnchorsConfig
+from pipelines.semantics.corpus import corpus
 from pipelines.tables import contract
 from pipelines.tables.anchor_text import canonical_text
 from pipelines.tables.contract import FIELD_LIMITS, TASKS_COLUMNS
@@ -42,8 +43,8 @@ class Platform:
         self.day = 0
         self._storage = Storage.open(self.settings.storage.root)
         self.grow(4)
-        corpus = vocabulary.corpus(self._storage, self._storage.days("anchors"))
-        write_base_tokenizer([text for fields in corpus for text in fields], root / "tokenizer.json")
+        texts = corpus(self._storage, self._storage.days("anchors"))
+        write_base_tokenizer([text for fields in texts for text in fields], root / "tokenizer.json")
         for name in ("vocabulary", "examples"):
             JOBS[name].run(getattr(self.settings, name), self.settings.open())
         train_here(self.settings)

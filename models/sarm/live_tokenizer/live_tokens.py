@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.sarm.live_tokenizer.base_tokenizer import State
-from models.sarm.live_tokenizer.merges import MAX_IDS, ids_of, join
+from models.sarm.live_tokenizer.merges import MAX_IDS, ids_of, join, text_of
 
 IntArray = npt.NDArray[np.int64]
 
@@ -62,6 +62,13 @@ class LiveTokens:
     def join(self, phrases: Sequence[str]) -> list[list[int]]:
         """Phrases of base ids, each id one character (see merges.py) -> their ids with the live merges applied."""
         return join(phrases, self._pairs, self.num_base)
+
+    def replaced(self, since: int) -> list[npt.NDArray[np.int32]]:
+        """For each token from number `since` on, over each of its base ids: 1 + the number of the token before `since`
+        that stands there where it is not merged, or 0 for none."""
+        phrases = [text_of(pieces) for pieces in self.pieces[since:]]
+        joined = join(phrases, self._pairs[:since], self.num_base) if phrases else []
+        return [self.cover(np.array(ids, dtype=np.int64))[1] for ids in joined]
 
     def extended(self, state: State, learned: Sequence[tuple[str, str]]) -> LiveTokens:
         """Appends learnt merges to `state`, the file that these tokens come from.

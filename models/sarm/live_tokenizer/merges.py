@@ -76,6 +76,15 @@ def learn(counts: Counter[str], min_frequency: int, max_merges: int) -> list[tup
     return [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]
 
 
+def most_frequent_pair(counts: Counter[str]) -> int:
+    """How often the phrases hold the pair of ids that they hold most often: the highest min_frequency that merges."""
+    pairs: Counter[str] = Counter()
+    for phrase, count in counts.items():
+        for start in range(len(phrase) - 1):
+            pairs[phrase[start : start + 2]] += count
+    return max(pairs.values(), default=0)
+
+
 def _repeated(weights: Sequence[tuple[str, int]]) -> Iterator[str]:
     for phrase, count in weights:
         for start in range(0, count, _PER_TEXT):

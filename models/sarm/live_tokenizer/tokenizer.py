@@ -157,13 +157,27 @@ class LiveStreamingTokenizer:
         """sha256 over all that decides the rows of a text."""
         return _fingerprint(self._tokenizer.to_str(), self._state())
 
+    def replaced(self, num_live_rows: int) -> list[RowArray]:
+        """What an update took from a tokenizer with so many live rows: for each row that it appended, the older live
+        row over each of its base tokens, NO_LIVE_ROW where none stood there."""
+        return self._live.replaced(num_live_rows - 1)
+
     def encode(self, fields_batch: Sequence[Sequence[str]]) -> AnchorTokens:
         """Tokenise anchors, field after field. T is the longest of them, at most `max_tokens`."""
         ids, counts = self._encoder.ids(fields_batch)
         base, live = self._live.cover(ids)
+        return self._anchors(self._row_of_base[base], live, self._num_base_tokens(ids, counts))
+
+    def lengths(self, texts_fields: Iterable[Sequence[str]]) -> IntArray:
+        """Tokens of each anchor of a corpus, [N]: those that `encode` gives, [CLS] included, before any is cut."""
+        batches = [self._num_base_tokens(*self._encoder.ids(batch)) for batch in _batches(texts_fields)]
+        lengths: IntArray = 1 + np.concatenate([np.zeros(0, np.int64), *batches])
+        return lengths
+
+    def _num_base_tokens(self, ids: IntArray, counts: IntArray) -> IntArray:
+        """[N] base tokens that the ids of each anchor stand for."""
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._live.span(ids))])
-        lengths = np.diff(ends[np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])])
-        return self._anchors(self._row_of_base[base], live, lengths)
+        return np.diff(ends[np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])])
 
     def encode_live(self, fields_batch: Sequence[Sequence[str]]) -> AnchorTokens:
         """A'_s in the place of A_s: every merged token once, with a row behind the base rows; nothing left to fuse."""

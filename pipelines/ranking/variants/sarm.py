@@ -9,6 +9,7 @@ from models.sarm.model import SARM, SARMConfig
 from models.sources import Inputs
 from pipelines.ranking.anchor_table import AnchorTable
 from pipelines.ranking.variants.source import Context, Source, State
+from pipelines.runtime.shares import is_worth_saying, share
 from pipelines.semantics import vocabulary
 from pipelines.tables import newest
 from pipelines.tables.artifacts import Artifacts
@@ -46,6 +47,15 @@ class CurrentAnchors(State):
     def check(self, key: str, columns: Columns) -> None:
         """Compares the examples' anchor days with those here."""
         self._table.check_examples(key, columns)
+
+    def warning(self) -> str:
+        """How many of the anchors read so far were cut."""
+        table = self._table
+        if not is_worth_saying(table.num_truncated, table.num_read):
+            return ""
+        longest = self.tokenizer.config.max_tokens
+        cut = share(table.num_truncated, table.num_read)
+        return f"anchors cut: {cut} are longer than vocabulary.max_tokens = {longest} and lose their tail; raise it"
 
 
 class SARMSource(Source):

@@ -52,6 +52,10 @@ class State(Protocol):
         """Raises ContractError where the examples of a time key were joined with another state than this one."""
         return None
 
+    def warning(self) -> str:
+        """What the owner of the data should know of what was read so far, in a line; "" for nothing."""
+        return ""
+
     def save(self, folder: Path) -> None:
         """Leaves in the folder of a checkpoint what it learnt from the training days, if anything."""
         return None

@@ -193,11 +193,17 @@ def test_a_mismatch_is_refused_with_both_values(
 def test_growing_live_tokens_keeps_rows_and_changes_no_vector() -> None:
     model = sarm().eval()
     source, before = model.source("sarm"), table(model)
-    source.grow_live_tokens(TokenRows(num_base_rows=ROWS.num_base_rows, num_live_rows=9))
-    assert source.encoder.live_tokens.weight.shape == (9, 8)
-    assert torch.equal(table(model), before)
+    more = TokenRows(num_base_rows=ROWS.num_base_rows, num_live_rows=ROWS.num_live_rows + 3)
+    old = source.encoder.live_tokens.weight.detach().clone()
+    replaced = [np.array(parts, np.int32) for parts in ([2, 2, 0, 3], [0, 0], [4])]
+    source.grow_live_tokens(more, replaced)
+    new = source.encoder.live_tokens.weight.detach()
+    assert torch.equal(new[: len(old)], old) and torch.equal(table(model), before)
+    torch.testing.assert_close(new[len(old) :], torch.stack([(2 * old[2] + old[3]) / 3, torch.zeros(8), old[4]]))
     with pytest.raises(ValueError, match="only appends"):
-        source.grow_live_tokens(ROWS)
+        source.grow_live_tokens(ROWS, [])
+    with pytest.raises(ValueError, match="each of the 3 new rows"):
+        source.grow_live_tokens(dataclasses.replace(more, num_live_rows=more.num_live_rows + 3), [])
 
 
 @pytest.mark.parametrize(

@@ -113,17 +113,20 @@ def test_training_stops_when_the_score_gets_no_better(
     assert progress.done == [FIRST] * 4 + [SECOND]
 
 
-def test_the_validation_day_is_learnt_from_the_best_epoch_on(
+def test_training_goes_back_to_the_best_epoch(
     tiny: Settings, tmp_path: Path, scores: Callable[[list[float]], None]
 ) -> None:
-    """With a rate of zero the last pass changes nothing but batch statistics: what is left are the best weights."""
     scores([0.7, 0.6, 0.5])
-    _train(tiny, tmp_path, epochs=3, validation_days=1, patience=3)
+    train: dict[str, Any] = {"epochs": 3, "validation_days": 1, "patience": 3}
+    with pytest.raises(Killed):
+        _train(tiny, tmp_path, die_after=3, **train)
+    plan, made_from = _plan(tiny, **train)
+    resumed = fit._Fit(plan, tiny.open().storage, made_from, Worker(), print)
+    resumed.loop.restore(tmp_path / f"after-3-{FIRST}")
     best, last = (_weights(tmp_path / f"after-{name}") for name in (f"1-{FIRST}", f"3-{FIRST}"))
-    final = _weights(tmp_path / f"after-4-{SECOND}")
-    name = "ranker.affinity.profile.weight"
-    assert (final[name] - best[name]).abs().mean() < (final[name] - last[name]).abs().mean()
-    assert not torch.equal(final[name], best[name])
+    assert _same(resumed.loop.model.state_dict(), last) and not _same(best, last)
+    resumed.loop.go_back()
+    assert _same(resumed.loop.model.state_dict(), best)
 
 
 def test_the_last_pass_begins_at_a_rate_that_still_learns(tiny: Settings) -> None:

@@ -1,5 +1,6 @@
 """The training loop on another device than the CPU."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,15 +8,20 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
 from pipelines.ranking.checkpoint import Progress
 from pipelines.ranking.fit import train
 from pipelines.ranking.plan import make_plan
 from pipelines.ranking.published import advance, load, score
 from pipelines.ranking.worker import Worker, all_gather_rows, average_gradients
 from pipelines.samples.batches import read_examples
+from pipelines.semantics import vocabulary
+from pipelines.semantics.corpus import corpus
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.storage import rows_of
 from tests.models.devices import second_device
+from tests.pipelines.jobs import run_job
 
 DAYS = ("2026-01-01", "2026-01-02")
 
@@ -26,6 +32,7 @@ def _train(
     work: Path,
     device: torch.device | str = "cpu",
     resume: Path | None = None,
+    lines: list[str] | None = None,
 ) -> Progress:
     run = settings.open()
     plan, made_from = make_plan(settings.train, run, Artifacts(run.storage), sources)
@@ -36,13 +43,32 @@ def _train(
         work=work,
         worker=Worker(device=torch.device(device)),
         report=lambda metrics, folder: None,
-        log_line=lambda line: None,
+        log_line=([] if lines is None else lines).append,
         resume=resume,
     )
 
 
 def _losses(progress: Progress) -> list[float]:
     return [entry["loss"] for entry in progress.curve]
+
+
+def test_anchors_that_are_cut_are_said_once(tiny: Settings, tmp_path: Path) -> None:
+    lines: list[str] = []
+    generous = replace(tiny, vocabulary=replace(tiny.vocabulary, max_tokens=1000))
+    run_job(vocabulary, generous)
+    _train(generous, ("sarm",), tmp_path / "whole", lines=lines)
+    assert lines and not [line for line in lines if "warning" in line]
+    run_job(vocabulary, replace(tiny, vocabulary=replace(tiny.vocabulary, max_tokens=20)))
+    _train(tiny, ("sarm",), tmp_path / "cut", lines=lines)
+    (warning,) = [line for line in lines if "warning" in line]
+    storage = tiny.open().storage
+    tokenizer = LiveStreamingTokenizer.load(Artifacts(storage).fetch("tokenizer"))
+    # Training of two days reads the anchors of the first day, before the second.
+    cut = sum(length > 20 for length in tokenizer.lengths(corpus(storage, DAYS[:1])))
+    total = rows_of(storage, "anchors", DAYS[0])
+    assert warning.startswith("sarm | warning: sarm: anchors cut: ") and f" {cut} of {total} (" in warning
+    _train(tiny, (), tmp_path / "base", lines=lines)
+    assert len([line for line in lines if "warning" in line]) == 1, "Base reads no anchors"
 
 
 @pytest.mark.parametrize("sources", [("sarm",), ()])

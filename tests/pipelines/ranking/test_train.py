@@ -20,6 +20,7 @@ from pipelines.runtime.config import ConfigError, build
 from pipelines.samples import examples
 from pipelines.samples.batches import DayBatches, build_catalog, read_examples
 from pipelines.semantics import vocabulary
+from pipelines.semantics.corpus import corpus
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import TABLES, ContractError
@@ -135,7 +136,7 @@ def test_anchors_in_force_are_the_newest_strictly_before(tiny: Settings) -> None
     first = storage.read("anchors", "2026-01-01")
     rows = catalog.author_rows(first["author_id"].to_numpy())
     assert sorted(np.flatnonzero(table.anchor_day >= 0)) == sorted(rows)
-    wanted = tokenizer.encode(list(vocabulary.corpus(storage, ["2026-01-01"])))
+    wanted = tokenizer.encode(list(corpus(storage, ["2026-01-01"])))
     width = wanted.base.shape[1]
     assert (table.tokens.base[rows][:, :width] == wanted.base).all()
     assert (table.tokens.live[rows][:, :width] == wanted.live).all()
@@ -147,7 +148,7 @@ def test_a_table_of_live_tokens_holds_the_merged_sequence_alone(tiny: Settings) 
     tokenizer = LiveStreamingTokenizer.load(Artifacts(storage).fetch("tokenizer"))
     table = AnchorTable(storage, catalog, tokenizer, tokens="live").advance(before="2026-01-02")
     rows = catalog.author_rows(storage.read("anchors", "2026-01-01")["author_id"].to_numpy())
-    wanted = tokenizer.encode_live(list(vocabulary.corpus(storage, ["2026-01-01"])))
+    wanted = tokenizer.encode_live(list(corpus(storage, ["2026-01-01"])))
     assert (table.tokens.base[rows][:, : wanted.base.shape[1]] == wanted.base).all()
     assert wanted.base.max() >= tokenizer.rows.num_base_rows and not table.tokens.live.any()
     assert table.rows == tokenizer.live_rows

@@ -1,16 +1,22 @@
 """The tokenizer's job: trained, left alone, extended, and its errors."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
-from pipelines.semantics import vocabulary
-from pipelines.settings import Settings
+from pipelines.semantics import base_tokenizer, vocabulary
+from pipelines.semantics.base_tokenizer import BaseTokenizerConfig
+from pipelines.semantics.corpus import corpus
+from pipelines.semantics.vocabulary import Counted, VocabularyConfig
+from pipelines.settings import Settings, read_settings
 from pipelines.tables.anchor_text import canonical_text, field_texts
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import FIELDS, ContractError
-from pipelines.tables.storage import Storage
+from pipelines.tables.storage import Storage, StorageConfig
 from tests.pipelines.jobs import run_job
 
 
@@ -31,7 +37,7 @@ def test_a_second_run_leaves_the_tokenizer_alone(tiny: Settings) -> None:
 def test_metrics_count_what_the_tokenizer_does(tiny: Settings) -> None:
     metrics, tokenizer = run_job(vocabulary, tiny), _published(tiny)
     storage = Storage.open(tiny.storage.root)
-    fields = list(vocabulary.corpus(storage, storage.days("anchors")))
+    fields = list(corpus(storage, metrics["days"]))
     base = [sum(len(tokenizer.base_ids(text)) for text in anchor) for anchor in fields]
     live = [sum(len(tokenizer.live_ids(text)) for text in anchor) for anchor in fields]
     assert metrics["anchors"] == len(fields)
@@ -97,7 +103,7 @@ def test_the_corpus_is_the_fields_of_the_canonical_text(tiny: Settings) -> None:
     storage = Storage.open(tiny.storage.root)
     day = storage.days("anchors")[0]
     rows = storage.read("anchors", day).to_pylist()
-    assert ["; ".join(fields) for fields in vocabulary.corpus(storage, [day])] == [row["text"] for row in rows]
+    assert ["; ".join(fields) for fields in corpus(storage, [day])] == [row["text"] for row in rows]
     assert "; ".join(field_texts(rows[0])) == canonical_text(rows[0])
 
 
@@ -106,6 +112,82 @@ def test_a_missing_base_tokenizer_is_named(tiny: Settings) -> None:
         run_job(vocabulary, _again(tiny, base_tokenizer="nowhere.json"))
 
 
-def test_no_anchors_is_an_error_that_says_what_to_run(tiny: Settings) -> None:
-    with pytest.raises(ContractError, match="run the job anchors"):
+def test_no_anchors_is_an_error_that_says_what_to_run(tiny: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="up to 2000-01-01, got 2026-01-01, .* name one of them as `until`"):
         run_job(vocabulary, _again(tiny, until="2000-01-01"))
+    empty = replace(tiny, storage=StorageConfig(root=str(tmp_path / "empty")))
+    for job in (vocabulary, base_tokenizer):
+        with pytest.raises(ContractError, match="run the job anchors"):
+            run_job(job, empty)
+
+
+def test_anchors_of_the_days_that_are_scored_are_not_read(tiny: Settings) -> None:
+    storage = Storage.open(tiny.storage.root)
+    days = storage.days("anchors")
+    assert days == storage.days("impressions")
+    assert run_job(vocabulary, tiny)["days"] == days[:-1]
+    assert run_job(vocabulary, _again(tiny, test_days=2))["days"] == days[:-2]
+    assert run_job(vocabulary, _again(tiny, test_days=0))["days"] == days
+    assert run_job(vocabulary, _again(tiny, until=days[-1]))["days"] == days
+    with pytest.raises(ContractError, match=f"before {days[0]}, the first day that is scored"):
+        run_job(vocabulary, _again(tiny, test_days=3))
+
+
+def test_train_says_which_days_are_scored(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("train: {test_days: 2}\nvocabulary: {min_frequency: 7}\n")
+    settings = read_settings(tmp_path / "c.yaml")
+    assert settings.vocabulary == VocabularyConfig(min_frequency=7, test_days=2)
+    assert settings.base_tokenizer.test_days == 2
+    assert read_settings(tmp_path / "c.yaml", ["vocabulary.test_days=1"]).vocabulary.test_days == 1
+    assert read_settings(tmp_path / "c.yaml", ["train.test_days=3"]).vocabulary.test_days == 3
+
+
+def test_nothing_merged_is_said_with_what_would_merge(tiny: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    run_job(vocabulary, _again(tiny, min_frequency=10**9, max_tokens=1000))
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    most, suggested = (int(re.search(pattern, warning)[1]) for pattern in (r"at most (\d+)", r"for example (\d+)"))
+    merges = {n: run_job(vocabulary, _again(tiny, min_frequency=n))["merges"] for n in (most + 1, most, suggested)}
+    assert merges[most + 1] == 0 < merges[most] < merges[suggested]
+
+
+def test_cut_anchors_are_counted_with_what_would_keep_them(tiny: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    run_job(vocabulary, _again(tiny, max_tokens=30))
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    days, tokenizer = Storage.open(tiny.storage.root).days("anchors")[:-1], _published(tiny)
+    anchors = list(corpus(Storage.open(tiny.storage.root), days))
+    assert f"{tokenizer.encode(anchors).num_truncated} of {len(anchors)} (" in warning
+    enough = int(re.search(r"set it to (\d+)", warning)[1])
+    caplog.clear()
+    run_job(vocabulary, _again(tiny, max_tokens=enough))
+    assert _published(tiny).encode(anchors).num_truncated <= 0.01 * len(anchors)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    run_job(vocabulary, _again(tiny, max_tokens=enough - 1))
+    assert _published(tiny).encode(anchors).num_truncated > 0.01 * len(anchors)
+
+
+def test_an_extension_counts_the_lengths_of_all_days(tiny: Settings) -> None:
+    first = Storage.open(tiny.storage.root).days("anchors")[0]
+    run_job(vocabulary, _again(tiny, until=first))
+    run_job(vocabulary, tiny)
+    counted = Counted.load(Artifacts(Storage.open(tiny.storage.root)).fetch("tokenizer"))
+    storage = Storage.open(tiny.storage.root)
+    wanted = _published(tiny).lengths(corpus(storage, storage.days("anchors")[:-1]))
+    assert sorted(counted.lengths.elements()) == sorted(wanted.tolist())
+
+
+def test_a_base_tokenizer_is_made_of_the_same_days(tiny: Settings) -> None:
+    small = replace(tiny, base_tokenizer=BaseTokenizerConfig(size=300))
+    made = run_job(base_tokenizer, small)
+    storage = Storage.open(tiny.storage.root)
+    assert made["days"] == storage.days("anchors")[:-1]
+    assert made["tokenizer"] == str(Path(tiny.run_dir) / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(made["tokenizer"])
+    assert tokenizer.get_vocab_size() == made["tokens"] == 300
+    text = "zażółć 猫, used car"
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text, "every byte must be known"
+    first = Path(made["tokenizer"]).read_bytes()
+    run_job(base_tokenizer, small)
+    assert Path(made["tokenizer"]).read_bytes() == first
+    assert run_job(vocabulary, _again(tiny, base_tokenizer=made["tokenizer"]))["how"] == "trained"
+    with pytest.raises(ValueError, match="size >= 256"):
+        BaseTokenizerConfig(size=255)

@@ -17,6 +17,7 @@ from pipelines.runtime import config
 from pipelines.settings import Settings
 from pipelines.sources import chat, clips, ingest, transcript
 from pipelines.sources.clips import Clip
+from pipelines.sources.rows import stable_id
 from pipelines.sources.sampling import Sampling
 from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
@@ -100,7 +101,7 @@ def test_bytes_that_are_no_video_are_rejected_and_cost_nothing_else(tmp_path: Pa
     (tmp_path / "ann" / "bad.mp4").write_bytes(b"\x00\x01garbage" * 500)
     (tmp_path / "ann" / "empty.webm").touch()
     rows, refused = decoded(tmp_path)
-    assert [r["live_id"] for r in rows] == [clips.stable_id("ann/good")]
+    assert [r["live_id"] for r in rows] == [stable_id("ann/good")]
     assert {(r["key"], r["reason"]) for r in refused} == {
         ("ann/bad", "unreadable_video"),
         ("ann/empty", "unreadable_video"),
@@ -149,7 +150,7 @@ def test_comments_go_to_the_segment_they_were_written_in(tmp_path: Path):
     rows, refused = decoded(tmp_path, segment_s=3)
     assert [[c["offset_ms"] for c in r["comments"]] for r in rows] == [[250, 1000], [1500], []]
     assert [r["viewers"] for r in rows] == [1, 1, 0]
-    assert rows[0]["comments"][0]["user_id"] == clips.stable_id("bob")
+    assert rows[0]["comments"][0]["user_id"] == stable_id("bob")
     assert refused == []
 
 
@@ -248,10 +249,10 @@ def test_clips_come_in_the_order_of_the_table(tmp_path: Path):
 
 
 def test_ids_are_positive_stable_and_63_bit():
-    ids = [clips.stable_id(f"author {number}") for number in range(2000)]
+    ids = [stable_id(f"author {number}") for number in range(2000)]
     assert len(set(ids)) == 2000
     assert all(0 < i < 2**63 for i in ids)
-    assert clips.stable_id("street-watch") == 6352460596380910732
+    assert stable_id("street-watch") == 6352460596380910732
 
 
 @pytest.mark.parametrize("key", ["segment_s", "frames_per_segment", "frame_max_side", "jpeg_quality", "concurrency"])

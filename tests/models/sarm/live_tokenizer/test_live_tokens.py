@@ -73,3 +73,13 @@ def test_a_file_whose_merges_make_other_ids_is_refused() -> None:
     state["model"]["vocab"] |= {"ad": 6, "dd": 5}
     with pytest.raises(ValueError, match="makes id 6, wanted 5"):
         LiveTokens(state, 5, 1)
+
+
+def test_what_an_extension_replaces_is_what_stood_over_its_base_ids() -> None:
+    first, state = extended((text(A), text(BC)), (text(D), text(D)))
+    longer = [(text(5), text(D)), (text(5, D), text(D)), (text(C), text(D))]
+    live = first.extended(state, longer)
+    assert live.pieces[2:] == [(A, BC, D), (A, BC, D, D), (C, D)]
+    # abcd: abc stood over its first two; abcdd: abc, and dd over its last two; cd: nothing.
+    assert [parts.tolist() for parts in live.replaced(2)] == [[1, 1, 0], [1, 1, 2, 2], [0, 0]]
+    assert live.replaced(5) == []

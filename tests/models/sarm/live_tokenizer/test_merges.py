@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from models.sarm.live_tokenizer.merges import ids_of, join, learn, phrases
+from models.sarm.live_tokenizer.merges import ids_of, join, learn, most_frequent_pair, phrases
 
 QWEN_VOCABULARY = 151_643
 CORPUS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8), max_size=6)
@@ -72,3 +72,11 @@ def test_joined_phrases_are_those_that_the_merges_give_one_after_the_other(seque
     made = {left + right: 100 + number for number, (left, right) in enumerate(merges)}
     wanted = [[made.get(symbol) or ids_of(symbol)[0] for symbol in merged(phrase, merges)] for phrase in corpus]
     assert join(corpus, [(ids_of(left), ids_of(right)) for left, right in merges], 100) == wanted
+
+
+@given(CORPUS)
+def test_the_most_frequent_pair_is_the_highest_threshold_that_merges(corpus: list[list[int]]) -> None:
+    counts = Counter(text(*ids) for ids in corpus)
+    most = most_frequent_pair(counts)
+    assert not learn(counts, most + 1, 10)
+    assert bool(learn(counts, most, 10)) == (most > 0)

@@ -259,3 +259,22 @@ def test_counts_of_corpora_add_up_whoever_counts(first: list[list[str]], second:
         old().update_on(blank.count(first) + new().count(second)).fingerprint
         == old().update(first + second).fingerprint
     )
+
+
+def test_replaced_rows_are_those_that_the_older_tokenizer_gives_the_same_text() -> None:
+    before, after = old(), old().update([["pubg squad goals", "lao tie"], ["pubg squad goals"]] * 3)
+    replaced = after.replaced(before.rows.num_live_rows)
+    assert len(replaced) == after.rows.num_live_rows - before.rows.num_live_rows > 0
+    for row, parts in enumerate(replaced, before.rows.num_live_rows):
+        tokens = before.encode([[after.live_text(row)]])
+        assert tokens.live[0, 1:].tolist() == parts.tolist()
+    assert any((parts > 0).any() for parts in replaced)
+
+
+def test_lengths_are_those_before_anything_is_cut() -> None:
+    anchors = [["pubg squad", "home"], ["x"], [""]]
+    whole = old().encode(anchors).lengths.tolist()
+    short = LiveStreamingTokenizer.train(OLD, base(), replace(CONFIG, max_tokens=3))
+    assert old().lengths(anchors).tolist() == short.lengths(anchors).tolist() == whole
+    assert short.encode(anchors).lengths.max() == 3
+    assert old().lengths([]).tolist() == []
