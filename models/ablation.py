@@ -18,7 +18,7 @@ from models.ranker import Ranker
 from models.sources import Representations
 
 Readings = Callable[[], Iterable[tuple[RankingBatch, list[Representations]]]]
-"""Gives the batches to score, each with what the sources say of it; called once to learn the means, and once to score."""
+"""Gives the batches to score, each with what the sources say of it; called for the means, and again to score."""
 
 
 class _Tap:

@@ -1,4 +1,4 @@
-"""Two-stage sources (SARM appendix A.1): tags, phrases, semantic ids, frozen embeddings, as tables that move in time."""
+"""Two-stage sources (SARM appendix A.1): tags, phrases, semantic ids, embeddings, as tables that move in time."""
 
 import json
 from collections.abc import Iterable, Sequence
