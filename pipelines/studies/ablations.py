@@ -97,7 +97,7 @@ def markdown(table: Mapping[str, Any]) -> str:
     note = (
         f"Click GAUC{resampled}, in points, that a trained variant loses when a part is replaced by its mean over the "
         "scored examples; history: the interest that Base reads from it. In brackets the 95 % interval over users, "
-        "from the lowest to the highest end of all seeds; then the part's relative spread, 0 where it says the same of all."
+        "from the lowest to the highest end of all seeds; then the part's relative spread, 0 where it never differs."
     )
     return "\n".join([*lines, "", note])
 

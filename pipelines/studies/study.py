@@ -1,8 +1,9 @@
 """One table of a paper: variants x seeds on equal data, order and budget, and what they gain over the reference.
 
-Rows that no variant trains (`study.references`) stand below them: regressions, a cross network, ceilings. Each trial trains one variant with one seed in one process (a Ray task), scores the newest day and leaves a file below
-`study.trials`, and its scores. Trials are cached by variant, seed, data and code, so an interrupted study resumes. The study leaves
-`<run_dir>/table.json`, the same as `table.md`, and with figures as `report.html`.
+Each trial trains one variant with one seed in one process (a Ray task), scores the newest day and leaves a file below
+`study.trials`, with its scores beside it. Trials are cached by variant, seed, data and code, so an interrupted study
+resumes. Rows that no variant trains (`study.references`: regressions, a cross network, ceilings) are made and cached in
+the same way. The study leaves `<run_dir>/table.json`, the same as `table.md`, and with figures as `report.html`.
 Run: python -m pipelines study --config pipelines/configs/studies/table1.yaml
 """
 

@@ -1,7 +1,7 @@
 """A study's table: means over seeds, paired differences to the reference with their 95 % intervals, the paper's beside.
 
-Figures are points (percent of AUC or GAUC); an interval is Student's t over the seeds' paired differences. Intervals over
-the users of one day stand apart, in user_intervals.py.
+Figures are points (percent of AUC or GAUC); an interval is Student's t over the seeds' paired differences. Intervals
+over the users of one day stand apart, in user_intervals.py.
 """
 
 import json

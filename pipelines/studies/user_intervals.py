@@ -1,7 +1,7 @@
-"""Differences to the reference with their interval over the users of the scored day, within a seed: a section of its own.
+"""Differences to the reference within a seed, with their interval over the users of the scored day.
 
-On simulated worlds each world has its own users, and its own interval. Seeds that share one store share its users: their
-mean difference has one interval. Neither says how another world, or another initialisation, would turn out.
+On simulated worlds each world has its own users, and its own interval. Seeds that share one store share its users, and
+their mean difference has one interval. Neither says how another world, or another initialisation, would turn out.
 """
 
 from collections.abc import Mapping, Sequence
