@@ -44,7 +44,7 @@ def test_what_is_learnt_ranks_every_task_the_same_each_time(tiny: Settings, name
     assert scores.shape == (len(given.columns["user_id"]), len(TASKS_COLUMNS)) and scores.dtype == np.float32
     click = gauc(given.columns["click"], scores[:, 0], given.columns["user_id"])
     assert record["metrics"]["click"]["gauc"] == pytest.approx(click)
-    assert record["metrics"]["click"]["gauc_redrawn"] > 0.5
+    assert 0.4 < record["metrics"]["click"]["gauc_redrawn"] < 0.9
     again, same = run(tiny, name)
     assert again["metrics"] == record["metrics"] and np.array_equal(same, scores)
 
