@@ -133,7 +133,13 @@ def redrawn_gauc(columns: Columns, chance: Scores, scores: Scores) -> dict[str, 
     It estimates what `measure` estimates, without the luck of the one draw that became the day's labels. The draws are
     the same at every call, so that models are compared on the same ones.
     """
-    return {task: float(of["gauc_redrawn"].mean().mean()) for task, of in by_user(columns, scores, chance).items()}
+    from models.metrics import auc_by_group
+
+    drawn, users = redraws(chance), columns["user_id"]
+    return {
+        task: float(auc_by_group(drawn[:, :, index], scores[:, index], users).mean().mean())
+        for index, task in enumerate(TASKS_COLUMNS)
+    }
 
 
 def day_of(day: str | None, storage: Storage) -> str:
