@@ -94,11 +94,19 @@ class ComposedRanker(SavedModel):
 
     def score_rows(self, batch: RankingBatch, tables: Mapping[str, Tensor]) -> Tensor:
         """`score` where whole tables [N+1, ...] are at hand. Raises ValueError for tables of other author rows."""
+        return self.score(batch, *self.look_up(batch, tables))
+
+    def look_up(
+        self, batch: RankingBatch, tables: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+        """The rows of the targets and of the histories, as `read` wants them, of whole tables [N+1, ...].
+
+        Raises ValueError for tables of other author rows.
+        """
         self.check_inputs({name: (table,) for name, table in tables.items()})
         targets = {name: tables[name][batch.author] for name in self.sources}
         read = {name: source.of_history(tables[name]) for name, source in self.items()}
-        histories = {name: None if part is None else part[batch.history] for name, part in read.items()}
-        return self.score(batch, targets, histories)
+        return targets, {name: None if part is None else part[batch.history] for name, part in read.items()}
 
     def check_inputs(self, inputs: Mapping[str, Inputs]) -> None:
         """Raises ValueError unless every source has inputs, those of all N + 1 author rows."""

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+
+
+class GroupAUC(NamedTuple):
+    """AUC of every group (user): all that a GAUC, and a bootstrap over groups, needs of the scores."""
+
+    groups: npt.NDArray[Any]
+    """[G], ids in ascending order."""
+    sizes: IntArray
+    """[G], rows of each group."""
+    aucs: FloatArray
+    """[G] for labels [B], [R, G] for labels [R, B]; nan where a group has one class."""
+
+    def mean(self) -> FloatArray:
+        """GAUC: [] or [R]; nan where no group has both classes."""
+        defined = ~np.isnan(self.aucs)
+        weights = self.sizes * defined
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean: FloatArray = (np.where(defined, self.aucs, 0.0) * weights).sum(axis=-1) / weights.sum(axis=-1)
+        return mean
 
 
 def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
@@ -20,10 +39,7 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
         >>> auc([1, 0, 0], [0.9, 0.2, 0.9])
         0.75
     """
-    positive, values = _checked(labels, scores)
-    return (
-        float(_auc_by_group(positive, values, np.zeros(len(values), dtype=np.int64))[0][0]) if len(values) else np.nan
-    )
+    return gauc(labels, scores, np.zeros(np.shape(scores), dtype=np.int64))
 
 
 def gauc(labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLike) -> float:
@@ -35,24 +51,35 @@ def gauc(labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLike) ->
         >>> gauc([1, 0, 0, 1], [0.9, 0.2, 0.3, 0.1], groups=["ann", "ann", "bob", "bob"])
         0.5
     """
+    if np.shape(labels) != np.shape(scores):
+        raise ValueError(f"labels and scores must be [B], got shapes {np.shape(labels)} and {np.shape(scores)}")
+    return float(auc_by_group(labels, scores, groups).mean())
+
+
+def auc_by_group(labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLike) -> GroupAUC:
+    """AUC of every group. `labels` [B], or [R, B] for R drawings of the labels, which share one sort of the scores.
+
+    Raises ValueError where `auc` does, and for shapes that differ.
+
+    Example:
+        >>> auc_by_group([[1, 0, 0], [0, 1, 1]], [0.9, 0.2, 0.3], groups=[7, 7, 5]).aucs.tolist()
+        [[nan, 1.0], [nan, 0.0]]
+    """
     positive, values = _checked(labels, scores)
     members = np.asarray(groups)
     if members.shape != values.shape:
         raise ValueError(f"groups has shape {members.shape}, scores {values.shape}; wanted one group per score")
-    if not len(values):
-        return np.nan
-    codes = np.unique(members, return_inverse=True)[1].astype(np.int64)
-    aucs, sizes = _auc_by_group(positive, values, codes)
-    defined = ~np.isnan(aucs)
-    if not defined.any():
-        return np.nan
-    return float(np.average(aucs[defined], weights=sizes[defined]))
+    ids, codes = np.unique(members, return_inverse=True)
+    if not len(ids):
+        return GroupAUC(ids, np.zeros(0, np.int64), np.zeros((*positive.shape[:-1], 0)))
+    aucs, sizes = _auc_by_group(positive, values, codes.astype(np.int64))
+    return GroupAUC(ids, sizes, aucs)
 
 
 def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[npt.NDArray[np.bool_], FloatArray]:
     given: npt.NDArray[Any] = np.asarray(labels)
     values = np.asarray(scores, dtype=np.float64)
-    if given.ndim != 1 or given.shape != values.shape:
+    if values.ndim != 1 or given.ndim not in (1, 2) or given.shape[-1:] != values.shape:
         raise ValueError(f"labels and scores must be [B], got shapes {given.shape} and {values.shape}")
     if np.isnan(values).any():
         raise ValueError(f"{int(np.isnan(values).sum())} scores are NaN; a metric over them would mean nothing")
@@ -64,7 +91,7 @@ def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[npt.NDArray[
 def _auc_by_group(positive: npt.NDArray[np.bool_], scores: FloatArray, codes: IntArray) -> tuple[FloatArray, IntArray]:
     """AUC (nan where undefined) and size of groups 0..G-1, by rank sums, without a loop over groups."""
     order = np.lexsort((scores, codes))
-    group, score, hit = codes[order], scores[order], positive[order]
+    group, score, hit = codes[order], scores[order], positive[..., order]
     sizes = np.bincount(group)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     new_run = np.ones(len(score), dtype=np.bool_)
@@ -74,9 +101,9 @@ def _auc_by_group(positive: npt.NDArray[np.bool_], scores: FloatArray, codes: In
     run_end = np.append(run_start[1:], len(score))
     # Ranks from 1 within the group; the members of a run of ties share the middle one.
     rank = ((run_start + run_end + 1) / 2.0)[run] - starts[group]
-    positives = np.bincount(group, weights=hit)
+    positives = np.add.reduceat(hit, starts, axis=-1, dtype=np.float64)
     negatives = sizes - positives
-    rank_sum = np.bincount(group, weights=rank * hit)
+    rank_sum = np.add.reduceat(rank * hit, starts, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = (rank_sum - positives * (positives + 1) / 2.0) / (positives * negatives)
     values[(positives == 0) | (negatives == 0)] = np.nan

@@ -82,6 +82,12 @@ class Source(nn.Module, ABC):
     def dims(cls, config: Any) -> tuple[int, int]:
         """Widths of all that it says of the author, and of the user."""
 
+    @classmethod
+    def names(cls, config: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What reports call each part that it says of the author, and of the user, in the order of `read`."""
+        author, user = cls.dims(config)
+        return ("author",) * (author > 0), ("user",) * (user > 0)
+
     @abstractmethod
     def read(self, batch: RankingBatch, target: Tensor, history: Tensor | None) -> Representations:
         """`target` [B, ...] are the table's rows of the targets; `history` [B, L, ...], or [1, L, ...] where all

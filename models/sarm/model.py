@@ -138,6 +138,12 @@ class SARM(Source):
         has_user = "uin" in config.representations
         return (len(config.representations) - has_user) * config.width, has_user * config.width
 
+    @classmethod
+    def names(cls, config: SARMConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """[CLS] and [TAR], and [UIN], as the paper writes them."""
+        said = {name: f"[{name.upper()}]" for name in config.representations}
+        return tuple(said[name] for name in said if name != "uin"), tuple(said[name] for name in said if name == "uin")
+
     def encode_authors(self, rows: Tensor, base: Tensor, live: Tensor, ids: IdTable) -> tuple[Tensor, Tensor]:
         """Author rows [A] with their tokens [A, T] -> h_CLS [A, D], h_TAR [A, D] (eq. 5 to 7)."""
         order = torch.argsort((base != PAD_ROW).sum(dim=1), stable=True)

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +22,15 @@ from pipelines.tables.columns import Columns
 from pipelines.tables.contract import TASKS_COLUMNS, ContractError
 from pipelines.tables.storage import Storage
 
+if TYPE_CHECKING:
+    from models.metrics import GroupAUC
+
 log = logging.getLogger(__name__)
 Scores = npt.NDArray[np.float32]
 
 ORACLE = "oracle"
 REDRAWS = 50
-"""How often `redrawn_gauc` resamples the day's labels."""
+"""How often `redraws` resamples the day's labels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,21 +92,54 @@ def measure(columns: Columns, scores: Scores) -> dict[str, dict[str, float]]:
     }
 
 
+def by_user(columns: Columns, scores: Scores, chance: Scores | None = None) -> dict[str, dict[str, "GroupAUC"]]:
+    """AUC of every user in each task: {task: {"gauc": of the day's labels, "gauc_redrawn": of `redraws` of `chance`}}.
+
+    A task whose scores are nan, as it is not ranked, is left out; so is gauc_redrawn where `chance` is not known. The
+    means of what is here are the GAUCs of `measure` and `redrawn_gauc`.
+    """
+    from models.metrics import auc_by_group
+
+    ranked = [(i, task) for i, task in enumerate(TASKS_COLUMNS) if not np.isnan(scores[:, i]).any()]
+    users = columns["user_id"]
+    found = {task: {"gauc": auc_by_group(columns[task], scores[:, index], users)} for index, task in ranked}
+    if chance is not None:
+        drawn = redraws(chance)
+        for index, task in ranked:
+            found[task]["gauc_redrawn"] = auc_by_group(drawn[:, :, index], scores[:, index], users)
+    return found
+
+
+def measured(columns: Columns, scores: Scores, chance: Scores | None = None) -> dict[str, dict[str, float]]:
+    """AUC and GAUC of each task as `measure` has them, and gauc_redrawn where `chance` is known; see `by_user`."""
+    from models.metrics import auc
+
+    return {
+        task: {"auc": auc(columns[task], scores[:, TASKS_COLUMNS.index(task)])}
+        | {metric: float(np.mean(users.mean())) for metric, users in metrics.items()}
+        for task, metrics in by_user(columns, scores, chance).items()
+    }
+
+
+def redraws(chance: Scores) -> npt.NDArray[np.bool_]:
+    """Labels [REDRAWS, n, K] drawn from their true probabilities [n, K]; the same ones at every call."""
+    rng = np.random.default_rng(0)
+    return np.stack([rng.random(chance.shape) < chance for _ in range(REDRAWS)])
+
+
 def redrawn_gauc(columns: Columns, chance: Scores, scores: Scores) -> dict[str, float]:
     """GAUC of each task as the mean over labels resampled from their true probabilities `chance` [n, K].
 
     It estimates what `measure` estimates, without the luck of the one draw that became the day's labels. The draws are
     the same at every call, so that models are compared on the same ones.
     """
-    from models.metrics import gauc
+    from models.metrics import auc_by_group
 
-    rng = np.random.default_rng(0)
-    sums = dict.fromkeys(TASKS_COLUMNS, 0.0)
-    for _ in range(REDRAWS):
-        labels = rng.random(chance.shape) < chance
-        for index, task in enumerate(TASKS_COLUMNS):
-            sums[task] += gauc(labels[:, index], scores[:, index], columns["user_id"])
-    return {task: total / REDRAWS for task, total in sums.items()}
+    drawn, users = redraws(chance), columns["user_id"]
+    return {
+        task: float(auc_by_group(drawn[:, :, index], scores[:, index], users).mean().mean())
+        for index, task in enumerate(TASKS_COLUMNS)
+    }
 
 
 def day_of(day: str | None, storage: Storage) -> str:

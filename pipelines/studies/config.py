@@ -24,6 +24,18 @@ class AnchorSource:
 
 
 DATA = ("world", "store")
+ORACLE = "oracle"
+CEILINGS = ("content_in_force", "content_of_today")
+REFERENCES = {
+    "regression": "logistic regression, no text",
+    "regression_phrases": "logistic regression, phrases of the anchor",
+    "regression_words": "logistic regression, words of the anchor",
+    "dcn": "DCN-V2, one per task, no text",
+    "content_in_force": "ceiling: content in force",
+    "content_of_today": "ceiling: content of today",
+    ORACLE: "Oracle",
+}
+"""Rows that no variant trains, and how tables name them. CEILINGS and the oracle are of simulated worlds alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +87,8 @@ class StudyConfig:
     """The variant that the cheaper ones of its kind save from (SARM, Table 5): what they lose is counted against it."""
     variants: Mapping[str, Variant] = field(default_factory=dict)
     """Rows of the table by name, in order."""
+    references: tuple[str, ...] | None = None
+    """Rows below them that no variant trains, for scale: some of REFERENCES; null = all that the data allow."""
     anchor_sources: Mapping[str, AnchorSource] = field(default_factory=dict)
     """Models that write anchors for variants, by the name that variants call them."""
     paper: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
@@ -87,12 +101,18 @@ class StudyConfig:
             raise ValueError(f"seeds: wanted at least 1, got {self.seeds}")
         if self.parallel is not None and self.parallel < 1:
             raise ValueError(f"parallel: wanted at least 1, or null, got {self.parallel}")
+        if unknown := sorted(set(self.references or ()) - set(REFERENCES)):
+            raise ValueError(
+                f"references: unknown row(s) {', '.join(unknown)}; known are {', '.join(REFERENCES)}, or null for all"
+            )
         if self.variants:  # other jobs have none, and then nothing has to fit together
             self._check_names()
             self._check_anchors()
 
     def _check_names(self) -> None:
-        """Every variant and task that is spoken of must be there. Raises ValueError."""
+        """Every variant and task that is spoken of must be there, no variant a reference row. Raises ValueError."""
+        if taken := sorted(set(self.variants) & set(REFERENCES)):
+            raise ValueError(f"variants: {', '.join(taken)} is the name of a reference row; choose another")
         for role, wanted in (("reference", self.reference), ("full", self.full)):
             if wanted is not None and wanted not in self.variants:
                 raise ValueError(f"variants: wanted the {role} {wanted!r} among them, got {', '.join(self.variants)}")

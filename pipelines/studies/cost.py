@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.studies.config import REFERENCES
 from pipelines.studies.table import TITLES, paired_interval
 
 if TYPE_CHECKING:
@@ -23,9 +24,13 @@ Record = Mapping[str, Any]
 
 
 def build(
-    config: "StudyConfig", variants: Mapping[str, "Variant"], seeds: Sequence[int], records: Sequence[Record]
+    config: "StudyConfig",
+    variants: Mapping[str, "Variant"],
+    seeds: Sequence[int],
+    records: Sequence[Record],
+    references: Sequence[Record] = (),
 ) -> dict[str, Any]:
-    """The section "cost" of `table.json`."""
+    """The section "cost" of `table.json`. Of reference rows it has the CPU seconds alone, fitting and scoring."""
     by_variant = {
         name: [next(r for r in records if (r["variant"], r["seed"]) == (name, seed)) for seed in seeds]
         for name in variants
@@ -39,6 +44,11 @@ def build(
         for name, variant in variants.items()
     ]
     section: dict[str, Any] = {"reference": config.reference, "full": config.full, "rows": rows}
+    section["references"] = [
+        {"variant": name, "label": REFERENCES[name], "cpu_s": float(np.mean(of))}
+        for name in REFERENCES
+        if (of := [record["cost"]["cpu_s"] for record in references if record["reference"] == name])
+    ]
     if config.full is not None:
         section |= {"metric": f"{_TASK} {_metric(reference)}", "limit": LIMIT, "cheapest": _cheapest(rows, config.full)}
     return section
@@ -81,11 +91,16 @@ def markdown(table: Mapping[str, Any]) -> str:
     cost = table.get("cost")
     if cost is None:
         return ""
-    titles = ["cost", "time", "CPU s", "authors/step", "memory, GiB", "parameters: ids", "dense"]
-    titles += ["kFLOPs/impression", "in training"] + (["click GAUC"] if cost["full"] else [])
+    has_epochs = all("epochs" in row for row in cost["rows"])
+    titles = ["cost", "time", "CPU s", *(["epochs"] if has_epochs else []), "authors/step", "memory, GiB"]
+    titles += ["parameters: ids", "dense", "kFLOPs/impression", "in training"]
+    titles += ["click GAUC"] if cost["full"] else []
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     lines += ["| " + " | ".join(_cells(row, cost)) + " |" for row in cost["rows"]]
-    notes = f"Time: CPU seconds of an epoch over those of {cost['reference']}, mean and range over seeds."
+    for row in cost.get("references", ()):
+        lines.append(f"| *{row['label']}* | – | {row['cpu_s']:.1f} | " + " | ".join(["–"] * (len(titles) - 3)) + " |")
+    notes = "Trained rows have an equal budget of epochs, not of CPU seconds; both are given. " if has_epochs else ""
+    notes += f"Time: CPU seconds of an epoch over those of {cost['reference']}, mean and range over seeds."
     if cost["full"]:
         best, (task, metric) = cost["cheapest"], cost["metric"].split()
         notes += (
@@ -102,6 +117,7 @@ def _cells(row: Mapping[str, Any], cost: Mapping[str, Any]) -> list[str]:
         row["label"],
         f"{row['relative']:.2f} ({low:.2f} to {high:.2f})",
         f"{row['cpu_s']:.1f}",
+        *([f"{row['epochs']:g}"] if "epochs" in row else []),
         f"{row['encoded_per_step']:.1f}",
         f"{row['peak_memory_gib']:.2f}",
         f"{row['id_parameters']:,.0f}",

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.pages import page
-from pipelines.ranking.evaluate import ORACLE
-from pipelines.studies import convergence
+from pipelines.studies import ablations, convergence
+from pipelines.studies.config import ORACLE
 from pipelines.studies.plots import Interval, delta_bars, loss_curves
 from pipelines.studies.table import METRICS, TITLES
 from pipelines.tables.contract import FIELDS, TASKS_COLUMNS
@@ -30,6 +30,10 @@ def render(table: Mapping[str, Any], records: Sequence[Mapping[str, Any]], confi
         "table": table,
         "simulated": ORACLE in labels,
         "labels": labels,
+        "for_scale": {row["variant"] for row in table["rows"] if not row.get("trained", True)},
+        "has_ceiling": any(row.get("share_of_content") for row in table["rows"]),
+        "users": _users(table),
+        "ablation": _ablation(table),
         "tasks": [_task(table, task) for task in TASKS_COLUMNS],
         "parts": [convergence.part_name(*part) for part in convergence.PARTS],
         "losses": [
@@ -66,6 +70,24 @@ def _by_variant(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str
     return by_variant
 
 
+def _users(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Click differences with intervals over users: names of the groups of seeds, and by variant a cell for each."""
+    rows = [row for row in table.get("users", ()) if row["task"] == TASKS_COLUMNS[0]]
+    if not rows:
+        return {}
+    metric = max((row["metric"] for row in rows), key=METRICS.index)
+    rows = [row for row in rows if row["metric"] == metric]
+    groups = list(dict.fromkeys(", ".join(map(str, row["seeds"])) for row in rows))
+    return {"metric": TITLES[metric], "groups": groups, "rows": _by_variant(rows)}
+
+
+def _ablation(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of the parts, and by variant the row of each part that it has."""
+    rows = table.get("ablation", [])
+    by_variant = {name: {row["part"]: row for row in of} for name, of in _by_variant(rows).items()}
+    return {"parts": ablations.parts_of(rows), "rows": by_variant}
+
+
 def _buckets(table: Mapping[str, Any]) -> list[tuple[int, int | None]]:
     return list(dict.fromkeys((row["from"], row["to"]) for row in table["exposure"]))
 
@@ -75,7 +97,7 @@ def _figures(
 ) -> dict[str, str]:
     """SVG of every figure that the table has numbers for."""
     reference = table["reference"]
-    variants = [name for name in labels if name != ORACLE]
+    variants = list(dict.fromkeys(row["variant"] for row in table["rows"] if row.get("trained", True)))
     figures = {}
     for loss, title in convergence.LOSSES.items():
         if drawn := convergence.running(variants, table["seeds"], records, loss):

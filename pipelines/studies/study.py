@@ -1,8 +1,9 @@
 """One table of a paper: variants x seeds on equal data, order and budget, and what they gain over the reference.
 
 Each trial trains one variant with one seed in one process (a Ray task), scores the newest day and leaves a file below
-`study.trials`. Trials are cached by variant, seed, data and code, so an interrupted study resumes. The study leaves
-`<run_dir>/table.json`, the same as `table.md`, and with figures as `report.html`.
+`study.trials`, with its scores beside it. Trials are cached by variant, seed, data and code, so an interrupted study
+resumes. Rows that no variant trains (`study.references`: regressions, a cross network, ceilings) are made and cached in
+the same way. The study leaves `<run_dir>/table.json`, the same as `table.md`, and with figures as `report.html`.
 Run: python -m pipelines study --config pipelines/configs/studies/table1.yaml
 """
 
@@ -17,9 +18,9 @@ from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError, to_dict
 from pipelines.samples import examples
 from pipelines.semantics import embed, vocabulary
-from pipelines.studies import anchor_sources, convergence, cost
+from pipelines.studies import ablations, anchor_sources, convergence, cost, reference_rows, user_intervals
 from pipelines.studies.closure import code_digest
-from pipelines.studies.config import Variant
+from pipelines.studies.config import OWN, Variant
 from pipelines.studies.side_by_side import side_by_side
 from pipelines.studies.table import build_table, table_markdown, write_table
 from pipelines.studies.trial import run_trial
@@ -56,15 +57,20 @@ def run(settings: "Settings") -> dict[str, Any]:
             for seed in seeds
             for name, variant in variants.items()
         }
-        files = run_missing(trials, Path(config.trials or Path(settings.run_dir) / "trials"), config.parallel)
+        folder = Path(config.trials or Path(settings.run_dir) / "trials")
+        files = run_missing(trials, folder, config.parallel)
+        others = reference_rows.run_missing(config, stores[OWN], folder / "references")
     records = [{"variant": name, "seed": seed} | json.loads(files[name, seed].read_text()) for name, seed in trials]
-    table = build_table(config, variants, seeds, records)
+    said = [{"reference": name, "seed": seed} | json.loads(file.read_text()) for (name, seed), file in others.items()]
+    table = build_table(config, variants, seeds, records, said)
+    table["users"] = user_intervals.build(config, stores[OWN], files | others)
+    table["ablation"] = ablations.build(variants, seeds, records)
     table["convergence"] = convergence.build(list(variants), seeds, config.reference, records)
     if sources:
         table["anchors"] = anchor_sources.benchmark(variants, sources, stores)
-    table["cost"] = cost.build(config, variants, seeds, records)
+    table["cost"] = cost.build(config, variants, seeds, records, said)
     table["trials"] = {name: [str(files[name, seed]) for seed in seeds] for name in variants}
-    sections = [anchor_sources.markdown(table), convergence.markdown(table), cost.markdown(table)]
+    sections = [of.markdown(table) for of in (user_intervals, ablations, anchor_sources, convergence, cost)]
     written = write_table(Path(settings.run_dir), table, sections)
     page = Path(settings.run_dir) / "report.html"
     write_report(page, table, records, to_dict(settings))

@@ -1,6 +1,7 @@
 """A study's table: means over seeds, paired differences to the reference with their 95 % intervals, the paper's beside.
 
-Figures are points (percent of AUC or GAUC); an interval is Student's t over the seeds' paired differences.
+Figures are points (percent of AUC or GAUC); an interval is Student's t over the seeds' paired differences. Intervals
+over the users of one day stand apart, in user_intervals.py.
 """
 
 import json
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.ranking.evaluate import ORACLE
 from pipelines.studies import anchor_sources
+from pipelines.studies.config import CEILINGS, ORACLE, REFERENCES
 from pipelines.tables.contract import TASKS_COLUMNS
 
 if TYPE_CHECKING:
@@ -29,22 +30,27 @@ Record = Mapping[str, Any]
 
 
 def build_table(
-    config: "StudyConfig", variants: Mapping[str, "Variant"], seeds: Sequence[int], records: Sequence[Record]
+    config: "StudyConfig",
+    variants: Mapping[str, "Variant"],
+    seeds: Sequence[int],
+    records: Sequence[Record],
+    references: Sequence[Record] = (),
 ) -> dict[str, Any]:
-    """The table of `table.json`. `records` hold one trial per variant and seed."""
+    """The table of `table.json`. `records` hold one trial per variant and seed, `references` one per reference row."""
     by_variant = {name: [_record(records, name, seed) for seed in seeds] for name in variants}
+    reference = by_variant[config.reference]
     rows: list[dict[str, Any]] = []
     for name, variant in variants.items():
-        rows += _rows(config, name, variant.label or name, by_variant[name], by_variant[config.reference])
-    reference = by_variant[config.reference]
-    if all(ORACLE in record for record in reference):
-        truth = [{"metrics": record[ORACLE]} for record in reference]
-        rows += _rows(config, ORACLE, "Oracle", truth, reference)
-        _add_share_of_gap(rows)
+        rows += _rows(config, name, variant.label or name, by_variant[name], reference)
+    for name, said in _of_references(config, seeds, reference, references).items():
+        rows += [row | {"trained": False} for row in _rows(config, name, REFERENCES[name], said, reference)]
+    for key, whole in (("share_of_gap", ORACLE), ("share_of_content", CEILINGS[0])):
+        _add_share(rows, key, whole)
     return {
         "study": config.name,
         "data": config.about or ("simulated world" if config.data == "world" else "tables"),
         "seeds": list(seeds),
+        "interval_over": "worlds" if config.data == "world" else "initialisations",
         "reference": config.reference,
         "days": sorted({record["day"] for record in records}),
         "seconds": {name: float(np.mean([record["seconds"] for record in by_variant[name]])) for name in variants},
@@ -57,15 +63,29 @@ def _record(records: Sequence[Record], variant: str, seed: int) -> Record:
     return next(record for record in records if (record["variant"], record["seed"]) == (variant, seed))
 
 
+def _of_references(
+    config: "StudyConfig", seeds: Sequence[int], reference: Sequence[Record], records: Sequence[Record]
+) -> dict[str, list[Record]]:
+    """The records of each reference row that there is, in the order of REFERENCES; every trial has the oracle's."""
+    found: dict[str, list[Record]] = {}
+    for name in REFERENCES if config.references is None else config.references:
+        if name == ORACLE and all(ORACLE in record for record in reference):
+            found[name] = [{"metrics": record[ORACLE]} for record in reference]
+        elif said := {record["seed"]: record for record in records if record["reference"] == name}:
+            found[name] = [said[seed] for seed in seeds]
+    return found
+
+
 def _rows(
     config: "StudyConfig", name: str, label: str, records: Sequence[Record], reference: Sequence[Record]
 ) -> list[dict[str, Any]]:
     rows = []
     for task in TASKS_COLUMNS:
         for metric in METRICS:
-            if metric not in records[0]["metrics"][task]:
+            if metric not in reference[0]["metrics"].get(task, {}):
                 continue
-            values = 100 * np.array([record["metrics"][task][metric] for record in records])
+            # A reference row may not rank a task.
+            values = 100 * np.array([record["metrics"].get(task, {}).get(metric, math.nan) for record in records])
             others = 100 * np.array([record["metrics"][task][metric] for record in reference])
             row: dict[str, Any] = {"variant": name, "label": label, "task": task, "metric": metric}
             row |= compared(values, others)
@@ -109,12 +129,12 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _add_share_of_gap(rows: list[dict[str, Any]]) -> None:
-    """How much of the way from the reference to the oracle each row's mean delta goes."""
-    whole = {(row["task"], row["metric"]): row["delta"] for row in rows if row["variant"] == ORACLE}
-    for row in rows:
+def _add_share(rows: list[dict[str, Any]], key: str, name: str) -> None:
+    """How much of the way from the reference to the row `name` each row's mean delta goes; None where there is none."""
+    whole = {(row["task"], row["metric"]): row["delta"] for row in rows if row["variant"] == name}
+    for row in rows if whole else ():
         gap = whole[row["task"], row["metric"]]
-        row["share_of_gap"] = row["delta"] / gap if gap and row["delta"] is not None else None
+        row[key] = row["delta"] / gap if gap and row["delta"] is not None else None
 
 
 def paired_interval(values: npt.ArrayLike, others: npt.ArrayLike) -> tuple[float | None, float | None]:
@@ -140,21 +160,34 @@ def table_markdown(table: Mapping[str, Any], tasks: Sequence[str] = TASKS_COLUMN
     AUC is shown of the first task alone; all of it is in the JSON.
     """
     rows = table["rows"]
+    way = next((t for t in tasks if any(r["task"] == t and r.get("share_of_content") for r in rows)), None)
     columns = [(t, m) for t in tasks for m in METRICS if any(r["task"] == t and r["metric"] == m for r in rows)]
     columns = [(t, m) for t, m in columns if m != "auc" or t == tasks[0]]
     titles, right = [f"{task} {TITLES[metric]}" for task, metric in columns], anchor_sources.cells(table)
     titles = ["anchors right", *titles] if right else titles
+    titles += [] if way is None else [f"{way}: way to the content in force"]
     lines = ["| variant | " + " | ".join(titles) + " |", "|" + "---|" * (1 + len(titles))]
     for name, label in dict.fromkeys((row["variant"], row["label"]) for row in rows):
         by_column = {(row["task"], row["metric"]): row for row in rows if row["variant"] == name}
         cells = [_cell(by_column[column], name == table["reference"]) for column in columns]
         cells = [right.get(name, ""), *cells] if right else cells
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+        cells += [] if way is None else [_way(by_column, way)]
+        is_trained = all(row.get("trained", True) for row in by_column.values())
+        lines.append(f"| {label if is_trained else f'*{label}*'} | " + " | ".join(cells) + " |")
     seeds = table["seeds"]
     days = ", ".join(table["days"])
     head = f"**{table['study']}**: {table['data']}, seeds {seeds[0]} to {seeds[-1]}, scored on {days}."
-    how = "Points; difference to the reference with its 95 % interval over seeds [the paper's difference]."
+    over = table.get("interval_over", "seeds")
+    how = f"Points; difference to the reference with its 95 % interval over {over} [the paper's difference]."
+    how += " Rows in italics are for scale: no variant trains them." if table.get("interval_over") else ""
     return "\n".join([f"{head} {how}", "", *lines])
+
+
+def _way(by_column: Mapping[tuple[str, str], Record], task: str) -> str:
+    """The share of the gap that is closed, by the last metric that there is."""
+    metric = [metric for metric in METRICS if (task, metric) in by_column][-1]
+    share = by_column[task, metric].get("share_of_content")
+    return "n/a" if share is None else f"{100 * share:.0f} %"
 
 
 def exposure_markdown(table: Mapping[str, Any]) -> str:

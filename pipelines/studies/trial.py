@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from models.artifacts.manifest import Manifest
@@ -18,6 +20,7 @@ from pipelines.ranking.published import advance, load_folder
 from pipelines.ranking.worker import Worker
 from pipelines.runtime.config import to_dict
 from pipelines.samples.batches import read_examples, take
+from pipelines.studies import ablations
 from pipelines.studies.config import Variant
 from pipelines.studies.trial_cost import peak_memory_gib, trial_cost
 from pipelines.tables.artifacts import Artifacts
@@ -26,8 +29,11 @@ if TYPE_CHECKING:
     from pipelines.settings import Settings
 
 
-def run_trial(settings: "Settings", variant: Variant) -> dict[str, Any]:
-    """Trains one variant on one thread and measures it on the newest day. Runs inside a Ray task."""
+def run_trial(settings: "Settings", variant: Variant) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
+    """Trains one variant on one thread and measures it on the newest day. Runs inside a Ray task.
+
+    Returns the trial's record and its scores [n, K], in the order of `read_examples`.
+    """
     torch.set_num_threads(1)
     run = settings.open()
     storage, artifacts = run.storage, Artifacts(run.storage)
@@ -55,7 +61,7 @@ def run_trial(settings: "Settings", variant: Variant) -> dict[str, Any]:
     oracle = None
     if day in storage.days("oracle_impressions"):
         by_model["oracle"] = oracle = evaluate.oracle_scores(storage, day, columns)
-    bounds = settings.evaluate.exposure_bounds
+    inputs = advance(states, day)
     some = collate(take(columns, slice(0, plan.batch_size)), ranker.catalog)
     record: dict[str, Any] = {
         "kind": plan.name,
@@ -64,14 +70,12 @@ def run_trial(settings: "Settings", variant: Variant) -> dict[str, Any]:
         "seconds": progress.seconds,
         "encoded": progress.encoded,
         "parameters": sum(parameter.numel() for parameter in ranker.model.parameters()),
-        "cost": trial_cost(ranker.model, some, advance(states, day), progress, peak),
+        "cost": trial_cost(ranker.model, some, inputs, progress, peak, sum(plan.rows)),
         "curve": progress.curve,
-        "metrics": evaluate.measure(columns, scores),
-        "buckets": evaluate.by_exposure(storage, list(plan.days), columns, by_model, bounds),
+        "metrics": evaluate.measured(columns, scores, oracle),
+        "buckets": evaluate.by_exposure(storage, list(plan.days), columns, by_model, settings.evaluate.exposure_bounds),
+        "ablation": ablations.measure(ranker, inputs, columns, scores, oracle),
     }
     if oracle is not None:
-        record["oracle"] = evaluate.measure(columns, oracle)
-        for name, values in (("metrics", scores), ("oracle", oracle)):
-            for task_name, value in evaluate.redrawn_gauc(columns, oracle, values).items():
-                record[name][task_name]["gauc_redrawn"] = value
-    return record
+        record["oracle"] = evaluate.measured(columns, oracle, oracle)
+    return record, {"scores": scores}

@@ -20,9 +20,17 @@ def peak_memory_gib() -> float:
 
 
 def trial_cost(
-    model: "ComposedRanker", batch: "RankingBatch", inputs: "Mapping[str, Inputs]", progress: "Progress", peak: float
+    model: "ComposedRanker",
+    batch: "RankingBatch",
+    inputs: "Mapping[str, Inputs]",
+    progress: "Progress",
+    peak: float,
+    epoch: int,
 ) -> dict[str, Any]:
-    """The cost of one trial, as its file keeps it; `batch` and `inputs` as `models.cost.cost_table` wants them."""
+    """The cost of one trial, as its file keeps it; `batch` and `inputs` as `models.cost.cost_table` wants them.
+
+    `epoch` is how many examples one pass over the training days has.
+    """
     from models.cost import TOTAL, cost_table
 
     rows = {row.block: asdict(row) for row in cost_table(model, batch, inputs)}
@@ -32,6 +40,7 @@ def trial_cost(
         "wall_s": progress.seconds,
         "peak_memory_gib": peak,
         "examples": progress.examples,
+        "epochs": progress.examples / epoch,
         "steps": progress.step,
         "encoded": progress.encoded,
         "id_parameters": total["id_parameters"],

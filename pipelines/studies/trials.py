@@ -4,10 +4,13 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from pipelines.ranking import evaluate
 from pipelines.ranking.plan import make_plan
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
+_ARRAYS = ".npz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,20 +69,36 @@ def run_missing(
     """Runs every trial that has no file in `folder`, `parallel` at a time; returns all files.
 
     Trials go by (variant, seed). A file is named after the trial's key, so variants of one or several studies share
-    the trials that they have in common, and an interrupted study resumes.
+    the trials that they have in common, and an interrupted study resumes. The scores stand beside it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / f"{trial.variant.ranker}-{name[1]}-{trial.key}.json" for name, trial in trials.items()}
-    missing = {
-        file: (trials[name].settings, trials[name].variant) for name, file in files.items() if not file.is_file()
-    }
+    arguments = {files[name]: (trial.settings, trial.variant) for name, trial in trials.items()}
     titles = {file: f"{variant} seed {seed}" for (variant, seed), file in files.items()}
-    log.info("study | %d trials, %d still to run", len(trials), len(missing))
+    run_files(run_trial, arguments, titles, parallel)
+    return files
+
+
+def run_files(
+    work: Callable[..., Any],
+    arguments: Mapping[Path, tuple[Any, ...]],
+    titles: Mapping[Path, str],
+    parallel: int | None,
+) -> None:
+    """Runs `work` for every file that is missing; it returns the record that the file holds, and arrays.
+
+    Those go beside it, see `scores_of`, and are there once the file is.
+    """
+    missing = {file: given for file, given in arguments.items() if not file.is_file()}
+    log.info("study | %d trials, %d still to run", len(titles), len(missing))
     started = time.perf_counter()
-    # Each trial in a process of its own, so that its peak of memory is its own too.
-    finished = side_by_side(run_trial, missing, parallel, max_calls=1)
-    for number, (file, record) in enumerate(finished, 1):
+    # Each in a process of its own, so that its peak of memory is its own too.
+    finished = side_by_side(work, missing, parallel, max_calls=1)
+    for number, (file, (record, arrays)) in enumerate(finished, 1):
+        file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_suffix(".tmp")
+        with unfinished.open("wb") as stream:
+            np.savez(stream, **arrays)
+        os.replace(unfinished, file.with_suffix(_ARRAYS))
         unfinished.write_text(json.dumps(record, indent=1))
         os.replace(unfinished, file)
         took = time.perf_counter() - started
@@ -87,4 +107,10 @@ def run_missing(
             number, len(missing), titles[file], record["metrics"]["click"]["gauc"], took,
             took / number * (len(missing) - number),
         )  # fmt: skip
-    return files
+
+
+def scores_of(file: Path) -> npt.NDArray[np.float32]:
+    """The scores [n, K] of a finished trial, in the order of `read_examples`; nan for tasks that it does not rank."""
+    with np.load(file.with_suffix(_ARRAYS)) as arrays:
+        scores: npt.NDArray[np.float32] = arrays["scores"]
+    return scores

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.metrics import auc, gauc
+from models.metrics import auc, auc_by_group, gauc
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 1), st.sampled_from([-1.0, 0.0, 0.25, 0.5, 3.0]), st.integers(0, 4)), max_size=30
@@ -76,3 +76,23 @@ def test_undefined_metrics_are_nan(labels: list[int], scores: list[float]) -> No
 def test_rows_that_cannot_be_measured_are_refused(labels: list[int], scores: list[float]) -> None:
     with pytest.raises(ValueError, match="NaN|labels"):
         auc(labels, scores)
+
+
+@given(ROWS.filter(bool))
+def test_drawings_of_labels_share_scores_and_users(rows: list[tuple[int, float, int]]) -> None:
+    labels, scores, users = (np.array(column) for column in zip(*rows, strict=True))
+    drawn = np.stack([labels, 1 - labels, labels])
+    found = auc_by_group(drawn, scores, users)
+    assert found.groups.tolist() == sorted(set(users.tolist()))
+    assert found.sizes.tolist() == [int((users == user).sum()) for user in found.groups]
+    for row, one in zip(found.aucs, drawn, strict=True):
+        wanted = [auc(one[users == user], scores[users == user]) for user in found.groups]
+        np.testing.assert_allclose(row, wanted)
+    np.testing.assert_allclose(found.mean(), [gauc(one, scores, users) for one in drawn])
+
+
+def test_drawings_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"labels and scores must be \[B\]"):
+        auc_by_group(np.zeros((3, 2)), np.zeros(3), np.zeros(3))
+    with pytest.raises(ValueError, match=r"labels and scores must be \[B\]"):
+        gauc(np.zeros((2, 3)), np.zeros(3), np.zeros(3))

@@ -1,10 +1,12 @@
-"""Two-stage sources (SARM appendix A.1): tags, semantic ids, frozen embeddings, as fixed tables that move in time."""
+"""Two-stage sources (SARM appendix A.1): tags, phrases, semantic ids, embeddings, as tables that move in time."""
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -23,33 +25,51 @@ from models.two_stage import (
 )
 from pipelines.ranking.variants.source import Context, Source, State
 from pipelines.tables import newest
-from pipelines.tables.contract import ContractError
+from pipelines.tables.anchor_text import phrases_of
+from pipelines.tables.contract import FIELDS, ContractError
 from pipelines.tables.days import day_of
 from pipelines.tables.storage import Storage
 
 _EMBEDDINGS = "anchor_embeddings"
-_TAGS, _CENTROIDS = "tags.json", "semantic_ids.safetensors"
+_TAGS, _PHRASES, _CENTROIDS = "tags.json", "phrases.json", "semantic_ids.safetensors"
 
 
-class TagCodes(State):
-    """The tags that the platform's own table gives authors; those of the newest row before the day."""
+class NamedCodes(State):
+    """What a table names of authors, as codes: those of an author's newest row before the day.
 
-    def __init__(self, context: Context) -> None:
-        """A tag that is first seen after the training days has no vector and counts as none."""
+    A name that is first seen after the training days has no vector and counts as none.
+    """
+
+    def __init__(self, context: Context, table: str, columns: Sequence[str], file: str) -> None:
+        """The names come from `columns` of `table`, and are kept in `file` of a checkpoint."""
         self._storage, self._catalog = context.storage, context.catalog
+        self._table, self._columns, self._file = table, tuple(columns), file
         if context.learnt is not None:
-            self._names: list[str] = json.loads((context.learnt / _TAGS).read_text(encoding="utf-8"))
+            self._names: list[str] = json.loads((context.learnt / file).read_text(encoding="utf-8"))
         else:
-            self._names = _tags_of(context.storage, context.days)
+            self._names = sorted({name for rows in self._known(context.days) for of in self.named(rows) for name in of})
         self._code = {name: index for index, name in enumerate(self._names, 1)}
         self.facts = CodeFacts(num_codes=len(self._names) + 1)
 
+    def named(self, rows: pa.Table) -> list[list[str]]:
+        """The names in each row of `columns`."""
+        raise NotImplementedError
+
+    def _known(self, days: tuple[str, ...]) -> Iterable[pa.Table]:
+        """All rows that counted while training on `days` of examples."""
+        first, last = day_of(days[0]), day_of(days[-1])
+        yield newest.read(self._storage, self._table, before=first, columns=self._columns)
+        for day in self._storage.days(self._table):
+            if first <= day < last:
+                yield self._storage.read(self._table, day, list(self._columns))
+
     def advance(self, before: str) -> Inputs:
         """Codes [N+1, J] int64, 0 = none, of every author's newest row before the day."""
-        people = newest.read(self._storage, "authors", before=day_of(before), columns=["author_id", "tags"])
-        codes = [[self._code[t] for t in tags or () if t in self._code] for tags in people["tags"].to_pylist()]
+        columns = ["author_id", *self._columns]
+        known = newest.read(self._storage, self._table, before=day_of(before), columns=columns)
+        codes = [[self._code[name] for name in of if name in self._code] for of in self.named(known)]
         table = np.zeros((self._catalog.num_authors + 1, max([1, *map(len, codes)])), dtype=np.int64)
-        rows = self._catalog.author_rows(people["author_id"].to_numpy())
+        rows = self._catalog.author_rows(known["author_id"].to_numpy())
         for row, author_codes in zip(rows.tolist(), codes, strict=True):
             if row:
                 table[row, : len(author_codes)] = author_codes
@@ -57,7 +77,29 @@ class TagCodes(State):
 
     def save(self, folder: Path) -> None:
         """The names of the codes."""
-        (folder / _TAGS).write_text(json.dumps(self._names, ensure_ascii=False), encoding="utf-8")
+        (folder / self._file).write_text(json.dumps(self._names, ensure_ascii=False), encoding="utf-8")
+
+
+class TagCodes(NamedCodes):
+    """The tags that the platform's own table gives authors."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context, "authors", ["tags"], _TAGS)
+
+    def named(self, rows: pa.Table) -> list[list[str]]:
+        """The tags of each author."""
+        return [tags or [] for tags in rows["tags"].to_pylist()]
+
+
+class PhraseCodes(NamedCodes):
+    """The phrases of authors' anchors, each with the name of its field: what SARM reads, without its reading."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context, "anchors", FIELDS, _PHRASES)
+
+    def named(self, rows: pa.Table) -> list[list[str]]:
+        """The phrases of each anchor."""
+        return [phrases_of(anchor) for anchor in rows.select(list(FIELDS)).to_pylist()]
 
 
 class FrozenEmbeddings(State):
@@ -111,13 +153,6 @@ class SemanticIdCodes(State):
         save_file({"centroids": self._quantizer.centroids}, folder / _CENTROIDS)
 
 
-def _tags_of(storage: Storage, days: tuple[str, ...]) -> list[str]:
-    """All tags that authors had while training on `days` of examples, sorted."""
-    tables = [newest.read(storage, "authors", before=days[0], columns=["tags"])]
-    tables += [storage.read("authors", day, ["tags"]) for day in storage.days("authors") if days[0] <= day < days[-1]]
-    return sorted({tag for rows in tables for tags in rows["tags"].to_pylist() for tag in tags or ()})
-
-
 def _width(storage: Storage) -> int:
     """E, from the first row of the table. Raises ContractError where it has none."""
     for day in storage.days(_EMBEDDINGS):
@@ -131,21 +166,23 @@ def _present(embeddings: Tensor) -> Tensor:
     return (embeddings != 0).any(dim=1)
 
 
-class TagSource(Source):
-    """Reads `authors`."""
+class NamedSource(Source):
+    """Reads one table for its names."""
 
-    name = "tags"
-    label = "tags"
-    reads: tuple[str, ...] = ("authors",)
     module = Codes
 
-    def depends_on(self, storage: Storage, before: str) -> dict[str, str]:
-        """Every day of authors before."""
-        return {f"{self.name}/authors": newest.fingerprint(storage, "authors", before=day_of(before))}
+    def __init__(self, name: str, label: str, table: str, state: type[TagCodes | PhraseCodes]) -> None:
+        self.name, self.label, self._state = name, label, state
+        self.reads: tuple[str, ...] = (table,)
 
-    def open(self, config: Any, context: Context) -> TagCodes:
-        """See TagCodes."""
-        return TagCodes(context)
+    def depends_on(self, storage: Storage, before: str) -> dict[str, str]:
+        """Every day of the table before."""
+        (table,) = self.reads
+        return {f"{self.name}/{table}": newest.fingerprint(storage, table, before=day_of(before))}
+
+    def open(self, config: Any, context: Context) -> NamedCodes:
+        """See NamedCodes."""
+        return self._state(context)
 
 
 class EmbeddingSource(Source):
@@ -174,7 +211,8 @@ class SemanticIdSource(EmbeddingSource):
 
 
 SOURCES = (
-    TagSource(),
+    NamedSource("tags", "tags", "authors", TagCodes),
+    NamedSource("phrases", "the anchor's phrases", "anchors", PhraseCodes),
     SemanticIdSource("sids", "semantic ids", SemanticIds),
     EmbeddingSource("mllm_target", "MLLM embedding of the target", TargetEmbedding),
     EmbeddingSource("mllm_history", "MLLM embeddings of the history", HistoryEmbeddings),

@@ -33,7 +33,9 @@ DAY = "2026-01-01"
 def _settings(root: Path, tiny_store: Path, **changes: Any) -> Settings:
     """Tiny worlds in which as much is recorded of a live as the student was taught to read."""
     settings = tiny_settings(root)
-    config = StudyConfig(name="tiny4", seeds=len(SEEDS), variants=VARIANTS, anchor_sources={"student": STUDENT})
+    config = StudyConfig(
+        name="tiny4", seeds=len(SEEDS), variants=VARIANTS, anchor_sources={"student": STUDENT}, references=()
+    )
     return replace(
         settings,
         world=replace(settings.world, recorded_segments=6, frame_size=64, num_points=300),
@@ -130,7 +132,8 @@ def test_the_benchmark_stands_beside_the_rows(done: Settings) -> None:
     assert student["seeds"][0]["agreement"] == anchor_sources.score(_store(done, 1, "student"))["agreement"]
     text = (Path(done.run_dir) / "table.md").read_text()
     assert f"| anchors of the student | {100 * student['agreement_mean']:.1f} % |" in table_markdown(table)
-    assert text.count("\n| anchors of the student |") == 5  # the table, exposure, the benchmark, convergence, cost
+    # The table, exposure, over users, ablation, the benchmark, convergence, cost.
+    assert text.count("\n| anchors of the student |") == 7
 
 
 @pytest.mark.ray

@@ -28,6 +28,8 @@ def test_sections_of_a_study_are_typed() -> None:
     [
         ({"variants": {"other": {"anchors": "other"}}}, "study: variants: wanted the reference 'base' among them"),
         ({"reference": "first"}, "wanted the reference 'first' among them, got base, other"),
+        ({"references": ["regresion"]}, r"references: unknown row\(s\) regresion; known are regression, "),
+        ({"variants": {"base": {}, "dcn": {}}}, "variants: dcn is the name of a reference row"),
         ({"full": "all"}, "wanted the full 'all' among them"),
         (
             {"variants": {"base": {}, "other": {"anchor": "x"}}},

@@ -101,6 +101,20 @@ def test_without_a_full_variant_nothing_is_lost_and_nothing_chosen() -> None:
     assert "GAUC" not in text
 
 
+def test_epochs_and_the_seconds_of_reference_rows_are_given_where_there_are_some() -> None:
+    records = [record(variant, seed) for variant in VARIANTS for seed in (0, 1)]
+    for one in records:
+        one["cost"]["epochs"] = 2.0
+    others = [{"reference": "dcn", "seed": seed, "cost": {"cpu_s": 3.0 + seed}} for seed in (0, 1)]
+    found = cost.build(StudyConfig(name="x", variants=VARIANTS), VARIANTS, [0, 1], records, others)
+    assert found["references"] == [{"variant": "dcn", "label": "DCN-V2, one per task, no text", "cpu_s": 3.5}]
+    lines = cost.markdown({"cost": found}).splitlines()
+    assert lines[0].startswith("| cost | time | CPU s | epochs | authors/step |")
+    assert lines[3].startswith("| SARM | 3.50 (3.00 to 4.00) | 50.0 | 2 | 8.0 |")
+    assert lines[7] == "| *DCN-V2, one per task, no text* | – | 3.5 | – | – | – | – | – | – | – |"
+    assert lines[-1].startswith("Trained rows have an equal budget of epochs, not of CPU seconds")
+
+
 def test_the_markdown_names_the_cheapest_point() -> None:
     lines = cost.markdown({"cost": section()}).splitlines()
     assert lines[4] == (

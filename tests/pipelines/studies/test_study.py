@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
+from pipelines.ranking import evaluate
+from pipelines.samples.batches import read_examples
 from pipelines.settings import Settings, read_settings
 from pipelines.studies import study
 from pipelines.studies.config import StudyConfig, Variant
 from pipelines.studies.table import METRICS, build_table, paired_interval, table_markdown
+from pipelines.studies.trials import scores_of
 from pipelines.tables.contract import TASKS_COLUMNS
+from pipelines.tables.storage import Storage
 from tests.pipelines.conftest import tiny_settings, tiny_train
 from tests.pipelines.pages import Page
 
@@ -22,6 +26,7 @@ VARIANTS = {
     "sae": Variant(train=tiny_train(representations=["cls", "tar"], aux_weight=0.0)),
     "sarm": Variant(label="SARM", train=tiny_train()),
 }
+REFERENCES = ("regression", "dcn", "oracle")
 SHARED = "simulated"
 """What the studies start from, which is none itself."""
 SHIPPED = sorted(file for file in Path("pipelines/configs/studies").glob("*.yaml") if file.stem != SHARED)
@@ -29,7 +34,9 @@ SHIPPED = sorted(file for file in Path("pipelines/configs/studies").glob("*.yaml
 
 def _settings(root: Path, tiny_store: Path, **changes: Any) -> Settings:
     settings = tiny_settings(root)
-    config = StudyConfig(name="tiny", seeds=2, variants=VARIANTS, paper={"sarm": {"click": [0.24, 0.32]}})
+    config = StudyConfig(
+        name="tiny", seeds=2, variants=VARIANTS, paper={"sarm": {"click": [0.24, 0.32]}}, references=REFERENCES
+    )
     vocabulary = replace(settings.vocabulary, base_tokenizer=str(tiny_store / "tokenizer.json"))
     return replace(settings, study=replace(config, **changes), vocabulary=vocabulary)
 
@@ -53,11 +60,65 @@ def test_every_variant_has_a_row_of_every_task_and_metric(done: Settings) -> Non
     table = _table(done)
     assert table["study"] == "tiny" and table["seeds"] == [1, 2] and table["data"] == "simulated world"
     found = {(row["variant"], row["task"], row["metric"]) for row in table["rows"]}
-    wanted = {(v, t, m) for v in [*VARIANTS, "oracle"] for t in TASKS_COLUMNS for m in METRICS}
+    wanted = {(v, t, m) for v in [*VARIANTS, *REFERENCES] for t in TASKS_COLUMNS for m in METRICS}
     assert found == wanted
     assert all(row["delta"] == 0 for row in table["rows"] if row["variant"] == "base")
+    assert {row["variant"] for row in table["rows"] if not row.get("trained", True)} == set(REFERENCES)
     rows_of_all = (Path(done.run_dir) / "table.md").read_text().count("\n| ")
-    assert rows_of_all == 4 * (1 + len(VARIANTS)) + 1  # the first one has the oracle too
+    # The table with all rows; over users without the reference; cost without the oracle; ablation, exposure and losses.
+    assert rows_of_all == 6 + 6 * len(VARIANTS) + 3 + (2 - 1) + 2
+
+
+def test_each_world_has_an_interval_over_its_users_beside_the_one_over_worlds(done: Settings) -> None:
+    table = _table(done)
+    assert table["interval_over"] == "worlds"
+    found = {(row["variant"], row["task"], row["metric"], *row["seeds"]): row for row in table["users"]}
+    others = [name for name in [*VARIANTS, *REFERENCES] if name not in ("base", "oracle")]
+    metrics = ("gauc", "gauc_redrawn")
+    assert set(found) == {(v, t, m, s) for v in others for t in TASKS_COLUMNS for m in metrics for s in (1, 2)}
+    for metric in metrics:
+        rows = [found["sarm", "click", metric, seed] for seed in (1, 2)]
+        (main,) = [r for r in table["rows"] if (r["variant"], r["task"], r["metric"]) == ("sarm", "click", metric)]
+        assert sum(row["delta"] for row in rows) / 2 == pytest.approx(main["delta"])
+        assert all(row["ci_low"] < row["delta"] < row["ci_high"] for row in rows)
+
+
+def test_each_part_s_loss_is_in_the_record_and_in_the_tables(done: Settings) -> None:
+    own = ["sarm: [CLS]", "sarm: [TAR]", "sarm: [UIN]"]
+    of_base = ["user id", "author id", "profile", "history"]
+    for variant, parts in (("sarm", own), ("sae", own[:2]), ("tags", ["tags: author"]), ("base", [])):
+        trials = _trials(done, variant)
+        assert [row["part"] for row in trials[0]["ablation"]] == [*parts, *of_base]
+        rows = [row for row in _table(done)["ablation"] if row["variant"] == variant]
+        for row, *seeds in zip(rows, *(trial["ablation"] for trial in trials), strict=True):
+            assert row["loss"] == pytest.approx(sum(part["loss"] for part in seeds) / 2)
+            assert row["ci_low"] == min(part["ci_low"] for part in seeds) <= row["loss"] <= row["ci_high"]
+            assert row["metric"] == "gauc_redrawn" and row["spread"] >= 0
+    assert "| click GAUC lost without | " in (Path(done.run_dir) / "table.md").read_text()
+    assert "Click GAUC lost without a part" in (Path(done.run_dir) / "report.html").read_text()
+
+
+def test_the_scores_of_a_trial_stand_beside_it(done: Settings) -> None:
+    file = Path(_table(done)["trials"]["sarm"][0])
+    storage = Storage.open(f"{done.storage.root}/seed-1")
+    columns = read_examples(storage, "2026-01-03")
+    measured = evaluate.measure(columns, scores_of(file))
+    assert measured["click"] == pytest.approx(
+        {metric: json.loads(file.read_text())["metrics"]["click"][metric] for metric in ("auc", "gauc")}
+    )
+
+
+def test_a_reference_row_that_is_missing_is_made_again_and_others_are_not(done: Settings) -> None:
+    folder = Path(done.run_dir) / "trials" / "references"
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("*.json")}
+    assert len(before) == 2 * 2
+    gone = next(file for file in before if file.name.startswith("regression-1-"))
+    table = gone.read_text()
+    gone.unlink()
+    study.run(done)
+    after = {file: file.stat().st_mtime_ns for file in folder.glob("*.json")}
+    assert {file for file in after if after[file] != before.get(file)} == {gone}
+    assert json.loads(gone.read_text())["metrics"] == json.loads(table)["metrics"]
 
 
 def test_the_losses_of_the_epoch_are_compared_too(done: Settings) -> None:
@@ -152,33 +213,56 @@ def test_a_trial_that_is_missing_is_run_again_with_the_same_result(done: Setting
 def test_what_is_the_same_is_trained_once_and_studies_may_share_it(done: Settings, tmp_path: Path) -> None:
     twins = {"base": VARIANTS["base"]} | {name: replace(VARIANTS["sarm"], label=name) for name in ("one", "two")}
     folder = Path(done.run_dir) / "trials"
-    before = set(folder.iterdir())
+    before = set(folder.glob("*.json"))
     other = replace(done.study, name="other", variants=twins, paper={}, trials=str(folder))
     study.run(replace(done, run_dir=str(tmp_path), study=other))
-    assert set(folder.iterdir()) == before
+    assert set(folder.glob("*.json")) == before
     table = json.loads((tmp_path / "table.json").read_text())
     assert table["trials"]["one"] == table["trials"]["two"] == _table(done)["trials"]["sarm"]
 
 
 def test_another_model_is_another_trial(done: Settings) -> None:
     changed = dict(VARIANTS, sae=Variant(train=tiny_train(representations=["cls"], aux_weight=0.0)))
-    count = len(list((Path(done.run_dir) / "trials").iterdir()))
+    count = len(list((Path(done.run_dir) / "trials").glob("*.json")))
     study.run(replace(done, study=replace(done.study, variants=changed, seeds=1)))
-    assert len(list((Path(done.run_dir) / "trials").iterdir())) == count + 1
+    assert len(list((Path(done.run_dir) / "trials").glob("*.json"))) == count + 1
     study.run(done)
 
 
 def test_other_code_is_another_trial(done: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(done.run_dir) / "trials"
     alone = replace(done.study, variants={"base": VARIANTS["base"]}, seeds=1, paper={})
-    before = set(folder.iterdir())
+    before = set(folder.glob("*.json"))
     monkeypatch.setattr(study, "code_digest", lambda module: f"other code of {module}")
     study.run(replace(done, study=alone))
-    (new,) = set(folder.iterdir()) - before
+    (new,) = set(folder.glob("*.json")) - before
     old = next(Path(file) for file in before if file.name.startswith(new.name.rsplit("-", 1)[0]))
     assert json.loads(new.read_text())["metrics"] == json.loads(old.read_text())["metrics"]
     monkeypatch.undo()
     study.run(done)
+
+
+def test_what_reference_rows_do_not_rank_is_no_number_and_ceilings_are_what_the_way_is_measured_to() -> None:
+    config = StudyConfig(name="x", variants={name: VARIANTS[name] for name in ("base", "sarm")})
+
+    def record(gauc: float, tasks: tuple[str, ...] = tuple(TASKS_COLUMNS), **row: Any) -> dict[str, Any]:
+        metrics = {task: {"auc": gauc, "gauc": gauc} for task in tasks}
+        return {"seed": 1, "day": "d", "seconds": 1.0, "metrics": metrics, "buckets": []} | row
+
+    trials = [record(0.60, variant="base"), record(0.65, variant="sarm")]
+    others = [record(0.70, ("click",), reference="content_in_force"), record(0.62, reference="regression")]
+    table = build_table(config, config.variants, [1], trials, others)
+    rows = {(row["variant"], row["task"]): row for row in table["rows"] if row["metric"] == "gauc"}
+    assert [name for name, task in rows if task == "click"] == ["base", "sarm", "regression", "content_in_force"]
+    assert rows["sarm", "click"]["share_of_content"] == pytest.approx(0.5)
+    assert rows["regression", "click"]["share_of_content"] == pytest.approx(0.2)
+    assert rows["content_in_force", "gift"]["delta"] is None and rows["sarm", "gift"]["share_of_content"] is None
+    text = table_markdown(table).splitlines()
+    assert text[2].endswith("| click: way to the content in force |") and text[5].endswith("| +5.00 | 50 % |")
+    assert text[6].startswith("| *logistic regression, no text* |") and text[6].endswith("| 20 % |")
+    assert text[7].endswith("| +10.00 | n/a | n/a | n/a | 100 % |") and json.dumps(table, allow_nan=False)
+    fewer = build_table(replace(config, references=("regression",)), config.variants, [1], trials, others)
+    assert "content_in_force" not in {row["variant"] for row in fewer["rows"]}
 
 
 def test_an_interval_is_students() -> None:

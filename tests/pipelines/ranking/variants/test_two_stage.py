@@ -12,7 +12,7 @@ import torch
 from models.catalog import Catalog
 from models.two_stage import SemanticIdsConfig
 from pipelines.ranking.variants.source import Context, State
-from pipelines.ranking.variants.two_stage import FrozenEmbeddings, SemanticIdCodes, TagCodes
+from pipelines.ranking.variants.two_stage import FrozenEmbeddings, PhraseCodes, SemanticIdCodes, TagCodes
 from pipelines.tables import contract
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
@@ -57,6 +57,45 @@ def test_before_the_first_day_nobody_has_tags(tmp_path: Path) -> None:
     _write(storage, "2026-01-02", {5: ["cooking"]})
     tags = TagCodes(_context(storage, [5], ["2026-01-02"]))
     assert tags.facts.num_codes == 1 and _table(tags, "2026-01-02").tolist() == [[0], [0]]
+
+
+def _anchor(storage: Storage, day: str, phrases: dict[int, dict[str, list[str]]]) -> None:
+    schema = contract.spec("anchors").schema
+    empty = {f.name: [] if pa.types.is_list(f.type) else "" if pa.types.is_string(f.type) else 0 for f in schema}
+    rows = [empty | {"author_id": author} | fields for author, fields in phrases.items()]
+    storage.write("anchors", day, [pa.Table.from_pylist(rows, schema=schema)])
+
+
+def test_phrases_are_those_of_the_newest_anchor_of_a_day_strictly_before(tmp_path: Path) -> None:
+    storage = Storage.open(str(tmp_path))
+    _anchor(storage, "2026-01-01", {5: {"theme": ["chess"], "topic": ["chess", "clubs"]}, 7: {"theme": ["games"]}})
+    _anchor(storage, "2026-01-02", {5: {"theme": ["games"]}})
+    _anchor(storage, "2026-01-03", {5: {"theme": ["chess"]}, 7: {"theme": ["chess"]}})
+    phrases = PhraseCodes(_context(storage, [5, 7, 9], ["2026-01-02", "2026-01-03"]))
+    assert phrases.facts.num_codes == 5  # none; theme: chess, games; topic: chess, clubs
+    assert _table(phrases, "2026-01-02").tolist() == [[0, 0, 0], [1, 3, 4], [2, 0, 0], [0, 0, 0]]
+    assert _table(phrases, "2026-01-03").tolist() == [[0], [2], [2], [0]]
+    assert _table(phrases, "2026-01-04").tolist() == [[0], [1], [1], [0]]
+
+
+def test_a_phrase_first_seen_after_the_training_days_counts_as_none(tmp_path: Path) -> None:
+    storage = Storage.open(str(tmp_path))
+    _anchor(storage, "2026-01-01", {5: {"theme": ["chess"]}})
+    # Written on the last day of training: it is in force on the day after, which is not trained on.
+    _anchor(storage, "2026-01-02", {5: {"theme": ["fishing"], "scene": ["kitchen"], "topic": ["chess"]}})
+    phrases = PhraseCodes(_context(storage, [5], ["2026-01-01", "2026-01-02"]))
+    assert phrases.facts.num_codes == 2
+    assert _table(phrases, "2026-01-02").tolist() == [[0], [1]]
+    assert _table(phrases, "2026-01-03").tolist() == [[0], [0]]
+
+
+def test_a_published_ranker_keeps_the_codes_of_its_phrases(tmp_path: Path) -> None:
+    storage = Storage.open(str(tmp_path))
+    _anchor(storage, "2026-01-01", {5: {"theme": ["chess"]}, 7: {"theme": ["fishing"]}})
+    PhraseCodes(_context(storage, [5, 7], ["2026-01-02"])).save(tmp_path)
+    _anchor(storage, "2026-01-02", {7: {"theme": ["cooking"]}})
+    later = PhraseCodes(_context(storage, [5, 7], ["2026-01-02", "2026-01-04"], learnt=tmp_path))
+    assert later.facts.num_codes == 3 and _table(later, "2026-01-02").tolist() == [[0], [1], [2]]
 
 
 def _context(storage: Storage, ids: list[int], days: list[str], learnt: Path | None = None) -> Context:

@@ -1,0 +1,103 @@
+"""Differences to the reference within a seed, with their interval over the users of the scored day.
+
+On simulated worlds each world has its own users, and its own interval. Seeds that share one store share its users, and
+their mean difference has one interval. Neither says how another world, or another initialisation, would turn out.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.metrics import GroupAUC
+from pipelines.ranking import evaluate
+from pipelines.samples.batches import read_examples
+from pipelines.studies.bootstrap import RESAMPLES, over_users
+from pipelines.studies.table import TITLES
+from pipelines.studies.trials import scores_of
+from pipelines.tables.contract import TASKS_COLUMNS
+from pipelines.tables.storage import Storage
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
+    from pipelines.studies.config import StudyConfig
+
+_TASK = "click"
+ByUser = dict[str, dict[str, GroupAUC]]
+
+
+def build(
+    config: "StudyConfig", per_seed: "Mapping[int, Settings]", files: Mapping[tuple[str, int], Path]
+) -> list[dict[str, Any]]:
+    """The section "users" of `table.json`: {variant, task, metric, seeds, delta, ci_low, ci_high}, in points.
+
+    `files` are those of trials and reference rows by (name, seed). A task that a row does not rank is left out.
+    """
+    rows = []
+    names = list(dict.fromkeys(name for name, _ in files))
+    for seeds in _sharing(per_seed):
+        found = {name: _pooled([_by_user(per_seed[seed], files[name, seed]) for seed in seeds]) for name in names}
+        reference = found[config.reference]
+        for name in (name for name in names if name != config.reference):
+            for task in (task for task in TASKS_COLUMNS if task in found[name]):
+                for metric, users in found[name][task].items():
+                    said = {"variant": name, "task": task, "metric": metric, "seeds": list(seeds)}
+                    rows.append(said | over_users(users, reference[task][metric]))
+    return rows
+
+
+def _sharing(per_seed: "Mapping[int, Settings]") -> list[tuple[int, ...]]:
+    """The seeds of each store."""
+    by_root: dict[str, list[int]] = {}
+    for seed, settings in per_seed.items():
+        by_root.setdefault(settings.storage.root, []).append(seed)
+    return [tuple(seeds) for seeds in by_root.values()]
+
+
+def _by_user(settings: "Settings", file: Path) -> ByUser:
+    storage = Storage.open(settings.storage.root)
+    day = evaluate.day_of(settings.evaluate.day, storage)
+    columns = read_examples(storage, day)
+    chance = None
+    if day in storage.days("oracle_impressions"):
+        chance = evaluate.oracle_scores(storage, day, columns)
+    return evaluate.by_user(columns, scores_of(file), chance)
+
+
+def _pooled(of_seeds: Sequence[ByUser]) -> ByUser:
+    """AUCs of all seeds as drawings [R, U] of the same users."""
+    first = of_seeds[0]
+    return {
+        task: {
+            metric: users._replace(aucs=np.concatenate([np.atleast_2d(of[task][metric].aucs) for of in of_seeds]))
+            for metric, users in metrics.items()
+        }
+        for task, metrics in first.items()
+    }
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """Click GAUC for people: one row per variant, one column per world, or one for all seeds of a store; "" without."""
+    rows = [row for row in table.get("users", ()) if row["task"] == _TASK]
+    if not rows:
+        return ""
+    metric = max((row["metric"] for row in rows), key=list(TITLES).index)
+    groups = list(dict.fromkeys(tuple(row["seeds"]) for row in rows))
+    titles = [f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of seeds {seeds[0]} to {seeds[-1]}" for seeds in groups]
+    lines = [f"| click {TITLES[metric]}: over users | " + " | ".join(titles) + " |", "|" + "---|" * (1 + len(groups))]
+    labels = {row["variant"]: row["label"] for row in table["rows"]}
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        of = {tuple(row["seeds"]): row for row in rows if (row["variant"], row["metric"]) == (name, metric)}
+        lines.append(f"| {labels[name]} | " + " | ".join(_cell(of[group]) for group in groups) + " |")
+    note = (
+        f"Difference to {labels[table['reference']]} within a seed; 95 % interval over {RESAMPLES:,} resamples of the "
+        "users of the scored day. It holds the trained models and the world fixed."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    if row["delta"] is None:
+        return "n/a"
+    return f"{row['delta']:+.2f} ({row['ci_low']:+.2f} to {row['ci_high']:+.2f})"

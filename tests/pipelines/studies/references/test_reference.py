@@ -1,0 +1,96 @@
+"""Reference rows over the tiny world: what they rank, what they leave behind, and the ceilings' interface."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.metrics import gauc
+from pipelines.ranking.evaluate import oracle_scores
+from pipelines.settings import Settings
+from pipelines.studies.reference_rows import MODULES
+from pipelines.studies.references import ceilings, crossing, regression
+from pipelines.studies.references.reference import material, run_reference
+from pipelines.tables.contract import TASKS_COLUMNS
+from pipelines.tables.storage import Storage
+from pipelines.world.config import WorldConfig
+from tests.pipelines.conftest import tiny_train
+
+BASE = tiny_train(())
+
+
+def run(settings: Settings, name: str) -> tuple[dict[str, Any], np.ndarray]:
+    record, arrays = run_reference(settings, BASE, MODULES[name], name)
+    json.dumps(record)
+    return record, arrays["scores"]
+
+
+def test_every_name_has_its_row() -> None:
+    rows = regression.ROWS | crossing.ROWS | ceilings.ROWS
+    assert rows.keys() == MODULES.keys()
+
+
+@pytest.mark.parametrize("name", ["regression_phrases", "dcn"])
+def test_what_is_learnt_ranks_every_task_the_same_each_time(tiny: Settings, name: str) -> None:
+    record, scores = run(tiny, name)
+    given = material(tiny, BASE)
+    assert given.days == ("2026-01-01", "2026-01-02") and given.day == record["day"] == "2026-01-03"
+    assert set(record["metrics"]) == set(TASKS_COLUMNS) and record["cost"]["cpu_s"] > 0
+    assert scores.shape == (len(given.columns["user_id"]), len(TASKS_COLUMNS)) and scores.dtype == np.float32
+    click = gauc(given.columns["click"], scores[:, 0], given.columns["user_id"])
+    assert record["metrics"]["click"]["gauc"] == pytest.approx(click)
+    assert 0.4 < record["metrics"]["click"]["gauc_redrawn"] < 0.9
+    again, same = run(tiny, name)
+    assert again["metrics"] == record["metrics"] and np.array_equal(same, scores)
+
+
+def test_text_tells_a_regression_more(tiny: Settings) -> None:
+    plain, text, words = (run(tiny, name)[0] for name in ("regression", "regression_phrases", "regression_words"))
+    assert plain["metrics"] != text["metrics"] != words["metrics"]
+    for record in (plain, text):
+        assert float(record["chosen"]["C"]) in regression.GRID
+        tried = record["chosen"]["validation_click_gauc"]
+        assert tried[str(record["chosen"]["C"])] == max(tried.values()) and len(tried) == len(regression.GRID)
+
+
+def test_the_day_that_chooses_is_the_last_of_training_and_the_scored_one_is_not_read(tiny: Settings) -> None:
+    before = run(tiny, "regression")[0]["chosen"]
+    storage = Storage.open(tiny.storage.root)
+    table = storage.read("examples", "2026-01-03")
+    place = table.column_names.index("click")
+    flipped = table.set_column(place, "click", [(1 - table["click"].to_numpy()).astype(np.uint8)])
+    storage.write("examples", "2026-01-03", [flipped])
+    assert run(tiny, "regression")[0]["chosen"] == before
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """A stand-in for the module that knows the world's laws: it says the truth, and its opposite."""
+    asked: list[tuple[Any, ...]] = []
+
+    def stub(
+        config: WorldConfig, seed: int, storage: Storage, day: str, columns: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        asked.append((config, seed, day))
+        truth = oracle_scores(storage, day, dict(columns))[:, 0]
+        return {"content in force": truth, "content of today": -truth}
+
+    module = ModuleType(ceilings.WHERE)
+    module.ceilings = stub  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, ceilings.WHERE, module)
+    return asked
+
+
+def test_ceilings_rank_clicks_alone(tiny: Settings, told: list[tuple[Any, ...]]) -> None:
+    tiny = replace(tiny, seed=1)
+    force, scores = run(tiny, "content_in_force")
+    today, _ = run(tiny, "content_of_today")
+    assert told == [(tiny.world, 1, "2026-01-03")] * 2
+    assert set(force["metrics"]) == {"click"} and np.isnan(scores[:, 1:]).all() and not np.isnan(scores[:, 0]).any()
+    assert force["metrics"]["click"]["gauc"] + today["metrics"]["click"]["gauc"] == pytest.approx(1)
+    assert force["metrics"]["click"]["gauc_redrawn"] > 0.6
