@@ -36,9 +36,10 @@ JOBS = {  # word: module below pipelines/, help
     "kuailive": ("sources.kuailive", "a downloaded KuaiLive or KuaiLive-M3 as tables"),
     "embed": ("semantics.embed", "frozen embeddings of the anchors, for two-stage sources"),
     "study": ("studies.study", "variants x seeds: a table of a paper, with intervals"),
+    "tune": ("studies.tune", "choose how a study's rows are trained, with an equal budget for each"),
     "demo": ("demo.demo", "everything, over the simulated platform"),
 }
-CHAINS = ("daily", "study", "demo")
+CHAINS = ("daily", "study", "tune", "demo")
 """Words that run several jobs, and so are told the whole configuration; a job knows its own section."""
 EPILOG = """examples:
   python -m pipelines demo     --config pipelines/configs/demo.yaml
@@ -48,6 +49,7 @@ EPILOG = """examples:
   python -m pipelines daily    --config my.yaml           (a copy of pipelines/configs/daily.yaml)
   python -m pipelines train    --config my.yaml --set train.batch_size=1024 --set seed=1
   python -m pipelines study    --config pipelines/configs/studies/table1.yaml
+  python -m pipelines tune     --config pipelines/configs/studies/tune.yaml
   ray job submit --working-dir . -- python -m pipelines anchors --config my.yaml
 
 exit codes: 0 done, 1 the job failed, 2 the configuration or the input cannot be used"""

@@ -26,7 +26,7 @@ from pipelines.sources.kuailive import KuaiLiveConfig
 from pipelines.sources.movielens import MovieLensConfig
 from pipelines.sources.validate import ValidateConfig
 from pipelines.students.distil import DistilConfig
-from pipelines.studies.config import StudyConfig, inherit_train
+from pipelines.studies.config import StudyConfig, TuneConfig, inherit_train
 from pipelines.tables.storage import Storage, StorageConfig
 from pipelines.world.config import WorldConfig
 
@@ -94,6 +94,8 @@ class Settings:
     """Frozen embeddings of the anchors, for two-stage rankers."""
     study: StudyConfig = field(default_factory=StudyConfig)
     """Variants x seeds, and the table that compares them."""
+    tune: TuneConfig = field(default_factory=TuneConfig)
+    """Settings that are tried for rows of a study, on worlds that no study reports."""
     demo: DemoConfig = field(default_factory=DemoConfig)
     """The demo's own figures."""
 

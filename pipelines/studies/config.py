@@ -140,6 +140,23 @@ class StudyConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TuneConfig:
+    """Which settings are tried, for which rows of the study."""
+
+    samples: int = 8
+    """Draws for every row, its own settings first: an equal budget for all."""
+    spaces: Mapping[str, Mapping[str, tuple[Any, ...]]] = field(default_factory=dict)
+    """By row of `study.variants`: dotted keys of its section train, each with the values that may be drawn."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples: wanted at least 1, got {self.samples}")
+        empty = [f"{row}.{key}" for row, space in self.spaces.items() for key, values in space.items() if not values]
+        if empty:
+            raise ValueError(f"spaces: wanted at least one value for every key, got none for {', '.join(empty)}")
+
+
 def inherit_train(raw: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration as YAML gives it, with the section `train` below each variant's own keys of it."""
     study = raw.get("study")

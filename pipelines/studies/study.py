@@ -9,31 +9,23 @@ Run: python -m pipelines study --config pipelines/configs/studies/table1.yaml
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError, to_dict
-from pipelines.samples import examples
-from pipelines.semantics import embed, vocabulary
 from pipelines.studies import ablations, anchor_sources, convergence, cost, reference_rows, user_intervals
 from pipelines.studies.closure import code_digest
-from pipelines.studies.config import OWN, Variant
-from pipelines.studies.side_by_side import side_by_side
+from pipelines.studies.config import OWN
+from pipelines.studies.stores import embed_anchors, prepare
 from pipelines.studies.table import build_table, table_markdown, write_table
 from pipelines.studies.trial import run_trial
 from pipelines.studies.trials import plan_trial, run_missing
-from pipelines.tables.storage import Storage, shared_root
-from pipelines.world import world
 
 if TYPE_CHECKING:
     from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
-Stores = Mapping[str, Mapping[int, "Settings"]]
-"""Settings of each store by source of anchors and seed."""
 
 
 def run(settings: "Settings") -> dict[str, Any]:
@@ -50,8 +42,8 @@ def run(settings: "Settings") -> dict[str, Any]:
     seeds = list(range(settings.seed, settings.seed + config.seeds))
     code = code_digest(run_trial.__module__)
     with connected(settings.cluster):
-        stores = anchor_sources.prepare(settings, _prepare(settings, seeds), sources)
-        _embed(settings, variants, stores)
+        stores = anchor_sources.prepare(settings, prepare(settings, seeds), sources)
+        embed_anchors(settings, variants, stores)
         trials = {
             (name, seed): plan_trial(stores[variant.anchors][seed], variant, code)
             for seed in seeds
@@ -76,37 +68,3 @@ def run(settings: "Settings") -> dict[str, Any]:
     write_report(page, table, records, to_dict(settings))
     log.info("study %s | %s | %s\n%s", config.name, written, page, table_markdown(table))
     return {"trials": len(trials), "table": str(written), "report": str(page)}
-
-
-def _prepare(settings: "Settings", seeds: Sequence[int]) -> dict[int, "Settings"]:
-    """Settings of each seed's store: its own world, made in Ray tasks side by side, or the tables that are there."""
-    root = shared_root(settings.storage.root)
-    if settings.study.data == "store":
-        vocabulary.run(settings.vocabulary, settings.open())
-        examples.run(settings.examples, settings.open())
-        storage = replace(settings.storage, root=root)
-        return {seed: replace(settings, seed=seed, storage=storage) for seed in seeds}
-    per_seed = {
-        seed: replace(settings, seed=seed, storage=replace(settings.storage, root=f"{root}/seed-{seed}"))
-        for seed in seeds
-    }
-    finished = side_by_side(_make_world, {seed: (one,) for seed, one in per_seed.items()}, settings.study.parallel)
-    for number, (seed, _) in enumerate(finished, 1):
-        # The vocabulary is made here and not in the task: its tokenizer's path is relative to this process.
-        vocabulary.run(settings.vocabulary, per_seed[seed].open())
-        log.info("study | world %d/%d | seed %d", number, len(seeds), seed)
-    return per_seed
-
-
-def _make_world(settings: "Settings") -> None:
-    """World and examples of one seed; both leave alone what is current."""
-    world.run(settings.world, settings.open())
-    examples.run(settings.examples, settings.open())
-
-
-def _embed(settings: "Settings", variants: Mapping[str, Variant], stores: Stores) -> None:
-    """Embeds the anchors that variants read as embeddings, of all stores with one start of the engine."""
-    read = {variant.anchors for variant in variants.values() if "anchor_embeddings" in variant.reads}
-    roots = {store.storage.root for source in read for store in stores[source].values()}
-    if roots:
-        embed.embed_stores(settings.embed, settings.open(), [Storage.open(root) for root in sorted(roots)])

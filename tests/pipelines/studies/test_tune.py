@@ -1,0 +1,77 @@
+"""Choosing how rows of a study are trained."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.runtime.config import ConfigError
+from pipelines.settings import Settings, read_settings
+from pipelines.studies import tune
+from pipelines.studies.config import StudyConfig, TuneConfig, Variant
+from tests.pipelines.conftest import tiny_settings, tiny_train
+
+VARIANTS = {"base": Variant(train=tiny_train(())), "sarm": Variant(train=tiny_train())}
+
+
+def _settings(root: Path, tiny_store: Path, **tuned: Any) -> Settings:
+    settings = tiny_settings(root)
+    vocabulary = replace(settings.vocabulary, base_tokenizer=str(tiny_store / "tokenizer.json"))
+    study = StudyConfig(seeds=1, variants=VARIANTS)
+    return replace(settings, study=study, vocabulary=vocabulary, tune=TuneConfig(**tuned))
+
+
+@pytest.mark.ray
+def test_every_row_gets_its_own_settings_and_as_many_draws(tiny_store: Path, tmp_path: Path) -> None:
+    spaces = {"base": {"lr_ids": (0.0, 0.05), "ranker.cross_layers": (1, 2)}}
+    settings = _settings(tmp_path, tiny_store, samples=3, spaces=spaces)
+    said = tune.run(settings)
+    folder = Path(settings.run_dir)
+    found = json.loads((folder / "tune.json").read_text())["base"]
+    assert len(found) == 3 and [draw["value"] for draw in found] == sorted((d["value"] for d in found), reverse=True)
+    own = {"lr_ids": VARIANTS["base"].train.lr_ids, "ranker.cross_layers": VARIANTS["base"].train.ranker.cross_layers}
+    assert own in [draw["drawn"] for draw in found]
+    assert said["best"]["base"]["drawn"] == found[0]["drawn"]
+    best = yaml.safe_load((folder / "best-base.yaml").read_text())["train"]
+    assert best["lr_ids"] == found[0]["drawn"]["lr_ids"]
+    assert best["ranker"]["cross_layers"] == found[0]["drawn"]["ranker.cross_layers"]
+    again = tune.run(settings)
+    assert again["best"] == said["best"]
+
+
+def test_the_day_that_studies_score_is_neither_learnt_nor_scored(
+    tiny: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str | None, int]] = []
+
+    def trial(settings: Settings, variant: Variant) -> tuple[dict[str, Any], dict[str, Any]]:
+        seen.append((settings.evaluate.day, variant.train.test_days))
+        return {"metrics": {"click": {"gauc": 0.5}}, "cost": {"cpu_s": 1.0}}, {}
+
+    monkeypatch.setattr(tune, "run_trial", trial)
+    value = tune._value({}, VARIANTS["base"], {0: tune._validated(tiny)})
+    assert value == {"value": 0.5, "seeds": {0: 0.5}, "cpu_s": 1.0}
+    assert seen == [("2026-01-02", 2)]  # of three days the last is the study's
+
+
+def test_a_key_or_a_row_that_does_not_exist_is_refused_before_any_work(tiny_store: Path, tmp_path: Path) -> None:
+    for spaces, message in (
+        ({"best": {"lr_ids": (0.1,)}}, "study.variants"),
+        ({}, "got none"),
+        ({"base": {"lr_idz": (0.1,)}}, "lr_idz"),
+        ({"base": {"lr_ids": ("fast",)}}, "lr_ids"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            tune.run(_settings(tmp_path, tiny_store, spaces=spaces))
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_the_shipped_spaces_fit_their_rows() -> None:
+    settings = read_settings("pipelines/configs/studies/tune.yaml")
+    for name, space in settings.tune.spaces.items():
+        for key, values in space.items():
+            for value in values:
+                tune.trained_with(settings.study.variants[name], {key: value})
