@@ -68,15 +68,31 @@ class AnchorTerms:
         return rows[known], table["since"].cast("int32").to_numpy(), terms_of
 
 
-def features(catalog: Catalog, columns: Columns, terms: Any = None) -> Any:
-    """Sparse [n, F]: user, author, and each profile value x author, x author category, x term of `terms` [n, T]."""
+Joined = tuple[tuple[int, ...], ...]
+"""Groups of profile columns; the values of a group's columns together are one value, a cell."""
+
+
+def ways_to_join(num_columns: int) -> dict[str, Joined]:
+    """What a regression may take for a profile: each column by itself, all as one cell, or all but one as one cell."""
+    every = tuple(range(num_columns))
+    ways: dict[str, Joined] = {"each": tuple((column,) for column in every)}
+    if num_columns > 1:
+        ways["all"] = (every,)
+        ways |= {f"all but {out}": (tuple(c for c in every if c != out),) for out in every}
+    return ways
+
+
+def features(catalog: Catalog, columns: Columns, terms: Any, joined: Joined) -> Any:
+    """Sparse [n, F]: user, author, and each cell of `joined` x author, x author category, x term of `terms` [n, T]."""
     user, author = catalog.user_rows(columns["user_id"]), catalog.author_rows(columns["author_id"])
     authors = one_hot(author, catalog.num_authors + 1)
     categories = one_hot(catalog.author_category[author], catalog.num_categories)
     blocks = [one_hot(user, catalog.num_users + 1), authors]
-    for values, count in zip(catalog.user_profile[user].T, catalog.profile_cardinalities, strict=True):
-        crossed_with = [authors, categories] if terms is None else [authors, categories, terms]
-        blocks += [crossed(values, count, of) for of in crossed_with]
+    crossed_with = [authors, categories] if terms is None else [authors, categories, terms]
+    for group in joined:
+        sizes = [catalog.profile_cardinalities[column] for column in group]
+        cells = np.ravel_multi_index(tuple(catalog.user_profile[user][:, list(group)].T), sizes)
+        blocks += [crossed(cells, int(np.prod(sizes)), of) for of in crossed_with]
     return sp.hstack(blocks, format="csr")
 
 

@@ -7,13 +7,17 @@ import pyarrow as pa
 import pytest
 
 from models.catalog import Catalog
-from pipelines.studies.references.features import AnchorTerms, crossed, features, one_hot
+from pipelines.studies.references.features import AnchorTerms, crossed, features, one_hot, ways_to_join
 from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 from pipelines.tables.days import NO_ANCHOR, day_number
 from pipelines.tables.storage import Storage
 
 DAYS = ("2026-01-02", "2026-01-03", "2026-01-04")
+
+
+EACH = ((0,), (1,))
+"""Every profile column by itself."""
 
 
 def _catalog() -> Catalog:
@@ -44,7 +48,7 @@ def storage(tmp_path: Path) -> Storage:
 def test_features_by_hand() -> None:
     columns = {"user_id": np.array([1, 2]), "author_id": np.array([7, 5])}
     terms = one_hot(np.array([1, 0]), 2)
-    found = features(_catalog(), columns, terms).toarray()
+    found = features(_catalog(), columns, terms, EACH).toarray()
     # Users 3, authors 3; then profile columns of 3 and 3 values (0 = unknown) x 3 authors, 3 categories, 2 terms.
     assert found.shape == (2, 3 + 3 + 2 * (9 + 9 + 6))
     first = 6
@@ -56,9 +60,25 @@ def test_features_by_hand() -> None:
     assert [set(np.flatnonzero(row)) for row in found] == wanted and found.max() == 1
 
 
+def test_joined_columns_are_one_value() -> None:
+    columns = {"user_id": np.array([1, 2]), "author_id": np.array([7, 5])}
+    found = features(_catalog(), columns, None, ((0, 1),)).toarray()
+    assert found.shape == (2, 3 + 3 + 9 * (3 + 3))
+    for row, (author, category, (first, second)) in enumerate([(2, 2, (1, 2)), (1, 1, (2, 0))]):
+        cell = 3 * first + second
+        assert set(np.flatnonzero(found[row, 6:])) == {3 * cell + author, 27 + 3 * cell + category}
+
+
+def test_columns_are_joined_all_or_all_but_one() -> None:
+    assert ways_to_join(1) == {"each": ((0,),)}
+    ways = ways_to_join(3)
+    assert ways.pop("each") == EACH + ((2,),) and ways.pop("all") == ((0, 1, 2),)
+    assert list(ways.values()) == [((1, 2),), ((0, 2),), ((0, 1),)]
+
+
 def test_without_anchors_there_are_no_columns_of_them() -> None:
     columns = {"user_id": np.array([1]), "author_id": np.array([7])}
-    assert features(_catalog(), columns).shape == (1, 6 + 2 * 18)
+    assert features(_catalog(), columns, None, EACH).shape == (1, 6 + 2 * 18)
 
 
 def test_a_cross_keeps_every_member_and_its_weight() -> None:

@@ -16,7 +16,7 @@ from pipelines.settings import Settings
 from pipelines.studies.reference_rows import MODULES
 from pipelines.studies.references import ceilings, crossing, regression
 from pipelines.studies.references.reference import material, run_reference
-from pipelines.tables.contract import TASKS_COLUMNS
+from pipelines.tables.contract import PROFILE, TASKS_COLUMNS
 from pipelines.tables.storage import Storage
 from pipelines.world.config import WorldConfig
 from tests.pipelines.conftest import tiny_train
@@ -55,7 +55,9 @@ def test_text_tells_a_regression_more(tiny: Settings) -> None:
     for record in (plain, text):
         assert float(record["chosen"]["C"]) in regression.GRID
         tried = record["chosen"]["validation_click_gauc"]
-        assert tried[str(record["chosen"]["C"])] == max(tried.values()) and len(tried) == len(regression.GRID)
+        for what, number in (("C", len(regression.GRID)), ("joined", 2 + len(PROFILE))):
+            values = tried[what]
+            assert values[str(record["chosen"][what])] == max(values.values()) and len(values) == number
 
 
 def test_the_day_that_chooses_is_the_last_of_training_and_the_scored_one_is_not_read(tiny: Settings) -> None:
