@@ -6,6 +6,7 @@ the oracle's table alone.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -61,7 +62,7 @@ def write_day(
     ids = np.arange(len(shown.ts_ms), dtype=np.int64) + (day + 1) * 10**9
     impressions = _label(users, stage, shown, probability, ids, rng)
     storage.write("impressions", name, [impressions], made_from)
-    storage.write("events", name, _events(impressions), made_from)
+    storage.write("events", name, events(impressions, 700 * impressions["watch_time_s"].to_numpy()), made_from)
     oracle = pa.table({"impression_id": ids} | {k: v.astype(np.float32) for k, v in probability.items()})
     storage.write("oracle_impressions", name, [oracle], made_from)
 
@@ -142,8 +143,11 @@ def _label(
     )
 
 
-def _events(impressions: pa.Table) -> Iterator[pa.Table]:
-    """The raw behaviour behind the labels: exposures, clicks, exits with the time watched, follows and gifts."""
+def events(impressions: pa.Table, gift_ms: NDArray[np.floating[Any]]) -> Iterator[pa.Table]:
+    """The raw behaviour behind the labels: exposures, clicks, exits with the time watched, follows and gifts.
+
+    `gift_ms` [n]: how long after entering the room a gift was given.
+    """
     base = {name: impressions[name].to_numpy() for name in ("user_id", "author_id", "live_id", "ts_ms")}
     watch = impressions["watch_time_s"].to_numpy()
     everything = np.ones(len(watch), bool)
@@ -151,7 +155,7 @@ def _events(impressions: pa.Table) -> Iterator[pa.Table]:
         ("exposure", everything, 0 * watch, 0 * watch),
         ("click", impressions["click"].to_numpy() > 0, 0 * watch, 0 * watch + 1000),
         ("follow", impressions["follow"].to_numpy() > 0, 0 * watch, 500 * watch + 1000),
-        ("gift", impressions["gift"].to_numpy() > 0, 0 * watch + 1, 700 * watch + 1000),
+        ("gift", impressions["gift"].to_numpy() > 0, 0 * watch + 1, gift_ms + 1000),
         ("exit", impressions["click"].to_numpy() > 0, watch, 1000 * watch + 1000),
     ]
     for kind, chosen, value, delay_ms in steps:
