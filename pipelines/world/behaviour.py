@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 SESSIONS_PER_CHUNK = 2000
-_CONTENT, _QUALITY = 1.0, 0.45  # weights of content and of the author's quality in the click logit
+CONTENT, QUALITY = 1.0, 0.45  # weights of content and of the author's quality in the click logit
 _CLICK, _LONG_VIEW, _FOLLOW, _GIFT = -1.8, -0.5, -2.6, -3.2  # intercepts
 _LONG_VIEW_S = 60.0
 
@@ -100,9 +100,9 @@ def _sessions(
 
 def _probabilities(users: Users, stage: Stage, shown: Exposures, config: WorldConfig) -> dict[str, Floats]:
     """True probability of each label: P(click), and P(click) P(label | click) for the others."""
-    content = tastes.content_liking(users, stage, shown.user, shown.live, shown.ts_ms) * _CONTENT
+    content = tastes.content_liking(users, stage, shown.user, shown.live, shown.ts_ms) * CONTENT
     author = tastes.author_liking(users, stage, shown.user, shown.live) * np.float32(config.author_taste)
-    quality = stage.quality[shown.live] * np.float32(_QUALITY)
+    quality = stage.quality[shown.live] * np.float32(QUALITY)
     click = _sigmoid(_CLICK + content + author + quality)
     return {
         "click": click,

@@ -13,8 +13,7 @@ _NAMES = ("Mila", "Ousmane", "Lin", "Petra", "Kofi", "Ana", "Bruno", "Yara", "Sv
 _CITIES = ("Lopar", "Sunwick", "Haldene", "Morava", "Quill Bay", "Tarsus", "Edgewater", "Pinnock")
 _SPANISH = 0.35  # share of authors who speak it
 _STEADY = 0.92  # chance that a habit holds on a day
-_OTHER_WORDS = 0.3  # chance that a phrase is said in the author's other wording on a day
-_TAIL = 2.0  # standard deviation of the logarithm of popularity
+_TAIL = 1.75  # standard deviation of the logarithm of popularity
 _QUALITY_SHOWS = 0.3  # correlation of popularity and quality
 _STARS = 60  # power of the popularity rank: about the top hundredth lives as stars do
 _STAR_ON_AIR, _STAR_SEGMENTS = 0.95, 360
@@ -158,5 +157,5 @@ def _today(habits: tuple[int, ...], usual: int, rng: np.random.Generator) -> tup
 
 
 def _worded(phrase: int, rng: np.random.Generator) -> int:
-    """The phrase in the author's usual words, or in the other ones."""
-    return phrase + (int(rng.integers(1, WORDINGS)) if rng.random() < _OTHER_WORDS else 0)
+    """The phrase in one of the author's wordings: hosts say the same in other words on another day."""
+    return phrase + int(rng.integers(WORDINGS))

@@ -24,16 +24,16 @@ class Platform:
     """One world of these laws, from its configuration and seed alone."""
 
     def __init__(self, config: WorldConfig, seed: int) -> None:
-        self._config, self._seed = config, seed
+        self._config, self.seed = config, seed
         self.everyone, self.words = make_authors(config, seed)
 
     def plan(self, day: int) -> list[LivePlan]:
         """The lives of a day, sorted by author id."""
-        return plan_day(self.everyone, day, self._config, self._seed)
+        return plan_day(self.everyone, day, self._config, self.seed)
 
     def viewers(self, day: int) -> Viewers:
         """All viewers, with their tastes on a day."""
-        return make_viewers(self._config, self.words.attributes, self._seed, day)
+        return make_viewers(self._config, self.words.attributes, self.seed, day)
 
     def watch(self, storage: Storage, name: str, day: int, plans: list[LivePlan], made_from: dict[str, str]) -> None:
         """Writes users who join, impressions, events and the oracle's probabilities."""
@@ -48,7 +48,7 @@ class Platform:
             self._follows(storage, day, viewers),
             day_start_ms(config.first_day, day),
             day,
-            np.random.default_rng([self._seed, 20, day]),
+            np.random.default_rng([self.seed, 20, day]),
         )
         ids = np.arange(len(columns["ts_ms"]), dtype=np.int64) + (day + 1) * 10**9
         lives = columns["live"]
@@ -73,10 +73,10 @@ class Platform:
         author = np.array([position[p.author_id] for p in plans], np.int64)
         live_of = np.full(len(self.everyone), -1, np.int64)
         live_of[author] = np.arange(len(plans))
-        stage = make_stage(plans, self.everyone, self.words, self._seed)
+        stage = make_stage(plans, self.everyone, self.words, self.seed)
         return Scene(viewers=viewers, stage=stage, book=self.words, config=self._config, author=author, live_of=live_of)
 
     def _follows(self, storage: Storage, day: int, viewers: Viewers) -> follows.Follows:
         """The list at the start of the day; that of the first day comes from the tastes of the first day."""
-        first = follows.before_first_day(self.viewers(0), self.everyone, self.words, self._config, self._seed)
+        first = follows.before_first_day(self.viewers(0), self.everyone, self.words, self._config, self.seed)
         return follows.as_of(storage, day, first, viewers, self.everyone, self._config)

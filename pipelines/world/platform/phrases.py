@@ -18,7 +18,7 @@ from pipelines.world.lexicon import AUDIENCES, CATEGORIES, FORMATS, SCENES, Lexi
 
 Ints = NDArray[np.int64]
 LANGUAGES = ("english", "spanish")
-WORDINGS = 2
+WORDINGS = 6
 """An author has so many wordings of a phrase; they stand one behind the other in the book."""
 
 
