@@ -14,9 +14,13 @@ from pipelines.world.platform.laws import Platform
 class Laws(Protocol):
     """One world, from its configuration and seed alone."""
 
-    words: Lexicon
-    everyone: list[Author]
-    """All authors, newcomers included, in order of arrival."""
+    @property
+    def words(self) -> Lexicon:
+        """Every phrase that may stand in an anchor."""
+
+    @property
+    def everyone(self) -> list[Author]:
+        """All authors, newcomers included, in order of arrival."""
 
     def plan(self, day: int) -> list[LivePlan]:
         """The lives of a day, sorted by author id."""

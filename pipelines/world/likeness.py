@@ -5,6 +5,7 @@ Prints a table of one column a world. Run: python -m pipelines.world.likeness ST
 
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -59,11 +60,11 @@ def _shown(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
-def _columns(table: pa.Table) -> dict[str, NDArray[np.generic]]:
+def _columns(table: pa.Table) -> dict[str, NDArray[Any]]:
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def _rates(seen: Mapping[str, NDArray[np.generic]]) -> dict[str, float]:
+def _rates(seen: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     click = seen["click"] > 0
     watch = seen["watch_time_s"].astype(np.float64)
     inside = watch[click]
@@ -84,7 +85,7 @@ def _top(sorted_counts: NDArray[np.int64], share: float, among: int) -> float:
     return float(sorted_counts[: max(1, round(share * among))].sum() / max(sorted_counts.sum(), 1))
 
 
-def _popularity(seen: Mapping[str, NDArray[np.generic]], num_authors: int) -> dict[str, float]:
+def _popularity(seen: Mapping[str, NDArray[Any]], num_authors: int) -> dict[str, float]:
     counts = np.sort(np.unique(seen["author_id"], return_counts=True)[1])
     everyone = np.concatenate([np.zeros(num_authors - len(counts), np.int64), counts])
     ranks = np.arange(1, num_authors + 1)
@@ -96,13 +97,14 @@ def _popularity(seen: Mapping[str, NDArray[np.generic]], num_authors: int) -> di
     }
 
 
-def _pairs(seen: Mapping[str, NDArray[np.generic]]) -> NDArray[np.int64]:
+def _pairs(seen: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
     """A number for each exposure's user and author, [n]."""
     users, authors = (np.unique(seen[name], return_inverse=True)[1] for name in ("user_id", "author_id"))
-    return users * (int(authors.max()) + 1) + authors
+    pairs: NDArray[np.int64] = users * (int(authors.max()) + 1) + authors
+    return pairs
 
 
-def _repeats(seen: Mapping[str, NDArray[np.generic]]) -> dict[str, float]:
+def _repeats(seen: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     counts = np.unique(_pairs(seen), return_counts=True)[1]
     return {
         "user-author pairs that meet again, %": 100 * float((counts > 1).mean()),
@@ -110,7 +112,7 @@ def _repeats(seen: Mapping[str, NDArray[np.generic]]) -> dict[str, float]:
     }
 
 
-def _interrupted(seen: Mapping[str, NDArray[np.generic]]) -> float:
+def _interrupted(seen: Mapping[str, NDArray[Any]]) -> float:
     """Share of clicks after which the user saw another live before the time in the room was over."""
     order = np.lexsort((seen["ts_ms"], seen["user_id"]))
     user, ts_ms, click = (seen[name][order] for name in ("user_id", "ts_ms", "click"))

@@ -12,7 +12,7 @@ from pipelines.world.tastes import Stage
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-# Weights in the logits: intercept, content, single author, quality, being followed. All but the click's are given a click.
+# Weights in the logits: intercept, content, single author, quality, being followed. All but click's are given a click.
 LOGITS = {
     "click": (-1.9, 1.0, 1.0, 0.45, 0.8),
     "follow": (-5.9, 0.8, 2.0, 0.5, -np.inf),

@@ -15,7 +15,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 # How much each field counts, in canonical order; squares sum to about 1. Values within a phrase share its weight.
-FIELD_WEIGHTS = dict(zip(("point", "theme", "topic", "audience", "format", "scene"), (0.25, 0.75, 0.45, 0.2, 0.25, 0.25), strict=True))  # fmt: skip
+FIELD_WEIGHTS = {"point": 0.25, "theme": 0.75, "topic": 0.45, "audience": 0.2, "format": 0.25, "scene": 0.25}
 _INTERACTION = 0.25  # of the likings of a theme's thing and mood
 _CURRENT_THEME = 0.4  # how much the theme of the moment counts against the live's main theme
 
