@@ -60,7 +60,7 @@ def test_the_figures_of_a_small_table(tmp_path: Path):
     assert figures["authors ever shown, %"] == pytest.approx(30)
     # Seven authors without exposures, then 1, 1 and 3 of 5.
     assert figures["Gini index of exposures over authors"] == pytest.approx(0.78)
-    assert figures["oracle's AUC, click"] == pytest.approx(50)
+    assert figures["oracle's AUC, click"] == pytest.approx(100 / 3)
     assert "| clicks, % of exposures | 40 | 28 |" in as_table({"mine": figures})
 
 

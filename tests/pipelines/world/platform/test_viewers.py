@@ -53,7 +53,8 @@ def test_an_own_taste_walks_farther_than_its_group():
 def test_some_values_are_liked_by_nearly_everyone():
     mean = DAYS[0].taste.mean(axis=0)
     assert mean.std() > 0.35
-    assert (np.sign(DAYS[0].taste[:, np.abs(mean).argmax()]) == np.sign(mean[np.abs(mean).argmax()])).mean() > 0.9
+    strongest = np.argsort(-np.abs(mean))[:5]
+    assert (np.sign(DAYS[0].taste[:, strongest]) == np.sign(mean[strongest])).mean() > 0.85
 
 
 def test_without_semantic_taste_no_value_is_liked_by_anyone():
