@@ -11,9 +11,12 @@ from pipelines.world.platform.phrases import WORDINGS, Attributes, PhraseBook, W
 
 _NAMES = ("Mila", "Ousmane", "Lin", "Petra", "Kofi", "Ana", "Bruno", "Yara", "Sven", "Ines", "Tariq", "Noor")
 _CITIES = ("Lopar", "Sunwick", "Haldene", "Morava", "Quill Bay", "Tarsus", "Edgewater", "Pinnock")
-_SPANISH = 0.35  # share of authors who speak it
-_STEADY = 0.92  # chance that a habit holds on a day
-_TAIL = 1.75  # standard deviation of the logarithm of popularity
+_SPANISH = 0.25  # share of authors who speak it
+_PROGRAMMES = (4, 6)  # fewest and most that an author has
+_OWN_CATEGORY = 0.4  # chance that a programme is of the author's own category
+_GOES_ON = 0.85  # chance that a live has the programme of the author's last one
+_STEADY = 0.92  # chance that audiences, format and scene are the usual ones
+_TAIL = 1.1  # standard deviation of the logarithm of popularity
 _QUALITY_SHOWS = 0.3  # correlation of popularity and quality
 _STARS = 60  # power of the popularity rank: about the top hundredth lives as stars do
 _STAR_ON_AIR, _STAR_SEGMENTS = 0.95, 360
@@ -55,6 +58,7 @@ def _author(
         shown = int((category + rng.integers(1, len(CATEGORIES))) % len(CATEGORIES))
     language = int(rng.random() < _SPANISH)
     usual = (int(rng.integers(1, 3)), int(rng.integers(1, 4)), int(rng.integers(1, 3)))
+    themes, topics, points = _programmes(category, language, usual, writer, rng)
     return Author(
         author_id=author_id,
         category=category,
@@ -62,9 +66,9 @@ def _author(
         profile=f"{_NAMES[rng.integers(len(_NAMES))]} from {_CITIES[rng.integers(len(_CITIES))]}, "
         f"on air since {rng.integers(2016, 2026)}",
         usual=usual,
-        themes=_habits("theme", int(rng.integers(1, 5)), category, language, writer, rng),
-        topics=_habits("topic", int(rng.integers(2, 5)), category, language, writer, rng),
-        points=_habits("point", int(rng.integers(3, 6)), category, language, writer, rng),
+        themes=themes,
+        topics=topics,
+        points=points,
         audiences=tuple(int(a) for a in rng.choice(len(AUDIENCES), size=int(rng.integers(1, 4)), replace=False)),
         format=int(rng.integers(len(FORMATS))),
         scene=int(rng.integers(len(SCENES))),
@@ -74,18 +78,22 @@ def _author(
     )
 
 
-def _habits(
-    kind: str, count: int, category: int, language: int, writer: Writer, rng: np.random.Generator
-) -> tuple[int, ...]:
-    """`count` phrases of different content, nine in ten from the author's own category."""
-    found: dict[tuple[int, ...], int] = {}
-    while len(found) < count:
-        of = category if rng.random() < 0.9 else int(rng.integers(len(CATEGORIES)))
-        slots = _slots(kind, of, writer.attributes, rng)
-        content = tuple(slots.values())
-        if content not in found:
-            found[content] = writer.write(kind, slots, of, language, rng)
-    return tuple(found.values())
+def _programmes(
+    category: int, language: int, usual: tuple[int, int, int], writer: Writer, rng: np.random.Generator
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Themes, topics and points of an author's programmes, one programme behind the other, of different content."""
+    per_programme = {"theme": 1, "topic": usual[0], "point": usual[1]}
+    found: dict[str, dict[tuple[int, ...], int]] = {kind: {} for kind in per_programme}
+    for number in range(1, int(rng.integers(_PROGRAMMES[0], _PROGRAMMES[1] + 1)) + 1):
+        of = category if rng.random() < _OWN_CATEGORY else int(rng.integers(len(CATEGORIES)))
+        for kind, count in per_programme.items():
+            while len(found[kind]) < number * count:
+                slots = _slots(kind, of, writer.attributes, rng)
+                content = tuple(slots.values())
+                if content not in found[kind]:
+                    found[kind][content] = writer.write(kind, slots, of, language, rng)
+    themes, topics, points = (tuple(of.values()) for of in found.values())
+    return themes, topics, points
 
 
 def _slots(kind: str, category: int, values: Attributes, rng: np.random.Generator) -> dict[str, int]:
@@ -107,12 +115,27 @@ def plan_day(authors: list[Author], day: int, config: WorldConfig, seed: int) ->
     rng = np.random.default_rng([seed, 12, day])
     start_of_day = day_start_ms(config.first_day, day)
     stardom = _stardom(authors)
-    chance = config.on_air_share + np.maximum(_STAR_ON_AIR - config.on_air_share, 0) * stardom
-    plans = []
-    for author, star, likely in zip(authors, stardom, chance, strict=True):
-        if author.first_day <= day and (rng.random() < likely or author.first_day == day > 0):
-            plans.append(_plan(author, float(star), day, start_of_day, rng))
+    on_air, programme = _programme_of(authors, stardom, day, config, seed)
+    plans = [
+        _plan(authors[i], int(programme[i]), float(stardom[i]), day, start_of_day, rng) for i in np.flatnonzero(on_air)
+    ]
     return sorted(plans, key=lambda p: p.author_id)
+
+
+def _programme_of(
+    authors: list[Author], stardom: NDArray[np.float64], day: int, config: WorldConfig, seed: int
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Who is on air on a day, and with which programme, [A]: from live to live it goes on, or another one follows."""
+    chance = config.on_air_share + np.maximum(_STAR_ON_AIR - config.on_air_share, 0) * stardom
+    first_day, count = np.array([(a.first_day, len(a.themes)) for a in authors]).T
+    programme = np.zeros(len(authors), np.int64)
+    on_air = np.zeros(len(authors), bool)
+    for past in range(day + 1):
+        rng = np.random.default_rng([seed, 21, past])
+        likely, ends, another = rng.random(len(authors)), rng.random(len(authors)), rng.integers(1, count)
+        on_air = (first_day <= past) & ((likely < chance) | ((first_day == past) & (past > 0)))
+        programme = np.where(on_air & (ends >= _GOES_ON), (programme + another) % count, programme)
+    return on_air, programme
 
 
 def _stardom(authors: list[Author]) -> NDArray[np.float64]:
@@ -122,11 +145,13 @@ def _stardom(authors: list[Author]) -> NDArray[np.float64]:
     return stardom
 
 
-def _plan(author: Author, star: float, day: int, start_of_day: int, rng: np.random.Generator) -> LivePlan:
+def _plan(
+    author: Author, programme: int, star: float, day: int, start_of_day: int, rng: np.random.Generator
+) -> LivePlan:
     num_segments = int(rng.integers(60, 361) + _STAR_SEGMENTS * star)  # half an hour to three hours, stars up to six
     latest = DAY_MS - num_segments * 30_000
     start = int(np.clip(rng.normal(0.75, 0.18), 0, 1) * latest)
-    main = author.themes[0] if rng.random() < _STEADY else author.themes[int(rng.integers(len(author.themes)))]
+    main, (topics, points, _) = author.themes[programme], author.usual
     others = [t for t in author.themes if t != main]
     highlights = []
     if others:
@@ -141,8 +166,8 @@ def _plan(author: Author, star: float, day: int, start_of_day: int, rng: np.rand
         num_segments=num_segments,
         theme=_worded(main, rng),
         highlights=tuple(highlights),
-        topics=tuple(_worded(t, rng) for t in _today(author.topics, author.usual[0], rng)),
-        points=tuple(_worded(p, rng) for p in _today(author.points, author.usual[1], rng)),
+        topics=tuple(_worded(t, rng) for t in author.topics[programme * topics :][:topics]),
+        points=tuple(_worded(p, rng) for p in author.points[programme * points :][:points]),
         audiences=_today(author.audiences, author.usual[2], rng),
         format=author.format if rng.random() < _STEADY else int(rng.integers(len(FORMATS))),
         scene=author.scene if rng.random() < _STEADY else int(rng.integers(len(SCENES))),

@@ -15,7 +15,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 # How much each field counts, in canonical order; squares sum to about 1. Values within a phrase share its weight.
-FIELD_WEIGHTS = {"point": 0.25, "theme": 0.75, "topic": 0.45, "audience": 0.2, "format": 0.25, "scene": 0.25}
+FIELD_WEIGHTS = {"point": 0.15, "theme": 0.85, "topic": 0.45, "audience": 0.15, "format": 0.15, "scene": 0.15}
 _INTERACTION = 0.25  # of the likings of a theme's thing and mood
 _CURRENT_THEME = 0.4  # how much the theme of the moment counts against the live's main theme
 
