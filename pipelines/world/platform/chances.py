@@ -14,7 +14,7 @@ Ints = NDArray[np.int64]
 
 # Weights in the logits: intercept, content, single author, quality, being followed. All but click's are given a click.
 LOGITS = {
-    "click": (-1.9, 1.08, 0.4, 0.2, 0.8),
+    "click": (-2.0, 1.02, 0.4, 0.2, 0.8),
     "follow": (-6.1, 0.8, 2.0, 0.5, -np.inf),
     "long_view": (-2.9, 0.9, 0.6, 0.8, 0.6),
     "gift": (-8.8, 0.8, 2.0, 0.4, 3.0),

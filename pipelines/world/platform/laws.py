@@ -16,7 +16,7 @@ from pipelines.world.platform.content import make_stage
 from pipelines.world.platform.viewers import Viewers, make_viewers
 from pipelines.world.platform.visits import Scene, simulate
 
-FORMAT = "platform 1"
+FORMAT = "platform 2"
 """In the lineage of the tables: raise the number with every change after which equal seeds give other rows."""
 
 

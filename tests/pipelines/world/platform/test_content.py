@@ -50,13 +50,13 @@ def test_two_languages_are_liked_equally():
 def test_likings_add_up_over_values_but_for_a_small_interaction():
     plan = replace(PLANS[0], highlights=())
     thing, style, mood = BOOK.theme_values[plan.theme]
-    single = VIEWERS.taste[:, [thing, style, mood]].sum(axis=1) * 0.75 / 3**0.5
-    pair = 0.75 * 0.25 * VIEWERS.taste[:, thing] * VIEWERS.taste[:, mood]
+    single = VIEWERS.taste[:, [thing, style, mood]].sum(axis=1) * 0.85 / 3**0.5
+    pair = 0.85 * 0.25 * VIEWERS.taste[:, thing] * VIEWERS.taste[:, mood]
     other = next(p for p in PLANS if not np.isin(BOOK.theme_values[p.theme], [thing, style, mood]).any()).theme
     t, s, m = BOOK.theme_values[other]
     change = (
-        VIEWERS.taste[:, [t, s, m]].sum(axis=1) * 0.75 / 3**0.5
-        + 0.75 * 0.25 * VIEWERS.taste[:, t] * VIEWERS.taste[:, m]
+        VIEWERS.taste[:, [t, s, m]].sum(axis=1) * 0.85 / 3**0.5
+        + 0.85 * 0.25 * VIEWERS.taste[:, t] * VIEWERS.taste[:, m]
     )
     np.testing.assert_allclose(
         everyones(replace(plan, theme=other)) - everyones(plan), change - single - pair, atol=1e-4
