@@ -75,7 +75,7 @@ def before_first_day(
 
 
 def _usual(author: Author) -> LivePlan:
-    """A live of nothing but the author's first habits."""
+    """A live of nothing but the first of all that the author does, as before the first day."""
     return LivePlan(
         author_id=author.author_id, live_id=0, start_ts_ms=0, num_segments=1, theme=author.themes[0], highlights=(),
         topics=author.topics[:1], points=author.points[:1], audiences=author.audiences[:1],
