@@ -29,7 +29,7 @@ class Author:
     themes: tuple[int, ...]
     """The main one first; of the laws `platform`, one a programme."""
     topics: tuple[int, ...]
-    """The usual ones first, `usual` of them; so are points and audiences. Of the laws `platform`, so many a programme."""
+    """The usual ones first, `usual` of them; so are points and audiences. `platform`: so many a programme."""
     points: tuple[int, ...]
     audiences: tuple[int, ...]
     usual: tuple[int, int, int]
