@@ -27,9 +27,9 @@ class Author:
     """What the platform's table says: may be wrong, None = missing."""
     profile: str
     themes: tuple[int, ...]
-    """One to four, the main one first."""
+    """The main one first; of the laws `platform`, one a programme."""
     topics: tuple[int, ...]
-    """The usual ones first, `usual` of them; so are points and audiences."""
+    """The usual ones first, `usual` of them; so are points and audiences. `platform`: so many a programme."""
     points: tuple[int, ...]
     audiences: tuple[int, ...]
     usual: tuple[int, int, int]

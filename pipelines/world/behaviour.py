@@ -6,6 +6,7 @@ the oracle's table alone.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 SESSIONS_PER_CHUNK = 2000
-_CONTENT, _QUALITY = 1.0, 0.45  # weights of content and of the author's quality in the click logit
+CONTENT, QUALITY = 1.0, 0.45  # weights of content and of the author's quality in the click logit
 _CLICK, _LONG_VIEW, _FOLLOW, _GIFT = -1.8, -0.5, -2.6, -3.2  # intercepts
 _LONG_VIEW_S = 60.0
 
@@ -61,7 +62,7 @@ def write_day(
     ids = np.arange(len(shown.ts_ms), dtype=np.int64) + (day + 1) * 10**9
     impressions = _label(users, stage, shown, probability, ids, rng)
     storage.write("impressions", name, [impressions], made_from)
-    storage.write("events", name, _events(impressions), made_from)
+    storage.write("events", name, events(impressions, 700 * impressions["watch_time_s"].to_numpy()), made_from)
     oracle = pa.table({"impression_id": ids} | {k: v.astype(np.float32) for k, v in probability.items()})
     storage.write("oracle_impressions", name, [oracle], made_from)
 
@@ -99,9 +100,9 @@ def _sessions(
 
 def _probabilities(users: Users, stage: Stage, shown: Exposures, config: WorldConfig) -> dict[str, Floats]:
     """True probability of each label: P(click), and P(click) P(label | click) for the others."""
-    content = tastes.content_liking(users, stage, shown.user, shown.live, shown.ts_ms) * _CONTENT
+    content = tastes.content_liking(users, stage, shown.user, shown.live, shown.ts_ms) * CONTENT
     author = tastes.author_liking(users, stage, shown.user, shown.live) * np.float32(config.author_taste)
-    quality = stage.quality[shown.live] * np.float32(_QUALITY)
+    quality = stage.quality[shown.live] * np.float32(QUALITY)
     click = _sigmoid(_CLICK + content + author + quality)
     return {
         "click": click,
@@ -142,8 +143,11 @@ def _label(
     )
 
 
-def _events(impressions: pa.Table) -> Iterator[pa.Table]:
-    """The raw behaviour behind the labels: exposures, clicks, exits with the time watched, follows and gifts."""
+def events(impressions: pa.Table, gift_ms: NDArray[np.floating[Any]]) -> Iterator[pa.Table]:
+    """The raw behaviour behind the labels: exposures, clicks, exits with the time watched, follows and gifts.
+
+    `gift_ms` [n]: how long after entering the room a gift was given.
+    """
     base = {name: impressions[name].to_numpy() for name in ("user_id", "author_id", "live_id", "ts_ms")}
     watch = impressions["watch_time_s"].to_numpy()
     everything = np.ones(len(watch), bool)
@@ -151,7 +155,7 @@ def _events(impressions: pa.Table) -> Iterator[pa.Table]:
         ("exposure", everything, 0 * watch, 0 * watch),
         ("click", impressions["click"].to_numpy() > 0, 0 * watch, 0 * watch + 1000),
         ("follow", impressions["follow"].to_numpy() > 0, 0 * watch, 500 * watch + 1000),
-        ("gift", impressions["gift"].to_numpy() > 0, 0 * watch + 1, 700 * watch + 1000),
+        ("gift", impressions["gift"].to_numpy() > 0, 0 * watch + 1, gift_ms + 1000),
         ("exit", impressions["click"].to_numpy() > 0, watch, 1000 * watch + 1000),
     ]
     for kind, chosen, value, delay_ms in steps:

@@ -3,11 +3,26 @@
 from dataclasses import dataclass
 from datetime import date
 
+LAWS = ("sessions", "platform")
+PLATFORM_ONLY = ("laws", "new_user_share", "taste_drift")
+"""Keys that say nothing in a world of the laws `sessions`."""
+_SHARES = (
+    "new_author_share",
+    "new_user_share",
+    "on_air_share",
+    "taste_drift",
+    "profile_noise",
+    "category_error",
+    "category_missing",
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorldConfig:
     """Every size of the world. Memory grows with authors and users (about 3 kB each), not with frames or days."""
 
+    laws: str = "sessions"
+    """How the platform works: `sessions` (phrases liked one by one, no memory) or `platform` (docs/world.md)."""
     first_day: date = date(2026, 1, 1)
     """First simulated day."""
     num_days: int = 6
@@ -21,7 +36,9 @@ class WorldConfig:
     on_air_share: float = 0.35
     """Share of authors who are on air on a day."""
     num_users: int = 3000
-    """Users; all exist from the first day."""
+    """Users on the first day."""
+    new_user_share: float = 0.02
+    """Users who join on each later day, as a share of `num_users`; only with the laws `platform`."""
     impressions_per_day: int = 50_000
     """Exposures per day, before rounding to whole sessions."""
     session_length: int = 10
@@ -34,6 +51,8 @@ class WorldConfig:
     """Scale of the groups' shared taste for content."""
     personal_taste: float = 0.3
     """Scale of a user's own deviation from the group's taste."""
+    taste_drift: float = 0.2
+    """How far that deviation moves in a day, in its standard deviations; only with the laws `platform`."""
     author_taste: float = 0.5
     """Scale of a user's taste for single authors."""
     profile_noise: float = 0.03
@@ -58,10 +77,12 @@ class WorldConfig:
     """True also writes the true anchors as `anchors`, in place of a large teacher model, for distillation."""
 
     def __post_init__(self) -> None:
+        if self.laws not in LAWS:
+            raise ValueError(f"world.laws: wanted one of {', '.join(LAWS)}, got {self.laws}")
         for name in ("num_days", "num_authors", "num_users", "impressions_per_day", "session_length", "num_points"):
             if getattr(self, name) < 1:
                 raise ValueError(f"world.{name}: wanted at least 1, got {getattr(self, name)}")
-        for name in ("new_author_share", "on_air_share", "profile_noise", "category_error", "category_missing"):
+        for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"world.{name}: wanted a share in 0..1, got {getattr(self, name)}")
         if not 0 <= self.warmup_days < self.num_days:

@@ -58,7 +58,7 @@ class Lexicon:
         return (self.points_of_interest, self.themes, self.topics, self.audiences, self.formats, self.scenes)
 
 
-def _coined_names(count: int, rng: np.random.Generator) -> list[str]:
+def coined_names(count: int, rng: np.random.Generator) -> list[str]:
     """Names that a general BPE splits: acronyms like PUBG, and coined words like Zelvanto."""
     names: dict[str, None] = {}
     letters = np.array(list("BCDFGHKLMNPQRSTVWXZAEIOU"))
@@ -78,7 +78,7 @@ def lexicon(num_points: int = 300, seed: int = 7) -> Lexicon:
     categories = list(_WORDS["categories"].values())
     themes = [(t, c) for c, words in enumerate(categories) for t in words["themes"]]
     topics = [(t, c) for c, words in enumerate(categories) for t in words["topics"]]
-    points = [(n, i % len(CATEGORIES)) for i, n in enumerate(_coined_names(num_points, rng))]
+    points = [(n, i % len(CATEGORIES)) for i, n in enumerate(coined_names(num_points, rng))]
     return Lexicon(
         themes=tuple(t for t, _ in themes),
         theme_category=tuple(c for _, c in themes),

@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 # How much each field of the anchor counts, in canonical order; squares sum to 1.
 FIELD_WEIGHTS = np.array([0.25, 0.64, 0.25, 0.25, 0.42, 0.48], np.float32)
 PROFILE_SIZES = dict(zip(PROFILE, (6, 2, 8, 3), strict=True))
-_FACTORS = 16
+FACTORS = 16
 _CATEGORY_SHARE = 0.4  # of the variance of a group's taste for phrases that belong to a category
 _CURRENT_THEME = 0.4  # how much the theme of the moment counts against the live's main theme
 
@@ -67,7 +67,7 @@ def make_users(config: WorldConfig, words: Lexicon, seed: int) -> Users:
         profile=profile,
         activity=activity / activity.sum(),
         taste=taste,
-        factors=rng.standard_normal((config.num_users, _FACTORS), np.float32) / np.float32(_FACTORS**0.5),
+        factors=rng.standard_normal((config.num_users, FACTORS), np.float32) / np.float32(FACTORS**0.5),
     )
 
 
@@ -118,14 +118,14 @@ def make_stage(plans: list[LivePlan], authors: list[Author], words: Lexicon, see
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     phrases = np.zeros((len(plans), sum(sizes)), np.float32)
     highlights = np.zeros((len(plans), 3, 3), np.int64)
-    factors = np.empty((len(plans), _FACTORS), np.float32)
+    factors = np.empty((len(plans), FACTORS), np.float32)
     for row, plan in enumerate(plans):
         fields = (plan.points, (plan.theme,), plan.topics, plan.audiences, (plan.format,), (plan.scene,))
         for offset, values in zip(offsets, fields, strict=True):
             phrases[row, offset + np.array(values)] = 1 / len(values) ** 0.5
         for i, mark in enumerate(plan.highlights):
             highlights[row, i] = mark
-        factors[row] = np.random.default_rng([seed, 5, plan.author_id]).standard_normal(_FACTORS, np.float32)
+        factors[row] = np.random.default_rng([seed, 5, plan.author_id]).standard_normal(FACTORS, np.float32)
     start = np.array([p.start_ts_ms for p in plans], np.int64)
     return Stage(
         plans=plans,

@@ -19,14 +19,16 @@ from pipelines.tables import contract, newest
 from pipelines.tables.anchor_text import canonical_text
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
-from pipelines.world.authors import Author, day_name, make_authors, plan_day, true_anchor
-from pipelines.world.config import WorldConfig
-from pipelines.world.lexicon import CATEGORIES, FORMATS, SCENES, Lexicon, lexicon
+from pipelines.world.authors import Author, day_name, true_anchor
+from pipelines.world.config import PLATFORM_ONLY, WorldConfig
+from pipelines.world.laws import open_laws
+from pipelines.world.lexicon import CATEGORIES, FORMATS, SCENES, Lexicon
 from pipelines.world.lives import LivePlan, segment_rows
+from pipelines.world.platform.laws import FORMAT as PLATFORM_FORMAT
 
 log = logging.getLogger(__name__)
 FORMAT = 1
-"""The world's laws, as a number in the lineage of its tables.
+"""The laws `sessions`, as a number in the lineage of their tables; those of `platform` have a number of their own.
 
 Raise it with every change of code or lexicon after which the same config and seed give other rows: worlds that were
 made before are then made again and not taken for current.
@@ -38,23 +40,20 @@ def run(config: WorldConfig, run: Run) -> dict[str, Any]:
     """Writes authors, users, segments, events, impressions and the oracle's tables, one day after another."""
     seed = run.seed
     storage = run.storage
-    words = lexicon(config.num_points, config.lexicon_seed)
-    everyone = make_authors(config, words, seed)
-    made_from = {"config": digest([FORMAT, asdict(config) | {"first_day": str(config.first_day)}, seed])}
-    counts = {"authors": len(everyone), "lives": 0, "segments": 0, "impressions": 0}
+    laws = open_laws(config, seed)
+    made_from = _lineage(config, seed)
+    counts = {"authors": len(laws.everyone), "lives": 0, "segments": 0, "impressions": 0}
     started = time.perf_counter()
     for day in range(config.num_days):
         name = day_name(config.first_day, day)
-        plans = plan_day(everyone, day, config, seed)
+        plans = laws.plan(day)
         watched = config.impressions and day >= config.warmup_days
         # Authors are written last: they tell that the day is whole.
         if not storage.is_current("authors", name, made_from):
-            _write_content(storage, name, day, plans, words, config, seed, made_from)
+            _write_content(storage, name, day, plans, laws.words, config, seed, made_from)
             if watched:
-                from pipelines.world import behaviour
-
-                behaviour.write_day(storage, name, day, everyone, plans, words, config, seed, made_from)
-            _write_authors(storage, name, day, everyone, config, made_from)
+                laws.watch(storage, name, day, plans, made_from)
+            _write_authors(storage, name, day, laws.everyone, config, made_from)
         counts["lives"] += len(plans)
         counts["segments"] += sum(len(p.recorded(config.recorded_segments)) for p in plans)
         if watched and (impressions := storage.commit_of("impressions", name)) is not None:
@@ -66,6 +65,14 @@ def run(config: WorldConfig, run: Run) -> dict[str, Any]:
             took / (day + 1) * (config.num_days - day - 1),
         )  # fmt: skip
     return counts
+
+
+def _lineage(config: WorldConfig, seed: int) -> dict[str, str]:
+    """What the world's tables are made from. Keys that the laws `sessions` do not know are no part of such a world."""
+    told = asdict(config) | {"first_day": str(config.first_day)}
+    if config.laws == "platform":
+        return {"config": digest([PLATFORM_FORMAT, told, seed])}
+    return {"config": digest([FORMAT, {k: v for k, v in told.items() if k not in PLATFORM_ONLY}, seed])}
 
 
 def _write_content(
