@@ -1,7 +1,6 @@
 """The reference rows of a study: which the data allow, what each depends on, and running those that are missing."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,6 @@ from pipelines.ranking.plan import train_days
 from pipelines.runtime.config import to_dict
 from pipelines.studies.closure import code_digest
 from pipelines.studies.config import CEILINGS, ORACLE, REFERENCES, StudyConfig
-from pipelines.studies.references.ceilings import WHERE
 from pipelines.studies.references.reference import run_reference
 from pipelines.studies.trials import run_files
 from pipelines.tables import newest
@@ -47,10 +45,10 @@ def run_missing(config: StudyConfig, per_seed: "Mapping[int, Settings]", folder:
 
 
 def _is_wanted(name: str, config: StudyConfig) -> bool:
-    """Named by the study; where it names none, allowed by its data and by what this project can compute."""
+    """Named by the study; where it names none, allowed by its data."""
     if config.references is not None:
         return name in config.references
-    return name not in CEILINGS or (config.data == "world" and find_spec(WHERE) is not None)
+    return name not in CEILINGS or config.data == "world"
 
 
 def key_of(name: str, config: StudyConfig, settings: "Settings") -> str:

@@ -1,20 +1,17 @@
 """How well clicks of a simulated world could be ranked by all that its anchors say: upper bounds, nothing is learnt."""
 
-import importlib
 from functools import partial
 
 from pipelines.studies.references.reference import Material, Ranked
+from pipelines.world import ceilings as world
 
-WHERE = "pipelines.world.ceilings"
-"""Knows the world's laws; ceilings(config, seed, storage, day, columns) -> {title: click scores [n]}."""
-TITLES = {"content_in_force": "content in force", "content_of_today": "content of today"}
+TITLES = {"content_in_force": world.IN_FORCE, "content_of_today": world.TODAY}
 
 
 def rank(given: Material, title: str) -> Ranked:
     """Ranks clicks alone."""
-    ceilings = importlib.import_module(WHERE).ceilings
     settings = given.settings
-    said = ceilings(settings.world, settings.seed, given.storage, given.day, given.columns)
+    said = world.ceilings(settings.world, settings.seed, given.storage, given.day, given.columns)
     return Ranked(scores={"click": said[title]})
 
 

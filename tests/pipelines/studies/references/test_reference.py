@@ -1,10 +1,8 @@
 """Reference rows over the tiny world: what they rank, what they leave behind, and the ceilings' interface."""
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -82,9 +80,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         truth = oracle_scores(storage, day, dict(columns))[:, 0]
         return {"content in force": truth, "content of today": -truth}
 
-    module = ModuleType(ceilings.WHERE)
-    module.ceilings = stub  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, ceilings.WHERE, module)
+    monkeypatch.setattr(ceilings.world, "ceilings", stub)
     return asked
 
 
