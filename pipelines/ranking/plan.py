@@ -57,7 +57,7 @@ class TrainConfig:
     """Requests of a day in random order, which generalises better; false = in time order, as a stream would come."""
     batch_size: int = 256
     """Examples per step, of all workers together."""
-    encode_window: int = 1
+    encode_window: int = 4
     """Consecutive steps that share one encoding of their authors, and one step of what encodes them.
 
     More are cheaper, hold more authors in memory, and leave the encoder fewer steps."""
