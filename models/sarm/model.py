@@ -61,8 +61,8 @@ class SARMConfig:
     interest_heads: int = 1
     """Attention heads of the user-interest Transformer."""
     representations: tuple[str, ...] = BANKED
-    """Which of [CLS], [TAR], [UIN] reach the ranker. The paper has all three; [UIN] costs 0.65 of Base's time in training
-    and gained nothing where it was measured."""
+    """Which of [CLS], [TAR], [UIN] reach the ranker. The paper has all three; [UIN] costs 0.65 of Base's time and
+    gained nothing where it was measured."""
     aux_hidden: int = 32
     """Hidden width of the auxiliary head."""
     aux_weight: float = 0.1

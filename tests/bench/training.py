@@ -29,7 +29,7 @@ from models.composed import ComposedRanker, Sources
 from models.optimizer import param_groups
 from models.sarm.anchor_tokens import TokenRows
 from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
-from models.sarm.model import SARM, SARMConfig
+from models.sarm.model import REPRESENTATIONS, SARM, SARMConfig
 from models.sources import Inputs, SourceSpec
 from models.training import TrainingRanker, Window
 from pipelines.ranking.anchor_table import AnchorTable
@@ -130,9 +130,10 @@ def main(argv: list[str]) -> int:
                     run_job(job, settings)
         data = day_of(settings)
     sarm = settings.train.models.sarm
+    full = replace(sarm, representations=REPRESENTATIONS)
     runs = {"base": Trained(settings.train, data, None)}
     runs |= {f"window_{window}": Trained(settings.train, data, sarm, window) for window in WINDOWS}
-    runs["no_uin_8"] = Trained(settings.train, data, replace(sarm, representations=("cls", "tar")), 8)
+    runs["uin_4"] = Trained(settings.train, data, full, 4)
     runs |= {f"budget_{most}": Trained(settings.train, data, replace(sarm, encode_budget=most)) for most in BUDGETS}
     times = take_turns(runs, args.rounds, args.steps)
     profiles = {name: _profiled(runs[name], args.rounds) for name in ("base", "window_1", "budget_8")}

@@ -10,7 +10,7 @@ import torch
 from models.ablation import Ablation
 from models.batch import RankingBatch
 from models.composed import ComposedRanker, Sources
-from models.sarm.model import SARM, SARMConfig
+from models.sarm.model import REPRESENTATIONS, SARM, SARMConfig
 from models.sources import Representations, SourceSpec
 from models.two_stage import CodeFacts, Codes, HistoryEmbeddings, TwoStageConfig
 from tests.models.worlds import RANKER, batch, catalog
@@ -104,7 +104,7 @@ def test_a_ranker_in_training_is_refused() -> None:
 
 
 def test_parts_are_called_as_their_source_calls_them() -> None:
-    assert SARM.names(SARMConfig()) == (("[CLS]", "[TAR]"), ("[UIN]",))
+    assert SARM.names(SARMConfig(representations=REPRESENTATIONS)) == (("[CLS]", "[TAR]"), ("[UIN]",))
     assert SARM.names(SARMConfig(representations=("tar",))) == (("[TAR]",), ())
     assert Codes.names(TwoStageConfig()) == (("author",), ())
     assert HistoryEmbeddings.names(TwoStageConfig()) == ((), ("user",))

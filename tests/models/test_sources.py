@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.sarm.model import SARM, SARMConfig
+from models.sarm.model import REPRESENTATIONS, SARM, SARMConfig
 from models.sources import Source, SourceSpec
 from models.two_stage import CodeFacts, Codes, SemanticIds, SemanticIdsConfig, TwoStageConfig
 from tests.models.worlds import RANKER, ROWS, SARM_CONFIG
@@ -75,6 +75,7 @@ def test_a_config_has_a_default_for_every_field(source: type[Source]) -> None:
 
 
 def test_widths_are_those_of_what_the_config_leaves_in() -> None:
-    assert SARM.dims(SARMConfig(width=8)) == (16, 8)
+    assert SARM.dims(SARMConfig(width=8)) == (16, 0)
+    assert SARM.dims(SARMConfig(width=8, representations=REPRESENTATIONS)) == (16, 8)
     assert SARM.dims(SARMConfig(width=8, representations=("tar",))) == (8, 0)
     assert SARM.dims(SARMConfig(width=8, representations=("uin",))) == (0, 8)

@@ -16,7 +16,7 @@ from models.home import HoMEConfig
 from models.ranker import RankerConfig
 from models.sarm.anchor_tokens import AnchorTokens, TokenRows
 from models.sarm.memory_bank import MemoryBank
-from models.sarm.model import SARM, SARMConfig
+from models.sarm.model import REPRESENTATIONS, SARM, SARMConfig
 from models.sources import SourceSpec
 from models.training import TrainingRanker, TrainingStep
 
@@ -24,7 +24,7 @@ NUM_USERS, NUM_AUTHORS, HISTORY, TOKENS = 7, 11, 5, 9
 ROWS = TokenRows(num_base_rows=20, num_live_rows=6)
 HOME = HoMEConfig(input_width=16, expert_dim=8, tower_hidden=4)
 RANKER = RankerConfig(id_dim=8, profile_dim=4, category_dim=4, hour_dim=2, cross_rank=4, home=HOME)
-SARM_CONFIG = SARMConfig(width=8, num_layers=2, encode_chunk=3, aux_hidden=4)
+SARM_CONFIG = SARMConfig(width=8, num_layers=2, encode_chunk=3, aux_hidden=4, representations=REPRESENTATIONS)
 
 
 def catalog() -> Catalog:

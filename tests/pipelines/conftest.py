@@ -37,7 +37,7 @@ TINY_RANKER = RankerConfig(
     cross_rank=4,
     home=HoMEConfig(input_width=8, expert_dim=8, tower_hidden=4),
 )
-TINY_SARM = {"width": 8, "encode_budget": 16, "aux_hidden": 4}
+TINY_SARM = {"width": 8, "encode_budget": 16, "aux_hidden": 4, "representations": ["cls", "tar", "uin"]}
 TINY_TRAIN: dict[str, Any] = {
     "epochs": 1,
     "batch_size": 128,

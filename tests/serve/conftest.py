@@ -23,7 +23,7 @@ from models.history import HISTORY_PAD, HistoryRule
 from models.home import HoMEConfig
 from models.ranker import RankerConfig
 from models.sarm.anchor_tokens import CLS_ROW, AnchorTokens, TokenRows
-from models.sarm.model import SARM, SARMConfig
+from models.sarm.model import REPRESENTATIONS, SARM, SARMConfig
 from models.sources import SourceSpec
 from serve.args import WatchConfig
 from serve.snapshot import Snapshot
@@ -40,7 +40,7 @@ TOKEN_ROWS = TokenRows(num_base_rows=32, num_live_rows=8)
 RANKER = RankerConfig(
     id_dim=8, profile_dim=4, category_dim=4, hour_dim=4, cross_rank=8, home=HoMEConfig(input_width=16, expert_dim=8)
 )
-SMALL = SARMConfig(width=16, num_layers=1, aux_hidden=8)
+SMALL = SARMConfig(width=16, num_layers=1, aux_hidden=8, representations=REPRESENTATIONS)
 
 
 def composed(config: SARMConfig, catalog: Catalog, ranker: RankerConfig = RANKER) -> ComposedRanker:

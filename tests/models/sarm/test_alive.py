@@ -20,7 +20,7 @@ from models.metrics import auc
 from models.optimizer import param_groups
 from models.ranker import RankerConfig
 from models.sarm.anchor_tokens import CLS_ROW, TokenRows
-from models.sarm.model import SARM, SARMConfig
+from models.sarm.model import REPRESENTATIONS, SARM, SARMConfig
 from models.sources import Representations, SourceSpec
 from models.training import TrainingRanker, Window
 from tests.models.worlds import HOME
@@ -29,7 +29,7 @@ AUTHORS, TOPICS, HISTORY, BATCH, STEPS = 400, 6, 8, 256, 150
 FIRST_TOPIC, FIRST_NOISE, NUM_ROWS = 4, 16, 40
 LIKED, DISLIKED = 2, 3
 """Token rows of a word that everybody likes, and of one that nobody does."""
-SMALL = SARMConfig(width=16, aux_hidden=8)
+SMALL = SARMConfig(width=16, aux_hidden=8, representations=REPRESENTATIONS)
 
 
 def _anchors(rng: np.random.Generator) -> tuple[Tensor, np.ndarray, np.ndarray]:

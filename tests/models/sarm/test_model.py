@@ -15,7 +15,7 @@ from models.embeddings import IdTable
 from models.ranker import Ranker, RankerConfig
 from models.sarm.anchor_tokens import AnchorTokens, TokenRows
 from models.sarm.memory_bank import MemoryBank
-from models.sarm.model import SARMConfig
+from models.sarm.model import REPRESENTATIONS, SARMConfig
 from tests.models import reference
 from tests.models.worlds import (
     NUM_AUTHORS,
@@ -142,16 +142,17 @@ def test_the_auxiliary_head_is_an_mlp_of_cls_and_tar() -> None:
         np.testing.assert_allclose(found[row], reference.linear(hidden, w, "2")[0], atol=1e-5)
 
 
-def test_the_defaults_are_the_papers_but_for_the_number_of_blocks() -> None:
-    """The paper has four; one gained as much where it was measured, at a quarter of the cost."""
-    assert SARMConfig().num_layers == 1
-    papers = SARMConfig(num_layers=4)
+def test_the_paper_s_model_is_a_configuration() -> None:
+    """It has four blocks, [CLS] at position 0, and [UIN]; by default one block, pooled [CLS], no [UIN] (README)."""
+    default = SARMConfig()
+    assert (default.num_layers, default.cls, default.representations) == (1, "pooled", ("cls", "tar"))
+    papers = SARMConfig(num_layers=4, cls="position", representations=REPRESENTATIONS)
     model = ComposedRanker(RankerConfig(), catalog().sizes, Sources(specs=(sarm_spec(papers),)))
     source = model.source("sarm")
     assert [block.attention.num_heads for block in source.encoder.blocks] == [1, 1, 1, 1]
     assert list(source.encoder.fusions) == ["0", "1", "2", "3"]
     assert (papers.tokens, papers.tar, papers.interest_reads) == ("base", "attention", "cls")
-    assert papers.representations == ("cls", "tar", "uin")
+    assert source.pooling is None and list(source.interest.blocks)
     assert model.ranker.home.meta.feature_gates.num_loras == model.ranker.home.task.feature_gates.num_loras == 2
 
 
