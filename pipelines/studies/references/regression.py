@@ -10,7 +10,6 @@ from models.metrics import gauc
 from pipelines.samples.batches import read_examples
 from pipelines.studies.references.features import AnchorTerms, features
 from pipelines.studies.references.reference import Material, Ranked
-from pipelines.tables.contract import TASKS_COLUMNS
 
 log = logging.getLogger(__name__)
 GRID = (0.01, 0.03, 0.1, 0.3)
@@ -30,7 +29,7 @@ def rank(given: Material, terms: str | None) -> Ranked:
         for day, columns in examples.items()
     }
     inverse, tried = _choose(rows, examples, given.days)
-    fitted = {task: _fit(rows, examples, given.days, task, inverse) for task in TASKS_COLUMNS}
+    fitted = {task: _fit(rows, examples, given.days, task, inverse) for task in given.tasks}
     scores = {
         task: model.decision_function(rows[given.day]).astype(np.float32)
         for task, model in fitted.items()
