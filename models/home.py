@@ -19,8 +19,8 @@ from models.sync_batch_norm import SyncBatchNorm1d
 
 SHARED = "shared"
 """The expert group that all tasks see."""
+# Groups are modules of these names; tasks are also parts of a loss, and fields of an answer.
 _TAKEN = frozenset((*dir(nn.ModuleDict()), *keyword.kwlist, SHARED, "rec", "aux", "score", "known"))
-# Names of methods, of the parts of the loss and of what stands beside the tasks in an answer.
 
 
 def meta_groups(tasks: Mapping[str, str]) -> tuple[str, ...]:

@@ -48,9 +48,9 @@ class RankerConfig:
     home: HoMEConfig = field(default_factory=HoMEConfig)
     """The multi-task head."""
     tasks: Mapping[str, str] = field(default_factory=lambda: dict(TASK_CATEGORIES))
-    """Task -> its category in HoME, of any name; tasks of one category share experts.
+    """Task, called like its label column -> its category in HoME, of any name; tasks of one category share experts.
 
-    A task is called like its label column. Scores come in this order, and the first task is the one that chooses."""
+    Scores come in this order. Where one task stands for all, as when an epoch is chosen, it is the first."""
     auxiliary_task: str = "click"
     """The task that auxiliary losses of sources predict, one of `tasks`."""
 
