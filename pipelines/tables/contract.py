@@ -263,8 +263,10 @@ def spec(name: str) -> TableSpec:
 
 
 def schema_with(name: str, labels: Iterable[str]) -> pa.Schema:
-    """The table's columns, then further labels."""
-    return pa.schema([*spec(name).schema, *(pa.field(label, pa.uint8(), nullable=False) for label in labels)])
+    """The table's columns, with further labels after `click`."""
+    fixed, further = list(spec(name).schema), [pa.field(label, pa.uint8(), nullable=False) for label in labels]
+    at = [field.name for field in fixed].index("click") + 1 if further else 0
+    return pa.schema([*fixed[:at], *further, *fixed[at:]])
 
 
 def schema_of(name: str, found: pa.Schema, columns: Sequence[str] | None = None) -> pa.Schema:
