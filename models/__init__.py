@@ -9,7 +9,7 @@ Shapes in docstrings use one legend everywhere:
 | L | length of the user history, newest item last, padded on the left |
 | T | anchor tokens of one author, [CLS] included |
 | D | width of the anchor and user-interest representations |
-| K | tasks, in the order of `TASKS` |
+| K | tasks of the ranker, in the order of its configuration |
 | N | known authors; tables over authors have N + 1 rows, row 0 is the unknown author |
 | U | known users; tables over users have U + 1 rows, row 0 is the unknown user |
 | P | categorical columns of the user profile |
@@ -18,7 +18,15 @@ Shapes in docstrings use one legend everywhere:
 | E | experts of one group |
 """
 
-TASKS = ("click", "follow", "long_view", "gift")
-"""The tasks in order, by the names of their label columns."""
+from collections.abc import Mapping
+from types import MappingProxyType
 
-__all__ = ["TASKS"]
+TASK_CATEGORIES: Mapping[str, str] = MappingProxyType(
+    {"click": "inter", "follow": "inter", "long_view": "watch", "gift": "inter"}
+)
+"""The tasks of a ranker that names no others, in order, by their label columns -> their categories in HoME."""
+
+TASKS = tuple(TASK_CATEGORIES)
+"""Their names."""
+
+__all__ = ["TASKS", "TASK_CATEGORIES"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models import TASKS
 from models.catalog import Catalog
 from models.history import HISTORY_PAD
 
@@ -40,7 +39,7 @@ class RankingBatch(NamedTuple):
     history_watch_s: Tensor
     """[B, L] float32, seconds watched."""
     labels: Tensor
-    """[B, K] float32, 0 or 1, in the order of TASKS; zeros where the rows carry no label."""
+    """[B, K] float32, 0 or 1, in the order of the tasks asked for; K = 0 for rows that are only scored."""
 
     @property
     def size(self) -> int:
@@ -56,25 +55,26 @@ class RankingBatch(NamedTuple):
         return RankingBatch(*(tensor.to(device) for tensor in self))
 
 
-def collate(columns: Mapping[str, npt.NDArray[Any]], catalog: Catalog) -> RankingBatch:
+def collate(columns: Mapping[str, npt.NDArray[Any]], catalog: Catalog, tasks: Sequence[str] = ()) -> RankingBatch:
     """Turn columns of example rows into tensors.
 
     Wanted columns: `user_id`, `author_id`, `ts_ms` int64 [B]; `history_author_ids` int64 [B, L], padded on the
-    left with -1; `history_age_s`, `history_watch_s` float32 [B, L]. Optional: one uint8 [B] per task.
+    left with -1; `history_age_s`, `history_watch_s` float32 [B, L]. And one uint8 [B]
+    for each of `tasks`, the labels to learn from; rows that are only scored need none.
     Raises ValueError for missing columns, for shapes that differ and for a history that is not padded on the left.
 
     Example:
         >>> catalog = Catalog.build(user_ids=[7], user_profile=[[0]], author_ids=[30, 20], author_category=[0, 1])
         >>> rows = {"user_id": [7], "author_id": [20], "ts_ms": [3_600_000], "history_author_ids": [[-1, 30]]}
         >>> rows |= {"history_age_s": [[0.0, 60.0]], "history_watch_s": [[0.0, 9.0]], "click": [1]}
-        >>> batch = collate({name: np.array(column) for name, column in rows.items()}, catalog)
+        >>> batch = collate({name: np.array(column) for name, column in rows.items()}, catalog, ["click"])
         >>> batch.author.tolist(), batch.history.tolist(), batch.hour.tolist(), batch.labels.tolist()
-        ([1], [[0, 2]], [1], [[1.0, 0.0, 0.0, 0.0]])
+        ([1], [[0, 2]], [1], [[1.0]])
     """
-    missing = [name for name in _REQUIRED if name not in columns]
+    missing = [name for name in (*_REQUIRED, *tasks) if name not in columns]
     if missing:
         raise ValueError(f"the rows miss columns {missing}; present are {sorted(columns)}")
-    _check_shapes(columns)
+    _check_shapes(columns, tasks)
     history_ids = np.asarray(columns["history_author_ids"], dtype=np.int64)
     mask = history_ids != HISTORY_PAD
     if (mask[:, :-1] & ~mask[:, 1:]).any():
@@ -92,17 +92,17 @@ def collate(columns: Mapping[str, npt.NDArray[Any]], catalog: Catalog) -> Rankin
         history_mask=torch.from_numpy(mask),
         history_age_s=_seconds(columns["history_age_s"]),
         history_watch_s=_seconds(columns["history_watch_s"]),
-        labels=_labels(columns, len(user)),
+        labels=_labels(columns, tasks, len(user)),
     )
 
 
-def _check_shapes(columns: Mapping[str, npt.NDArray[Any]]) -> None:
+def _check_shapes(columns: Mapping[str, npt.NDArray[Any]], tasks: Sequence[str]) -> None:
     size = len(columns["user_id"])
     history = columns["history_author_ids"].shape
-    wanted: dict[str, tuple[int, ...]] = {name: (size,) for name in ("user_id", "author_id", "ts_ms", *TASKS)}
+    wanted: dict[str, tuple[int, ...]] = {name: (size,) for name in ("user_id", "author_id", "ts_ms", *tasks)}
     wanted |= {name: (size, *history[1:2]) for name in ("history_author_ids", "history_age_s", "history_watch_s")}
     for name, shape in wanted.items():
-        if name in columns and columns[name].shape != shape:
+        if columns[name].shape != shape:
             raise ValueError(f"column {name} has shape {columns[name].shape}, wanted {shape} (rows, or rows x history)")
     if len(history) != 2:
         raise ValueError(f"history_author_ids must be [B, L], got shape {history}")
@@ -113,9 +113,8 @@ def _seconds(column: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.array(column, dtype=np.float32))
 
 
-def _labels(columns: Mapping[str, npt.NDArray[Any]], size: int) -> Tensor:
-    labels = np.zeros((size, len(TASKS)), dtype=np.float32)
-    for index, task in enumerate(TASKS):
-        if task in columns:
-            labels[:, index] = columns[task]
+def _labels(columns: Mapping[str, npt.NDArray[Any]], tasks: Sequence[str], size: int) -> Tensor:
+    labels = np.zeros((size, len(tasks)), dtype=np.float32)
+    for index, task in enumerate(tasks):
+        labels[:, index] = columns[task]
     return torch.from_numpy(labels)

@@ -6,6 +6,7 @@ projected to `input_width` (so that L divides it), and BatchNorm statistics are 
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,22 +14,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import TASKS
 from models.ops.mixture import mix
 from models.sync_batch_norm import SyncBatchNorm1d
 
-CATEGORY_OF = {"click": "inter", "follow": "inter", "long_view": "watch", "gift": "inter"}
-"""Task -> category of the meta layer."""
-META_GROUPS = ("inter", "watch", "shared")
-"""Expert groups of the meta layer."""
-TASK_GROUPS = (*META_GROUPS, *TASKS)
-"""Expert groups of the task layer: in-category shared, global shared, and one per task."""
-META_VISIBLE: Mapping[str, tuple[str, ...]] = {
-    "inter": ("shared", "inter"),
-    "watch": ("shared", "watch"),
-    "shared": ("shared", "inter", "watch"),
-}
-"""Which groups' experts each meta gate mixes (eq. 6)."""
+SHARED = "shared"
+"""The expert group that all tasks see."""
+# Groups are modules of these names; tasks are also parts of a loss, and fields of an answer.
+_TAKEN = frozenset((*dir(nn.ModuleDict()), *keyword.kwlist, SHARED, "rec", "aux", "score", "known"))
+
+
+def meta_groups(tasks: Mapping[str, str]) -> tuple[str, ...]:
+    """Expert groups of the meta layer: the categories of the tasks in the order of their first task, then SHARED."""
+    return (*dict.fromkeys(tasks.values()), SHARED)
+
+
+def task_groups(tasks: Mapping[str, str]) -> tuple[str, ...]:
+    """Expert groups of the task layer: in-category shared, global shared, and one per task."""
+    return (*meta_groups(tasks), *tasks)
+
+
+def check_tasks(tasks: Mapping[str, str]) -> None:
+    """Raises ValueError unless there is a task, and every name can be that of an expert group and of a module."""
+    if not tasks:
+        raise ValueError("tasks: wanted at least one task: category, got none; name a label column and its category")
+    for name in (*tasks, *tasks.values()):
+        if not name.isidentifier() or name.startswith("_") or name in _TAKEN:
+            raise ValueError(
+                f"tasks: wanted names of letters, digits and _ that mean nothing else here, got {name!r}; rename it"
+            )
+    if twice := sorted(set(tasks) & set(tasks.values())):
+        raise ValueError(f"tasks: {', '.join(twice)} is a task and a category; rename the category")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,27 +138,31 @@ class MetaLayer(nn.Module):
     """First layer, over task categories (eq. 6, 8 to 11): v [B, V] -> one [B, D] per group, self gate added.
 
     Example:
-        >>> z = MetaLayer(HoMEConfig(input_width=8, expert_dim=4))(torch.randn(5, 8))
+        >>> tasks = {"click": "inter", "long_view": "watch"}
+        >>> z = MetaLayer(HoMEConfig(input_width=8, expert_dim=4), tasks)(torch.randn(5, 8))
         >>> {group: tuple(vector.shape) for group, vector in z.items()}
         {'inter': (5, 4), 'watch': (5, 4), 'shared': (5, 4)}
     """
 
-    def __init__(self, config: HoMEConfig) -> None:
+    def __init__(self, config: HoMEConfig, tasks: Mapping[str, str]) -> None:
         super().__init__()
         width, per_group = config.input_width, config.experts_per_group
-        self.feature_gates = FeatureGates(len(META_GROUPS), width, config.feature_loras)
-        self.experts = Experts(len(META_GROUPS), width, config)
-        self.gates = nn.ModuleDict({g: nn.Linear(width, len(META_VISIBLE[g]) * per_group) for g in META_GROUPS})
-        self.self_gates = nn.ModuleDict({g: nn.Linear(width, per_group) for g in META_GROUPS})
+        groups = meta_groups(tasks)
+        # Which groups' experts each gate mixes (eq. 6): that of the shared group those of all.
+        self.visible = {group: (SHARED, group) for group in groups[:-1]} | {SHARED: (SHARED, *groups[:-1])}
+        self.feature_gates = FeatureGates(len(groups), width, config.feature_loras)
+        self.experts = Experts(len(groups), width, config)
+        self.gates = nn.ModuleDict({g: nn.Linear(width, len(self.visible[g]) * per_group) for g in groups})
+        self.self_gates = nn.ModuleDict({g: nn.Linear(width, per_group) for g in groups})
 
     def forward(self, v: Tensor) -> dict[str, Tensor]:
         """z_meta + z_meta,self of each group."""
-        inputs = self.feature_gates(v.expand(len(META_GROUPS), -1, -1))
-        by_group = dict(zip(META_GROUPS, self.experts(inputs).unbind(dim=1), strict=True))
+        inputs = self.feature_gates(v.expand(len(self.visible), -1, -1))
+        by_group = dict(zip(self.visible, self.experts(inputs).unbind(dim=1), strict=True))
         mixed = {}
-        for group in META_GROUPS:
+        for group, seen in self.visible.items():
             gate = torch.softmax(self.gates[group](v), dim=-1)
-            visible = torch.cat([by_group[g] for g in META_VISIBLE[group]], dim=1)
+            visible = torch.cat([by_group[g] for g in seen], dim=1)
             mixed[group] = mix(gate, visible) + mix(_self_gate(self.self_gates[group](v)), by_group[group])
         return mixed
 
@@ -152,46 +171,47 @@ class TaskLayer(nn.Module):
     """Second layer and towers (eq. 7): the meta outputs [B, D] -> logits [B, K].
 
     Example:
-        >>> z = {group: torch.randn(5, 4) for group in META_GROUPS}
-        >>> TaskLayer(HoMEConfig(expert_dim=4))(z).shape
-        torch.Size([5, 4])
+        >>> tasks = {"click": "inter", "long_view": "watch"}
+        >>> z = {group: torch.randn(5, 4) for group in meta_groups(tasks)}
+        >>> TaskLayer(HoMEConfig(expert_dim=4), tasks)(z).shape
+        torch.Size([5, 2])
     """
 
-    def __init__(self, config: HoMEConfig) -> None:
+    def __init__(self, config: HoMEConfig, tasks: Mapping[str, str]) -> None:
         super().__init__()
-        dim = config.expert_dim
-        self.feature_gates = FeatureGates(len(TASK_GROUPS), dim, config.feature_loras)
-        self.experts = Experts(len(TASK_GROUPS), dim, config)
-        self.gates = nn.ModuleDict({task: nn.Linear(2 * dim, 3 * config.experts_per_group) for task in TASKS})
-        self.towers = nn.ModuleDict({task: _tower(config) for task in TASKS})
+        dim, self.tasks, self.groups = config.expert_dim, dict(tasks), task_groups(tasks)
+        self.feature_gates = FeatureGates(len(self.groups), dim, config.feature_loras)
+        self.experts = Experts(len(self.groups), dim, config)
+        self.gates = nn.ModuleDict({task: nn.Linear(2 * dim, 3 * config.experts_per_group) for task in tasks})
+        self.towers = nn.ModuleDict({task: _tower(config) for task in tasks})
 
     def forward(self, z: Mapping[str, Tensor]) -> Tensor:
         """A task sees the shared, its category's and its own experts; its gate reads z_category (+) z_shared."""
-        inputs = torch.stack([z[CATEGORY_OF.get(group, group)] for group in TASK_GROUPS])
-        by_group = dict(zip(TASK_GROUPS, self.experts(self.feature_gates(inputs)).unbind(dim=1), strict=True))
+        inputs = torch.stack([z[self.tasks.get(group, group)] for group in self.groups])
+        by_group = dict(zip(self.groups, self.experts(self.feature_gates(inputs)).unbind(dim=1), strict=True))
         logits = []
-        for task in TASKS:
-            category = CATEGORY_OF[task]
-            gate = torch.softmax(self.gates[task](torch.cat([z[category], z["shared"]], dim=-1)), dim=-1)
-            mixed = mix(gate, torch.cat([by_group["shared"], by_group[category], by_group[task]], dim=1))
+        for task, category in self.tasks.items():
+            gate = torch.softmax(self.gates[task](torch.cat([z[category], z[SHARED]], dim=-1)), dim=-1)
+            mixed = mix(gate, torch.cat([by_group[SHARED], by_group[category], by_group[task]], dim=1))
             logits.append(self.towers[task](mixed))
         return torch.cat(logits, dim=-1)
 
 
 class HoME(nn.Module):
-    """Multi-task head: concatenated features [B, input_dim] -> logits [B, K], in the order of TASKS.
+    """Multi-task head: concatenated features [B, input_dim] -> logits [B, K], in the order of `tasks`.
 
     Example:
-        >>> home = HoME(input_dim=10, config=HoMEConfig(input_width=8, expert_dim=4))
+        >>> tasks = {"click": "inter", "subscribe": "inter", "stay": "watch"}
+        >>> home = HoME(input_dim=10, config=HoMEConfig(input_width=8, expert_dim=4), tasks=tasks)
         >>> home(torch.randn(5, 10)).shape
-        torch.Size([5, 4])
+        torch.Size([5, 3])
     """
 
-    def __init__(self, input_dim: int, config: HoMEConfig) -> None:
+    def __init__(self, input_dim: int, config: HoMEConfig, tasks: Mapping[str, str]) -> None:
         super().__init__()
         self.project = nn.Linear(input_dim, config.input_width)
-        self.meta = MetaLayer(config)
-        self.task = TaskLayer(config)
+        self.meta = MetaLayer(config, tasks)
+        self.task = TaskLayer(config, tasks)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits; the probability is their sigmoid."""

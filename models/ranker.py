@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from models import TASKS
+from models import TASK_CATEGORIES
 from models.artifacts.checkpoint import SavedModel
 from models.batch import RankingBatch
 from models.catalog import CatalogSizes
 from models.embeddings import IdTable, log2_bucket
-from models.home import HoME, HoMEConfig
+from models.home import HoME, HoMEConfig, check_tasks
 from models.layers import masked_softmax
 
 _HOURS = 24
@@ -24,7 +25,7 @@ _EXTRA_SCALE, _EXTRA_TO_ID_STD = 0.1, 0.2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankerConfig:
-    """Sizes of the base ranker."""
+    """Tasks and sizes of the base ranker."""
 
     id_dim: int = 32
     """Width of user and author id vectors."""
@@ -46,12 +47,22 @@ class RankerConfig:
     """Standard deviation of id and bucket vectors at the start."""
     home: HoMEConfig = field(default_factory=HoMEConfig)
     """The multi-task head."""
+    tasks: Mapping[str, str] = field(default_factory=lambda: dict(TASK_CATEGORIES))
+    """Task, called like its label column -> its category in HoME, of any name; tasks of one category share experts.
+
+    Scores come in this order. Where one task stands for all, as when an epoch is chosen, it is the first."""
+    auxiliary_task: str = "click"
+    """The task that auxiliary losses of sources predict, one of `tasks`."""
+
     extra_author_dim: int = 0
     """Width of author representations added from outside ([CLS], [TAR]); 0 is the ranker without anchors."""
     extra_user_dim: int = 0
     """Width of user representations added from outside ([UIN])."""
 
     def __post_init__(self) -> None:
+        check_tasks(self.tasks)
+        if self.auxiliary_task not in self.tasks:
+            raise ValueError(f"auxiliary_task: wanted one of {', '.join(self.tasks)}, got {self.auxiliary_task}")
         dims = (self.id_dim, self.profile_dim, self.category_dim, self.hour_dim, self.cross_rank)
         if min(*dims, self.age_buckets, self.watch_buckets) < 1:
             raise ValueError(f"widths, ranks and buckets of RankerConfig must be >= 1, got {self}")
@@ -181,8 +192,8 @@ class Ranker(SavedModel):
         self.cross = nn.ModuleList(CrossLayer(fields, config.cross_rank) for _ in range(config.cross_layers))
         self.affinity = Affinity(config, len(sizes.profile_cardinalities) * config.profile_dim)
         self.extra_scale = nn.Parameter(torch.full((config.extra_dim,), _EXTRA_SCALE)) if config.extra_dim else None
-        self.home = HoME(config.extra_dim + fields + 2 * dim, config.home)
-        self.factorisation = nn.Linear(2 * dim, len(TASKS), bias=False)
+        self.home = HoME(config.extra_dim + fields + 2 * dim, config.home, config.tasks)
+        self.factorisation = nn.Linear(2 * dim, len(config.tasks), bias=False)
         nn.init.ones_(self.factorisation.weight)
 
     def rank_features(self, batch: RankingBatch, extra: Tensor | None = None) -> Tensor:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models import TASKS
 from models.batch import RankingBatch
 from models.composed import ComposedRanker
 from models.losses import multi_task_bce
@@ -81,7 +80,7 @@ class TrainingRanker(nn.Module):
             if part.aux is not None:
                 aux = aux + part.aux
                 loss = loss + part.aux_weight * part.aux
-        parts = {"rec": recommendation, "aux": aux, **dict(zip(TASKS, per_task, strict=True))}
+        parts = {"rec": recommendation, "aux": aux, **dict(zip(self.model.config.tasks, per_task, strict=True))}
         return TrainingStep(
             loss=loss,
             parts={name: value.detach() for name, value in parts.items()},

@@ -27,7 +27,7 @@ from ray.serve.metrics import Gauge
 
 from models.artifacts.store import ArtifactStore
 from serve.api import create_api
-from serve.args import ServeArgs
+from serve.args import ServeArgs, fusion_weights
 from serve.auth import token_from
 from serve.author_cache import AuthorCache
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
@@ -63,12 +63,11 @@ class UserSequenceReplica:
         torch.set_num_threads(1)
         self._args, self._authors = args, authors
         self._token = token_from(args.token_env)
-        local = args.lookup == "local"
         store = ArtifactStore.open(args.root, args.cache_dir)
-        load = partial(Snapshot.load, store, with_states=local)
+        load = partial(load_snapshot, store, args)
         self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch)
         self._watcher.start()
-        lookup = None if local else partial(remote_lookup, authors, args.lookup_timeout_s)
+        lookup = None if args.lookup == "local" else partial(remote_lookup, authors, args.lookup_timeout_s)
         self._ranking = UserSequence(self._watcher, RankConfig(weights=args.weights), lookup)
         self._health = Health(self._watcher, lambda snapshot: snapshot.bank)
         self._executor = ThreadPoolExecutor(args.threads, thread_name_prefix="rank")
@@ -80,6 +79,13 @@ class UserSequenceReplica:
     def check_health(self) -> None:
         """Called by Serve every few seconds."""
         self._health.check()
+
+
+def load_snapshot(store: ArtifactStore, args: ServeArgs, version: str) -> Snapshot:
+    """A version that can be ranked with these arguments. Raises as `Snapshot.load`, and where weights do not fit."""
+    snapshot = Snapshot.load(store, version, with_states=args.lookup == "local")
+    fusion_weights(args.weights, snapshot.tasks)
+    return snapshot
 
 
 class Health(Generic[LoadedT]):

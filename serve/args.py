@@ -1,14 +1,12 @@
 """Arguments of the deployments, checked without starting them: no Ray and no torch is imported here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from models import TASKS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,28 +23,22 @@ class WatchConfig:
             raise ValueError(f"poll_s must be > 0 and retry_refused_s >= 0, got {self}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FusionWeights:
-    """Exponents of the fused score: the product over tasks of (1 + probability) ** weight."""
+Weight = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
-    click: float = 1.0
-    """Weight of a click."""
-    follow: float = 1.0
-    """Weight of a follow."""
-    long_view: float = 1.0
-    """Weight of a long view."""
-    gift: float = 1.0
-    """Weight of a gift."""
 
-    def __post_init__(self) -> None:
-        weights = self.in_order
-        if not np.isfinite(weights).all() or max(abs(weights)) > 100 or not weights.any():
-            raise ValueError(f"fusion weights must be within -100..100 and not all 0, got {self}")
+def fusion_weights(weights: Mapping[str, float], tasks: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Exponents [K] of the fused score, the product over tasks of (1 + probability) ** weight; 1 where not named.
 
-    @property
-    def in_order(self) -> npt.NDArray[np.float64]:
-        """[K], in the order of TASKS."""
-        return np.array([getattr(self, task) for task in TASKS], dtype=np.float64)
+    Raises ValueError for the weight of a task that the ranker does not have, and where all are 0.
+    """
+    if unknown := [task for task in weights if task not in tasks]:
+        raise ValueError(
+            f"weights: {', '.join(unknown)} is no task of the ranker; it has {', '.join(tasks)}; name those"
+        )
+    found = np.array([weights.get(task, 1.0) for task in tasks], dtype=np.float64)
+    if not found.any():
+        raise ValueError(f"weights: wanted one that is not 0, got 0 for all of {', '.join(tasks)}")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +68,8 @@ class ServeArgs(BaseModel):
     """Where the ranker finds vectors: in its own mapping, or at the author cache, for banks larger than a node."""
     lookup_timeout_s: float = Field(default=0.2, gt=0)
     """After this a remote lookup is given up, and the request is answered with cold-start vectors and `degraded`."""
-    weights: FusionWeights = FusionWeights()
-    """How the tasks become one score."""
+    weights: dict[str, Weight] = {}
+    """How the tasks become one score: task -> exponent of (1 + its probability); 1 for tasks that are not named."""
     api: ApiConfig = ApiConfig()
     """Limits in front of the routes."""
     token_env: str | None = None

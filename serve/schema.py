@@ -1,10 +1,13 @@
 """What goes over HTTP: requests with their bounds, and answers. The one definition of the API."""
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, make_dataclass
+from functools import lru_cache
+from typing import Annotated, Any
 
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from models import TASKS
 
 MAX_CANDIDATES = 2_000
 """Candidates of one request."""
@@ -80,7 +83,10 @@ class RankRequest(Message):
 
 @dataclass(slots=True)
 class RankedCandidate:
-    """One candidate with its probabilities. A dataclass, because thousands of them are made for one answer."""
+    """One candidate with its probabilities, of the tasks that rankers have by default: see `answer_of`.
+
+    A dataclass, because thousands of them are made for one answer.
+    """
 
     author_id: int
     score: Annotated[float, Field(description="Product over tasks of (1 + probability) ** weight; orders the answer.")]
@@ -101,7 +107,9 @@ class Misses(Message):
 class RankResponse(Message):
     """Candidates in descending order of score; equal scores keep the order of the request."""
 
-    candidates: list[RankedCandidate]
+    candidates: list[RankedCandidate] = Field(
+        description="Each has one probability for every task of the ranker, between score and known, by its name."
+    )
     user_known: bool
     history_used: int = Field(description="History items that the model read.")
     misses: Misses
@@ -109,6 +117,17 @@ class RankResponse(Message):
     model_version: str
     bank_age_s: float = Field(description="Seconds since the bank was published.")
     degraded: bool = Field(description="True: the author cache did not answer in time, all vectors are cold-start.")
+
+
+@lru_cache
+def answer_of(tasks: tuple[str, ...]) -> tuple[type[RankResponse], type[Any]]:
+    """The answer of a ranker with these tasks, and its candidates: RankedCandidate with a float for each of them."""
+    if tasks == TASKS:
+        return RankResponse, RankedCandidate
+    columns = [("author_id", int), ("score", float), *((task, float) for task in tasks), ("known", bool)]
+    candidate = make_dataclass("RankedCandidate", columns, slots=True, namespace={"__module__": __name__})
+    field: Any = (list[candidate], ...)  # type: ignore[valid-type]
+    return create_model("RankResponse", __base__=RankResponse, candidates=field), candidate
 
 
 class AuthorResponse(Message):

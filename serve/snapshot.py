@@ -81,6 +81,11 @@ class Snapshot:
         """Run id of the bank, which decides the pair."""
         return self.bank.version
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What the ranker predicts, in the order of its probabilities."""
+        return tuple(self.model.config.tasks)
+
     @classmethod
     def load(cls, store: ArtifactStore, version: str, *, with_states: bool = True) -> Snapshot:
         """The bank `version` and its model, verified. Raises ArtifactError or ValueError on any mismatch.

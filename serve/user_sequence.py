@@ -16,8 +16,8 @@ from models.artifacts.bank import Array, Histories
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
 from models.history import HISTORY_PAD, known_at
-from serve.args import FusionWeights
-from serve.schema import HealthResponse, HistoryItem, Misses, RankedCandidate, RankRequest, RankResponse
+from serve.args import fusion_weights
+from serve.schema import HealthResponse, HistoryItem, Misses, RankRequest, RankResponse, answer_of
 from serve.snapshot import Bank, Snapshot
 from serve.watcher import NotReadyError, SnapshotWatcher
 
@@ -35,8 +35,8 @@ _NOBODY = int(np.iinfo(np.int64).min)
 class RankConfig:
     """How requests are answered."""
 
-    weights: FusionWeights = field(default_factory=FusionWeights)
-    """How the tasks are fused into one score."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """How the tasks are fused into one score: see `fusion_weights`."""
 
 
 class DuplicateCandidatesError(ValueError):
@@ -54,12 +54,13 @@ class UserSequence:
         self, watcher: SnapshotWatcher[Snapshot], config: RankConfig | None = None, lookup: Lookup | None = None
     ) -> None:
         self._watcher, self._lookup = watcher, lookup
-        self._weights = (config or RankConfig()).weights.in_order
+        self._weights = (config or RankConfig()).weights
 
     def rank(self, request: RankRequest) -> RankResponse:
         """Candidates in descending order of the fused score, with probabilities and flags.
 
-        Raises DuplicateCandidatesError naming the id, and NotReadyError before a first version is loaded.
+        Raises DuplicateCandidatesError naming the id, NotReadyError before a first version is loaded, and ValueError
+        for weights that do not fit its tasks.
         """
         _refuse_duplicates(request.candidates)
         snapshot = self._watcher.current
@@ -69,8 +70,10 @@ class UserSequence:
         states, degraded = self._gather(snapshot.bank, batch)
         probabilities = score(snapshot, batch, states)
         is_known = batch.author.numpy() > 0
-        return RankResponse.model_construct(
-            candidates=ranked(request.candidates, probabilities, is_known, self._weights),
+        answer, candidate = answer_of(snapshot.tasks)
+        weights = fusion_weights(self._weights, snapshot.tasks)
+        return answer.model_construct(
+            candidates=ranked(request.candidates, probabilities, is_known, weights, candidate),
             user_known=bool(batch.user[0] > 0),
             history_used=int(batch.history_mask[0].sum()),
             misses=Misses(
@@ -177,8 +180,9 @@ def ranked(
     probabilities: npt.NDArray[np.float32],
     is_known: npt.NDArray[np.bool_],
     weights: npt.NDArray[np.float64],
-) -> list[RankedCandidate]:
-    """The answer's rows, descending by score; equal scores keep the order of the request."""
+    candidate: type[Any],
+) -> list[Any]:
+    """Rows of the answer, of the class `candidate`, descending by score; equal ones keep the order of the request."""
     scores = fuse(probabilities, weights)
     order = np.argsort(-scores, kind="stable")
     columns = (
@@ -187,7 +191,7 @@ def ranked(
         *probabilities[order].T.tolist(),
         is_known[order].tolist(),
     )
-    return [RankedCandidate(*row) for row in zip(*columns, strict=True)]
+    return [candidate(*row) for row in zip(*columns, strict=True)]
 
 
 def _refuse_duplicates(candidates: list[int]) -> None:

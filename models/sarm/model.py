@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import TASKS
 from models.batch import RankingBatch
 from models.embeddings import IdTable
 from models.losses import auxiliary_bce
@@ -125,6 +124,7 @@ class SARM(Source):
     def __init__(self, config: SARMConfig, facts: TokenRows, ranker: RankerConfig) -> None:
         super().__init__(config, facts, ranker)
         self.config, self.rows = config, facts
+        self._auxiliary_task = list(ranker.tasks).index(ranker.auxiliary_task)
         dim = config.width
         self.encoder = AnchorEncoder(facts, dim, config.num_layers, config.ffn_mult, config.fused)
         self.pooling = AnchorPooling(dim) if config.cls == "pooled" else None
@@ -195,7 +195,7 @@ class SARM(Source):
         return {name: rows[:, part] for part, name in enumerate(BANKED)}
 
     def auxiliary(self, target: Tensor) -> Tensor:
-        """target [B, 2, D] -> logits [B] of the auxiliary click prediction (eq. 13)."""
+        """target [B, 2, D] -> logits [B] of the auxiliary prediction (eq. 13), which is of clicks in the paper."""
         logit: Tensor = self.aux_head(target.flatten(1)).squeeze(-1)
         return logit
 
@@ -219,7 +219,7 @@ class SARM(Source):
         aux_logit = self.aux_head(torch.cat([cls, tar], dim=-1)).squeeze(-1)
         return Learnt(
             self._chosen(cls, tar, self._learnt_interest(batch, encoded, bank)),
-            aux=auxiliary_bce(aux_logit, batch.labels[:, TASKS.index("click")]),
+            aux=auxiliary_bce(aux_logit, batch.labels[:, self._auxiliary_task]),
             aux_weight=self.config.aux_weight,
         )
 

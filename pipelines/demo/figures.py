@@ -13,7 +13,7 @@ from pipelines.samples.batches import read_examples
 from pipelines.semantics import agreement, anchors, author_day
 from pipelines.serving import client
 from pipelines.tables import newest, rejections
-from pipelines.tables.contract import FIELDS, TASKS_COLUMNS
+from pipelines.tables.contract import FIELDS
 from pipelines.tables.storage import Storage, rows_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def compare(settings: "Settings", url: str) -> dict[str, Any]:
     if not (offline["impression_id"] == columns["impression_id"]).all():
         raise RuntimeError(f"{file} is of other examples; run the job evaluate again")
     rows = np.random.default_rng([settings.seed, 9]).permutation(len(columns["user_id"]))[: settings.demo.compared]
-    worst = client.compare(url, columns, offline["scores"], [int(row) for row in rows])
+    tasks = list(settings.train.ranker.tasks)
+    worst = client.compare(url, columns, offline["scores"], [int(row) for row in rows], tasks)
     return {"max_abs_diff_vs_offline": worst, "compared": len(rows)}
 
 
@@ -156,9 +157,10 @@ def pictures(settings: "Settings", url: str) -> "ReportPictures":
 
 def results_table(content: "Report") -> str:
     """The one table that the demo prints."""
-    lines = [f"{'last day':<10}" + "".join(f"{task + ' ' + m:>18}" for task in TASKS_COLUMNS for m in ("AUC", "GAUC"))]
+    tasks_of = list(next(iter(content["metrics"].values())))
+    lines = [f"{'last day':<10}" + "".join(f"{task + ' ' + m:>18}" for task in tasks_of for m in ("AUC", "GAUC"))]
     for name, tasks in content["metrics"].items():
-        cells = [f"{tasks[task][m]:.4f}" for task in TASKS_COLUMNS for m in ("auc", "gauc")]
+        cells = [f"{tasks[task][m]:.4f}" for task in tasks_of for m in ("auc", "gauc")]
         lines.append(f"{name:<10}" + "".join(f"{cell:>18}" for cell in cells))
     a, s = content["anchors"], content["serve"]
     agreed = ", ".join(f"{field} {share:.1%}" for field, share in a["agreement"].items())

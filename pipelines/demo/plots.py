@@ -43,7 +43,7 @@ def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         figure, axes = panels(2 if auxiliary else 1, 2.7)
         for name, curve in shown.items():
             _curve(axes[0], curve, "main_loss", _role(name), named[name])
-        axes[0].set_title("Main loss (four tasks)")
+        axes[0].set_title("Main loss (all tasks)")
         axes[0].legend(loc="upper right")
         if auxiliary:
             for name, curve in auxiliary.items():

@@ -74,7 +74,7 @@ def render(report: Report, pictures: ReportPictures) -> str:
     content = {part: report.get(part) for part in _PARTS} | {
         "report": report,
         "fields": FIELDS,
-        "tasks": TASKS_COLUMNS,
+        "tasks": _tasks(report),
         "summary": _summary(report),
         "rankers": _ranker_labels(report.get("metrics") or {}),
         "trained": _ranker_labels(report.get("train") or {}),
@@ -140,10 +140,9 @@ def _figures(report: Report) -> dict[str, str]:
         figures["training"] = plots.training_curves(curves)
     metrics: Mapping[str, Mapping[str, Mapping[str, Any]]] = report.get("metrics") or {}
     if metrics:
-        series = {v: {m: [metrics[v][t][m] for t in TASKS_COLUMNS] for m in plots.MEASURES} for v in metrics}
-        figures["quality"] = plots.quality_dots(
-            "quality", "Ranking quality", [page.words(t) for t in TASKS_COLUMNS], series
-        )
+        tasks = _tasks(report)
+        series = {v: {m: [metrics[v][t][m] for t in tasks] for m in plots.MEASURES} for v in metrics}
+        figures["quality"] = plots.quality_dots("quality", "Ranking quality", [page.words(t) for t in tasks], series)
     if buckets := report.get("buckets"):
         rankers = [name for name in buckets[0] if _is_measured(name) and all(name in row for row in buckets)]
         series = {v: {m: [row[v][m] for row in buckets] for m in plots.MEASURES} for v in rankers}
@@ -159,6 +158,12 @@ def _figures(report: Report) -> dict[str, str]:
     if stages := _stages(report):
         figures["stages"] = plots.stage_bars(stages)
     return figures
+
+
+def _tasks(report: Report) -> list[str]:
+    """What was measured, in order; the default tasks where nothing was."""
+    measured = list((report.get("metrics") or {}).values())
+    return list(measured[0] if measured else TASKS_COLUMNS)
 
 
 def _ranker_labels(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

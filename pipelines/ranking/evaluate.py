@@ -6,20 +6,21 @@ Run: python -m pipelines evaluate --config pipelines/configs/demo.yaml
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from models.artifacts.manifest import ArtifactError
 from pipelines.ranking import published
 from pipelines.ranking.variants.source import State
 from pipelines.runtime.run import Run
-from pipelines.samples.batches import read_examples
+from pipelines.samples.batches import read_examples, require_labels
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.columns import Columns
-from pipelines.tables.contract import TASKS_COLUMNS, ContractError
+from pipelines.tables.contract import ContractError, spec
 from pipelines.tables.storage import Storage
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def run(config: EvaluateConfig, run: Run) -> dict[str, Any]:
     rankers = [published.load(artifacts, name) for name in published.published_rankers(artifacts)]
     for ranker in rankers:
         refuse_trained_day(day, ranker.days, ranker.name)
+    tasks = common_tasks(rankers)
+    require_labels(storage, [day], tasks)
     columns = read_examples(storage, day)
     scores: dict[str, Scores] = {}
     result: dict[str, Any] = {"day": day, "examples": len(columns["user_id"])}
@@ -61,14 +64,26 @@ def run(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         _write_scores(run, ranker.name, columns, scores[ranker.name])
         took = time.perf_counter() - started
         log.info("%s scored %d examples of %s | %.1f s", ranker.name, len(columns["user_id"]), day, took)
-    if day in storage.days("oracle_impressions"):
-        scores[ORACLE] = oracle_scores(storage, day, columns)
-    result["metrics"] = {name: measure(columns, values) for name, values in scores.items()}
-    result["buckets"] = by_exposure(storage, rankers[0].days, columns, scores, config.exposure_bounds)
+    if has_oracle(storage, day, tasks):
+        scores[ORACLE] = oracle_scores(storage, day, columns, tasks)
+    result["metrics"] = {name: measure(columns, values, tasks) for name, values in scores.items()}
+    result["buckets"] = by_exposure(storage, rankers[0].days, columns, scores, tasks[0], config.exposure_bounds)
     for name, tasks in result["metrics"].items():
         shown = " | ".join(f"{task} AUC {m['auc']:.4f} GAUC {m['gauc']:.4f}" for task, m in tasks.items())
         log.info("%-6s | %s", name, shown)
     return result
+
+
+def common_tasks(rankers: Sequence[published.PublishedRanker]) -> tuple[str, ...]:
+    """The tasks of all rankers, in the order of their scores. Raises ArtifactError where rankers differ in them."""
+    tasks = {ranker.name: ranker.tasks for ranker in rankers}
+    if len(set(tasks.values())) > 1:
+        said = ", ".join(f"{name} has {' '.join(of)}" for name, of in tasks.items())
+        raise ArtifactError(
+            f"wanted rankers of the same tasks, published are: {said}; train them again with one train.ranker.tasks, "
+            "or remove the artifacts of the one that is not wanted"
+        )
+    return rankers[0].tasks
 
 
 def score_day(ranker: published.PublishedRanker, states: Mapping[str, State], day: str, columns: Columns) -> Scores:
@@ -79,7 +94,7 @@ def score_day(ranker: published.PublishedRanker, states: Mapping[str, State], da
     return published.score(ranker.model, ranker.catalog, columns, ranker.model.tables(inputs))
 
 
-def measure(columns: Columns, scores: Scores) -> dict[str, dict[str, float]]:
+def measure(columns: Columns, scores: Scores, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
     """AUC and GAUC (by user) of each task; nan where a task has one class only."""
     from models.metrics import auc, gauc
 
@@ -88,11 +103,13 @@ def measure(columns: Columns, scores: Scores) -> dict[str, dict[str, float]]:
             "auc": auc(columns[task], scores[:, index]),
             "gauc": gauc(columns[task], scores[:, index], columns["user_id"]),
         }
-        for index, task in enumerate(TASKS_COLUMNS)
+        for index, task in enumerate(tasks)
     }
 
 
-def by_user(columns: Columns, scores: Scores, chance: Scores | None = None) -> dict[str, dict[str, "GroupAUC"]]:
+def by_user(
+    columns: Columns, scores: Scores, tasks: Sequence[str], chance: Scores | None = None
+) -> dict[str, dict[str, "GroupAUC"]]:
     """AUC of every user in each task: {task: {"gauc": of the day's labels, "gauc_redrawn": of `redraws` of `chance`}}.
 
     A task whose scores are nan, as it is not ranked, is left out; so is gauc_redrawn where `chance` is not known. The
@@ -100,7 +117,7 @@ def by_user(columns: Columns, scores: Scores, chance: Scores | None = None) -> d
     """
     from models.metrics import auc_by_group
 
-    ranked = [(i, task) for i, task in enumerate(TASKS_COLUMNS) if not np.isnan(scores[:, i]).any()]
+    ranked = [(i, task) for i, task in enumerate(tasks) if not np.isnan(scores[:, i]).any()]
     users = columns["user_id"]
     found = {task: {"gauc": auc_by_group(columns[task], scores[:, index], users)} for index, task in ranked}
     if chance is not None:
@@ -110,14 +127,16 @@ def by_user(columns: Columns, scores: Scores, chance: Scores | None = None) -> d
     return found
 
 
-def measured(columns: Columns, scores: Scores, chance: Scores | None = None) -> dict[str, dict[str, float]]:
+def measured(
+    columns: Columns, scores: Scores, tasks: Sequence[str], chance: Scores | None = None
+) -> dict[str, dict[str, float]]:
     """AUC and GAUC of each task as `measure` has them, and gauc_redrawn where `chance` is known; see `by_user`."""
     from models.metrics import auc
 
     return {
-        task: {"auc": auc(columns[task], scores[:, TASKS_COLUMNS.index(task)])}
+        task: {"auc": auc(columns[task], scores[:, list(tasks).index(task)])}
         | {metric: float(np.mean(users.mean())) for metric, users in metrics.items()}
-        for task, metrics in by_user(columns, scores, chance).items()
+        for task, metrics in by_user(columns, scores, tasks, chance).items()
     }
 
 
@@ -127,7 +146,7 @@ def redraws(chance: Scores) -> npt.NDArray[np.bool_]:
     return np.stack([rng.random(chance.shape) < chance for _ in range(REDRAWS)])
 
 
-def redrawn_gauc(columns: Columns, chance: Scores, scores: Scores) -> dict[str, float]:
+def redrawn_gauc(columns: Columns, chance: Scores, scores: Scores, tasks: Sequence[str]) -> dict[str, float]:
     """GAUC of each task as the mean over labels resampled from their true probabilities `chance` [n, K].
 
     It estimates what `measure` estimates, without the luck of the one draw that became the day's labels. The draws are
@@ -138,7 +157,7 @@ def redrawn_gauc(columns: Columns, chance: Scores, scores: Scores) -> dict[str, 
     drawn, users = redraws(chance), columns["user_id"]
     return {
         task: float(auc_by_group(drawn[:, :, index], scores[:, index], users).mean().mean())
-        for index, task in enumerate(TASKS_COLUMNS)
+        for index, task in enumerate(tasks)
     }
 
 
@@ -162,14 +181,19 @@ def refuse_trained_day(day: str, trained_on: list[str], ranker: str) -> None:
         )
 
 
-def oracle_scores(storage: Storage, day: str, columns: Columns) -> Scores:
-    """The true probabilities of the same impressions, in the same order. Raises ContractError where one is missing."""
-    truth = storage.with_oracle().read("oracle_impressions", day).sort_by("impression_id")
+def has_oracle(storage: Storage, day: str, tasks: Sequence[str]) -> bool:
+    """Whether the true probabilities of all the tasks are known: those of simulated labels on simulated days."""
+    return set(tasks) <= set(spec("oracle_impressions").schema.names) and day in storage.days("oracle_impressions")
+
+
+def oracle_scores(storage: Storage, day: str, columns: Columns, tasks: Sequence[str]) -> Scores:
+    """True probabilities [n, K] of the same impressions, in their order. Raises ContractError where one is missing."""
+    truth = storage.with_oracle().read("oracle_impressions", day, ["impression_id", *tasks]).sort_by("impression_id")
     ids = truth["impression_id"].to_numpy()
     at = np.minimum(np.searchsorted(ids, columns["impression_id"]), len(ids) - 1)
     if not (ids[at] == columns["impression_id"]).all():
         raise ContractError(f"table oracle_impressions, day {day}: impressions are missing; run the job world again")
-    return np.stack([truth[task].to_numpy()[at] for task in TASKS_COLUMNS], axis=1)
+    return np.stack([truth[task].to_numpy()[at] for task in tasks], axis=1)
 
 
 def scores_file(ranker: str) -> str:
@@ -184,9 +208,17 @@ def _write_scores(run: Run, name: str, columns: Columns, scores: Scores) -> None
 
 
 def by_exposure(
-    storage: Storage, days: list[str], columns: Columns, scores: Mapping[str, Scores], bounds: tuple[int, ...]
+    storage: Storage,
+    days: list[str],
+    columns: Columns,
+    scores: Mapping[str, Scores],
+    first_task: str,
+    bounds: tuple[int, ...],
 ) -> list[dict[str, Any]]:
-    """Click AUC and GAUC by how often the author was shown on the training days: from (included) to (excluded)."""
+    """AUC and GAUC of a task by how often the author was shown on the training days: from (included) to (excluded).
+
+    `scores` are by model, with the task `first_task` in their first column.
+    """
     from models.metrics import auc, gauc
 
     shown = np.concatenate([storage.read("examples", d, ["author_id"])["author_id"].to_numpy() for d in days])
@@ -198,7 +230,7 @@ def by_exposure(
         in_bucket = (count >= low) & (count < (high or np.inf))
         if not in_bucket.any():
             continue
-        click, user = columns["click"][in_bucket], columns["user_id"][in_bucket]
+        label, user = columns[first_task][in_bucket], columns["user_id"][in_bucket]
         row: dict[str, Any] = {
             "from": low,
             "to": high,
@@ -206,6 +238,6 @@ def by_exposure(
             "authors": len(np.unique(columns["author_id"][in_bucket])),
         }
         for name, values in scores.items():
-            row[name] = {"auc": auc(click, values[in_bucket, 0]), "gauc": gauc(click, values[in_bucket, 0], user)}
+            row[name] = {"auc": auc(label, values[in_bucket, 0]), "gauc": gauc(label, values[in_bucket, 0], user)}
         table.append(row)
     return table

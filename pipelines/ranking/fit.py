@@ -28,8 +28,6 @@ from pipelines.tables.storage import Storage
 
 Report = Callable[[Mapping[str, Any], Path | None], None]
 """Called by every worker when a time key is done: metrics, and the checkpoint's folder where this worker wrote one."""
-VALIDATED = "click"
-"""The task whose GAUC on the validation keys chooses the epoch."""
 
 
 def train(
@@ -79,6 +77,8 @@ class _Fit:
             storage=storage, artifacts=Artifacts(storage), catalog=self.catalog, days=plan.days, made_from=made_from
         )
         self.states = self._open()
+        self.tasks = list(plan.ranker.tasks)
+        """The first one is that whose GAUC on the validation keys chooses the epoch."""
         self.loop = Loop(plan, compose(plan, self.catalog, self.states), worker, log_line)
 
     def _open(self) -> dict[str, State]:
@@ -97,7 +97,9 @@ class _Fit:
         columns = self._moved_to(key)
         order = self._order(key, columns) if self.plan.shuffle else None
         worker = self.worker
-        batches = DayBatches(columns, self.catalog, self.plan.batch_size, worker.rank, worker.world_size, order)
+        batches = DayBatches(
+            columns, self.catalog, self.plan.batch_size, worker.rank, worker.world_size, order, self.tasks
+        )
         self.loop.train_key(key, self._inputs, batches)
         if progress.epochs_end is None and len(progress.done) % len(self.plan.keys) == 0:
             self._end_epoch()
@@ -124,7 +126,7 @@ class _Fit:
             if value == max(progress.scores):
                 self.loop.keep_best()
             self.log_line(
-                f"{plan.name} | epoch {epoch}/{plan.epochs} | {VALIDATED} GAUC {value:.4f} on "
+                f"{plan.name} | epoch {epoch}/{plan.epochs} | {self.tasks[0]} GAUC {value:.4f} on "
                 f"{plan.validation[0]} to {plan.validation[-1]} | best epoch {progress.best_epoch}"
             )
         is_stuck = bool(plan.validation) and epoch - progress.best_epoch >= plan.patience
@@ -140,7 +142,7 @@ class _Fit:
             columns = self._moved_to(key)
             there = {name: tuple(part.to(self.worker.device) for part in of) for name, of in self._inputs.items()}
             found = score(model, self.catalog, columns, model.tables(there))
-            labels.append(columns[VALIDATED])
+            labels.append(columns[self.tasks[0]])
             scores.append(found[:, 0])
             users.append(columns["user_id"])
         self.states = states

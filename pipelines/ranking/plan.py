@@ -9,7 +9,7 @@ from pipelines.ranking.variants import SOURCES, ranker_name
 from pipelines.runtime.config import to_dict
 from pipelines.runtime.run import Run
 from pipelines.runtime.scaling import TrainScaling
-from pipelines.samples.batches import num_batches
+from pipelines.samples.batches import num_batches, require_labels
 from pipelines.tables import newest
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
@@ -229,9 +229,13 @@ def _split(days: tuple[str, ...], count: int) -> tuple[tuple[str, ...], tuple[st
 def make_plan(
     config: TrainConfig, run: Run, artifacts: Artifacts, sources: tuple[str, ...]
 ) -> tuple[TrainingPlan, dict[str, str]]:
-    """What training a ranker with these sources does, and fingerprints of all that it depends on."""
+    """What training a ranker with these sources does, and fingerprints of all that it depends on.
+
+    Raises ContractError where examples are missing, or the label of a task.
+    """
     storage = run.storage
     days = tuple(train_days(config, storage))
+    require_labels(storage, days, list(config.ranker.tasks))
     learnt, validation = _split(days, config.validation_days)
     plan = TrainingPlan(
         seed=run.seed,
@@ -255,7 +259,7 @@ def make_plan(
         end_rate=config.end_rate,
         log_every=config.log_every,
     )
-    made_from = {"config": digest([to_dict(plan), config.scaling.num_workers])}
+    made_from = {"config": digest([to_dict(plan), list(config.ranker.tasks), config.scaling.num_workers])}
     for table in ("users", "authors"):
         made_from[table] = newest.fingerprint(storage, table, until=plan.catalog_until)
     examples = storage.listing("examples")

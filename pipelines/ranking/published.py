@@ -45,6 +45,11 @@ class PublishedRanker:
         return tuple(spec.name for spec in self.model.described.specs)
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """Its tasks, in the order of its scores."""
+        return tuple(self.model.config.tasks)
+
+    @property
     def days(self) -> list[str]:
         """Days it was trained on."""
         return sorted(key.removeprefix("examples/") for key in self.manifest.made_from if key.startswith("examples/"))

@@ -3,7 +3,7 @@
 Every worker makes these from storage by itself; the same tables give the same rows and the same order everywhere.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +12,14 @@ from models.batch import RankingBatch, collate
 from models.catalog import Catalog
 from pipelines.tables import newest
 from pipelines.tables.columns import Columns, to_numpy
-from pipelines.tables.contract import PROFILE, TASKS_COLUMNS
+from pipelines.tables.contract import PROFILE, ContractError
 from pipelines.tables.days import NO_ANCHOR
 from pipelines.tables.storage import Storage
 
 Ints = npt.NDArray[np.int64]
 
 _HISTORY = ("history_author_ids", "history_age_s", "history_watch_s")
-_EXAMPLE = ("impression_id", "user_id", "author_id", "ts_ms", *TASKS_COLUMNS, *_HISTORY, "anchor_day")
+_EXAMPLE = ("impression_id", "user_id", "author_id", "ts_ms", *_HISTORY, "anchor_day")
 
 
 def build_catalog(storage: Storage, until: str) -> tuple[Catalog, list[str]]:
@@ -38,12 +38,24 @@ def build_catalog(storage: Storage, until: str) -> tuple[Catalog, list[str]]:
 
 
 def read_examples(storage: Storage, day: str) -> Columns:
-    """A day's examples in time order; `anchor_day` in days since 1970, NO_ANCHOR where null."""
-    table = storage.read("examples", day, list(_EXAMPLE))
+    """A day's examples in time order, with all their labels; `anchor_day` in days since 1970, NO_ANCHOR where null."""
+    table = storage.read("examples", day, [*_EXAMPLE, *storage.labels("examples", day)])
     table = table.sort_by([("ts_ms", "ascending"), ("impression_id", "ascending")])
     columns = to_numpy(table.drop_columns(["anchor_day"]))
     columns["anchor_day"] = table["anchor_day"].combine_chunks().cast("int32").fill_null(NO_ANCHOR).to_numpy()
     return columns
+
+
+def require_labels(storage: Storage, days: Iterable[str], tasks: Sequence[str]) -> None:
+    """Raises ContractError where a day's examples lack the label of a task."""
+    for day in days:
+        labels = storage.labels("examples", day)
+        if labels and (missing := [task for task in tasks if task not in labels]):
+            raise ContractError(
+                f"table examples, day {day}: wanted a label column of each task, got {', '.join(labels)} and no "
+                f"{', '.join(missing)}; add it to the table impressions as uint8, 0 or 1, and run the job examples "
+                "again, or name the tasks that you have labels of in train.ranker.tasks"
+            )
 
 
 def take(columns: Columns, rows: Ints | slice) -> Columns:
@@ -77,12 +89,13 @@ class DayBatches:
         rank: int = 0,
         world: int = 1,
         order: Ints | None = None,
+        tasks: Sequence[str] = (),
     ) -> None:
         """`batch_size` is that of all workers together. A day's batches differ by at most one row in size, so that no
-        small rest remains. `order` [n] of the rows is that of the columns where it is None. Raises ValueError where a
-        worker would get no row."""
+        small rest remains. `order` [n] of the rows is that of the columns where it is None; `tasks` are those whose
+        labels the batches hold. Raises ValueError where a worker would get no row."""
         size = len(columns["user_id"])
-        self._catalog = catalog
+        self._catalog, self._tasks = catalog, tasks
         count = max(1, -(-size // batch_size))
         bounds = np.arange(count + 1) * size // count
         if size // count < world:
@@ -101,7 +114,7 @@ class DayBatches:
     def __iter__(self) -> Iterator[RankingBatch]:
         """Batches in order."""
         for start, end in zip(self._bounds[:-1], self._bounds[1:], strict=True):
-            yield collate(take(self._columns, slice(start, end)), self._catalog)
+            yield collate(take(self._columns, slice(start, end)), self._catalog, self._tasks)
 
 
 def num_batches(examples: int, batch_size: int) -> int:

@@ -34,7 +34,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 _CLICK_COLUMNS = ["impression_id", "user_id", "author_id", "ts_ms", "watch_time_s"]
-_EXAMPLE_COLUMNS = ["impression_id", "user_id", "author_id", "live_id", "ts_ms", *contract.TASKS_COLUMNS]
+_EXAMPLE_COLUMNS = ["impression_id", "user_id", "author_id", "live_id", "ts_ms"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +198,8 @@ def _chunks(
             in_shard = pc.bit_wise_and(pc.field("user_id"), pa.scalar(config.shards - 1, pa.int64())) == shard
         clicks = read_clicks(storage, window(day, days, config.history_days), in_shard)
         empty.clicked(clicks.user_ids[clicks.user], clicks.ts_ms)
-        impressions = storage.read("impressions", day, _EXAMPLE_COLUMNS, in_shard)
+        columns = [*_EXAMPLE_COLUMNS, *storage.labels("impressions", day)]
+        impressions = storage.read("impressions", day, columns, in_shard)
         impressions = impressions.sort_by([("ts_ms", "ascending"), ("impression_id", "ascending")])
         for start in range(0, impressions.num_rows, config.chunk_rows):
             rows = _examples(impressions.slice(start, config.chunk_rows), clicks, anchors, config)

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from models.history import HISTORY_PAD
-from pipelines.tables.contract import TASKS_COLUMNS
 
 
 class Client:
@@ -70,13 +69,13 @@ def example_request(columns: Mapping[str, Any], row: int, candidates: Sequence[i
     }
 
 
-def compare(url: str, columns: Mapping[str, Any], offline: Any, rows: Sequence[int]) -> float:
-    """Largest difference between served and offline probabilities [n, K] of the given rows of `examples`."""
+def compare(url: str, columns: Mapping[str, Any], offline: Any, rows: Sequence[int], tasks: Sequence[str]) -> float:
+    """Largest difference between served and offline probabilities [n, K] of `tasks`, for rows of `examples`."""
     worst = 0.0
     with Client(url) as client:
         for row in rows:
             answer = client.rank(example_request(columns, row, [columns["author_id"][row]]))["candidates"][0]
-            served = np.array([answer[task] for task in TASKS_COLUMNS])
+            served = np.array([answer[task] for task in tasks])
             worst = max(worst, float(np.abs(served - offline[row]).max()))
     return worst
 

@@ -17,7 +17,6 @@ from pipelines.samples.examples import read_clicks
 from pipelines.semantics import vocabulary
 from pipelines.semantics.vocabulary import Counted
 from pipelines.tables.artifacts import Artifacts
-from pipelines.tables.contract import TASKS_COLUMNS
 from pipelines.tables.storage import Storage
 
 Ints = NDArray[np.int64]
@@ -39,16 +38,19 @@ def _impressions(storage: Storage, days: list[str]) -> Iterator[str]:
     anchored, first_day = _first_anchors(storage)
     rows, early = 0, 0
     unknown: dict[str, Counter[int]] = {name: Counter() for name in known}
-    ones = dict.fromkeys(TASKS_COLUMNS, 0)
+    ones: Counter[str] = Counter()
+    labelled: Counter[str] = Counter()
     for day in days:
-        table = storage.read("impressions", day, ["user_id", "author_id", *TASKS_COLUMNS])
+        labels = storage.labels("impressions", day)
+        table = storage.read("impressions", day, ["user_id", "author_id", *labels])
         rows += table.num_rows
         for name, ids in known.items():
             named = table[_KEYS[name]].to_numpy()
             unknown[name].update(named[~np.isin(named, ids)].tolist())
         early += table.num_rows - int((_days_of(table["author_id"].to_numpy(), anchored, first_day) < day).sum())
-        for task in TASKS_COLUMNS:
-            ones[task] += pc.sum(table[task]).as_py() or 0
+        for label in labels:
+            labelled[label] += table.num_rows
+            ones[label] += pc.sum(table[label]).as_py() or 0
     for name, strangers in unknown.items():
         if is_worth_saying(strangers.total(), rows):
             yield (
@@ -60,11 +62,11 @@ def _impressions(storage: Storage, days: list[str]) -> Iterator[str]:
             f"table anchors: {share(early, rows)} impressions are of an author without an anchor of a day before; "
             "write its anchor on the day before its first impression, or SARM knows nothing of it"
         )
-    for task, count in ones.items():
-        if count in (0, rows):
+    for label, total in labelled.items():
+        if ones[label] in (0, total):
             yield (
-                f"table impressions: the label {task} is {min(count, 1)} in all {rows:,} rows, so that nothing is "
-                "learnt from it and its AUC is undefined; bring the other kind of rows, or take no notice of that task"
+                f"table impressions: the label {label} is {min(ones[label], 1)} in all {total:,} rows, so that nothing "
+                "is learnt from it and its AUC is undefined; bring the other kind of rows, or leave it out of the tasks"
             )
     if len(days) == 1:
         yield (

@@ -20,7 +20,7 @@ from pipelines.runtime.run import Run
 from pipelines.sources.plain_file import ID_KINDS, TIME_UNITS, Ints, PlainFile, summary
 from pipelines.sources.rows import anchor_row, author_row, coded, rows_by_day, to_table
 from pipelines.tables import rejections
-from pipelines.tables.contract import FIELD_LIMITS, FIELDS, PROFILE, TASKS_COLUMNS, ContractError
+from pipelines.tables.contract import FIELD_LIMITS, FIELDS, PROFILE, ContractError, spec
 from pipelines.tables.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -58,15 +58,16 @@ class InteractionsConfig:
     watch_time_s: str = ""
     """Column of the seconds watched; empty = not known, which is 0."""
     labels: Mapping[str, Label] = field(default_factory=lambda: {"click": Label(column="click")})
-    """Task -> its column; click must be there, as histories are made of clicks. Tasks that are not named are 0."""
+    """Label, of any name -> its column; click must be there, as histories are made of clicks."""
 
     def __post_init__(self) -> None:
         if self.time_unit not in TIME_UNITS:
             raise ValueError(f"time_unit: wanted one of {', '.join(TIME_UNITS)}, got {self.time_unit!r}")
-        unknown = [name for name in self.labels if name not in TASKS_COLUMNS]
-        if unknown or "click" not in self.labels:
+        taken = [name for name in self.labels if name != "click" and name in spec("examples").schema.names]
+        if taken or "watch_time_s" in self.labels or "click" not in self.labels:
             raise ValueError(
-                f"labels: wanted click and any of {', '.join(TASKS_COLUMNS)}, got {', '.join(self.labels) or 'none'}"
+                "labels: wanted click and others, none called like another column of impressions or examples, got "
+                f"{', '.join(self.labels) or 'none'}"
             )
 
 
@@ -190,10 +191,9 @@ def _impressions(file: PlainFile, config: CSVConfig, known: Ints) -> pa.Table:
     columns["user_id"], item = file.ids(own.user, config.ids), file.ids(own.item, config.ids)
     file.refuse(~np.isin(item, known), own.item, f"an item of {Path(config.items.file).name} (add it there)")
     columns |= {"author_id": item, "live_id": item, "ts_ms": file.times(own.time, own.time_unit)}
-    for task in TASKS_COLUMNS:
-        label = own.labels.get(task)
-        values = file.numbers(label.column) >= label.least if label else np.zeros(len(file), bool)
-        columns[task] = values.astype(np.uint8)
+    columns |= {
+        name: (file.numbers(label.column) >= label.least).astype(np.uint8) for name, label in own.labels.items()
+    }
     wanted = "seconds watched, 0 or more"
     watched = file.numbers(own.watch_time_s, wanted, 0.0) if own.watch_time_s else np.zeros(len(file))
     rows = pa.table(columns | {"watch_time_s": watched.astype(np.float32)}).filter(pa.array(file.good))

@@ -207,7 +207,8 @@ def _followed_by(clicks: pa.Table, later: pa.Table) -> npt.NDArray[np.uint8]:
 def _labelled(entered: pa.Table, labels: dict[str, Any], watched_s: npt.NDArray[np.float64]) -> pa.Table:
     columns = {"user_id": entered["user_id"], "author_id": entered["author_id"], "live_id": entered["live_id"]}
     columns |= {"ts_ms": entered["timestamp"]}
-    return pa.table(columns | labels | {"watch_time_s": watched_s.astype(np.float32)}).cast(_exposure_schema())
+    schema = _exposure_schema()
+    return pa.table(columns | labels | {"watch_time_s": watched_s.astype(np.float32)}).select(schema.names).cast(schema)
 
 
 def _not_entered(shown: pa.Table, timestamp: str) -> pa.Table:
@@ -219,7 +220,7 @@ def _not_entered(shown: pa.Table, timestamp: str) -> pa.Table:
 
 
 def _exposure_schema() -> pa.Schema:
-    fields = contract.spec("impressions").schema
+    fields = contract.schema_with("impressions", TASKS_COLUMNS[1:])
     return pa.schema([fields.field(name) for name in fields.names if name != "impression_id"])
 
 

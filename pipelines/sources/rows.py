@@ -22,8 +22,10 @@ def stable_id(name: str) -> int:
 
 
 def to_table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Rows as the contract's table `name`."""
-    return pa.Table.from_pylist(list(rows), schema=contract.spec(name).schema)
+    """Rows as the contract's table `name`; what the first one has beside its columns are further labels."""
+    listed, fixed = list(rows), contract.spec(name).schema.names
+    further = [key for key in listed[0] if key not in fixed] if listed and name in contract.LABELLED else []
+    return pa.Table.from_pylist(listed, schema=contract.schema_with(name, further))
 
 
 def anchor_row(author_id: int, phrases: Mapping[str, Sequence[str]], source: str) -> dict[str, Any]:

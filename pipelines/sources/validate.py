@@ -100,7 +100,7 @@ class _Check:
             return None
 
     def _read(self, file: pq.ParquetFile, total: int) -> None:
-        wanted = [name for name in contract.spec(self._name).schema.names if name in file.schema_arrow.names]
+        wanted = [n for n in contract.schema_of(self._name, file.schema_arrow).names if n in file.schema_arrow.names]
         try:
             for batch in file.iter_batches(ROWS_PER_BATCH if not self._sample else 64, columns=wanted):
                 self._check_batch(pa.Table.from_batches([batch]), total)

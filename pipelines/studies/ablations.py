@@ -18,7 +18,6 @@ from pipelines.tables.columns import Columns
 if TYPE_CHECKING:
     from pipelines.studies.config import Variant
 
-_TASK = "click"
 _SCORED_TOGETHER = 4096
 _METRICS = ("gauc_redrawn", "gauc")
 
@@ -32,7 +31,7 @@ def measure(
     scores: evaluate.Scores,
     chance: evaluate.Scores | None,
 ) -> list[dict[str, Any]]:
-    """One row per part: the spread of its vector, and the click GAUC in points that is lost without it.
+    """One row per part: the spread of its vector, and the GAUC of the first task in points that is lost without it.
 
     The loss has the 95 % interval over users; with `chance`, labels are resampled from it. `inputs` are those of the
     day, `scores` [n, K] what the ranker says with all of its parts.
@@ -46,11 +45,12 @@ def measure(
             yield batch, model.read(batch, *model.look_up(batch, tables))
 
     spreads, without = Ablation(model).measure(readings)
-    whole = evaluate.by_user(columns, scores, chance)[_TASK]
+    task = ranker.tasks[0]
+    whole = evaluate.by_user(columns, scores, ranker.tasks, chance)[task]
     metric = next(metric for metric in _METRICS if metric in whole)
     rows = []
     for part, spread in spreads.items():
-        lacking = evaluate.by_user(columns, without[part].numpy(), chance)[_TASK][metric]
+        lacking = evaluate.by_user(columns, without[part].numpy(), ranker.tasks, chance)[task][metric]
         loss = over_users(whole[metric], lacking)
         named = {"loss": loss["delta"], "ci_low": loss["ci_low"], "ci_high": loss["ci_high"]}
         rows.append({"part": part, "spread": spread, "metric": metric, **named})

@@ -7,7 +7,6 @@ from typing import Any
 from pipelines.ranking.plan import TrainConfig
 from pipelines.ranking.variants import SOURCES, ranker_name
 from pipelines.runtime.config import merged
-from pipelines.tables.contract import TASKS_COLUMNS
 
 OWN = ""
 """The source of variants that read the anchors which their data came with."""
@@ -109,6 +108,11 @@ class StudyConfig:
             self._check_names()
             self._check_anchors()
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks of every variant, in order."""
+        return tuple(self.variants[self.reference].train.ranker.tasks)
+
     def _check_names(self) -> None:
         """Every variant and task that is spoken of must be there, no variant a reference row. Raises ValueError."""
         if taken := sorted(set(self.variants) & set(REFERENCES)):
@@ -116,8 +120,13 @@ class StudyConfig:
         for role, wanted in (("reference", self.reference), ("full", self.full)):
             if wanted is not None and wanted not in self.variants:
                 raise ValueError(f"variants: wanted the {role} {wanted!r} among them, got {', '.join(self.variants)}")
+        if differing := [name for name, of in self.variants.items() if tuple(of.train.ranker.tasks) != self.tasks]:
+            raise ValueError(
+                f"variants: wanted the tasks of {self.reference}, {', '.join(self.tasks)}, in that order, got others "
+                f"in {', '.join(differing)}; give all one train.ranker.tasks"
+            )
         tasks = {task for deltas in self.paper.values() for task in deltas}
-        for what, named, known in (("variant", self.paper, tuple(self.variants)), ("task", tasks, TASKS_COLUMNS)):
+        for what, named, known in (("variant", self.paper, tuple(self.variants)), ("task", tasks, self.tasks)):
             if unknown := sorted(set(named) - set(known)):
                 raise ValueError(f"paper: unknown {what}(s) {', '.join(unknown)}; known are {', '.join(known)}")
 

@@ -8,8 +8,8 @@ from pipelines.pages import page
 from pipelines.studies import ablations, convergence
 from pipelines.studies.config import ORACLE
 from pipelines.studies.plots import Interval, delta_bars, loss_curves
-from pipelines.studies.table import METRICS, TITLES
-from pipelines.tables.contract import FIELDS, TASKS_COLUMNS
+from pipelines.studies.table import METRICS, TITLES, tasks_of
+from pipelines.tables.contract import FIELDS
 
 _TEMPLATE = Path(__file__).parent / "study.html.jinja"
 _MEASURES = ("auc", "gauc")
@@ -34,7 +34,7 @@ def render(table: Mapping[str, Any], records: Sequence[Mapping[str, Any]], confi
         "has_ceiling": any(row.get("share_of_content") for row in table["rows"]),
         "users": _users(table),
         "ablation": _ablation(table),
-        "tasks": [_task(table, task) for task in TASKS_COLUMNS],
+        "tasks": [_task(table, task) for task in tasks_of(table)],
         "parts": [convergence.part_name(*part) for part in convergence.PARTS],
         "losses": [
             (title, _by_variant([row for row in table["convergence"] if row["loss"] == loss]))
@@ -72,7 +72,7 @@ def _by_variant(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str
 
 def _users(table: Mapping[str, Any]) -> dict[str, Any]:
     """Click differences with intervals over users: names of the groups of seeds, and by variant a cell for each."""
-    rows = [row for row in table.get("users", ()) if row["task"] == TASKS_COLUMNS[0]]
+    rows = [row for row in table.get("users", ()) if row["task"] == tasks_of(table)[0]]
     if not rows:
         return {}
     metric = max((row["metric"] for row in rows), key=METRICS.index)
@@ -105,7 +105,7 @@ def _figures(
     others = [name for name in variants if name != reference]
     if not others:
         return figures
-    tasks = [page.words(task) for task in TASKS_COLUMNS]
+    tasks = [page.words(task) for task in tasks_of(table)]
     series = _intervals(table["rows"], others)
     figures["tasks"] = delta_bars("tasks", "Ranking quality", tasks, series, labels, reference)
     if buckets := [page.bucket(*bucket) for bucket in _buckets(table)]:

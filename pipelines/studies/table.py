@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from pipelines.studies import anchor_sources
 from pipelines.studies.config import CEILINGS, ORACLE, REFERENCES
-from pipelines.tables.contract import TASKS_COLUMNS
 
 if TYPE_CHECKING:
     from pipelines.studies.config import StudyConfig, Variant
@@ -80,7 +79,7 @@ def _rows(
     config: "StudyConfig", name: str, label: str, records: Sequence[Record], reference: Sequence[Record]
 ) -> list[dict[str, Any]]:
     rows = []
-    for task in TASKS_COLUMNS:
+    for task in config.tasks:
         for metric in METRICS:
             if metric not in reference[0]["metrics"].get(task, {}):
                 continue
@@ -154,12 +153,18 @@ def _paper(config: "StudyConfig", name: str, task: str, metric: str) -> float | 
     return None if deltas is None else float(deltas[0 if metric == "auc" else 1])
 
 
-def table_markdown(table: Mapping[str, Any], tasks: Sequence[str] = TASKS_COLUMNS) -> str:
+def tasks_of(table: Mapping[str, Any]) -> list[str]:
+    """The tasks of a table, in order."""
+    return list(dict.fromkeys(row["task"] for row in table["rows"]))
+
+
+def table_markdown(table: Mapping[str, Any], tasks: Sequence[str] | None = None) -> str:
     """The table for people: one row per variant; a cell is the mean, or the delta with its interval and the paper's.
 
-    AUC is shown of the first task alone; all of it is in the JSON.
+    `tasks` are all where it is None. AUC is shown of the first task alone; all of it is in the JSON.
     """
     rows = table["rows"]
+    tasks = tasks or tasks_of(table)
     way = next((t for t in tasks if any(r["task"] == t and r.get("share_of_content") for r in rows)), None)
     columns = [(t, m) for t in tasks for m in METRICS if any(r["task"] == t and r["metric"] == m for r in rows)]
     columns = [(t, m) for t, m in columns if m != "auc" or t == tasks[0]]

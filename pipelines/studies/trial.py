@@ -59,10 +59,10 @@ def run_trial(settings: "Settings", variant: Variant) -> tuple[dict[str, Any], d
     scores = evaluate.score_day(ranker, states, day, columns)
     by_model = {"model": scores}
     oracle = None
-    if day in storage.days("oracle_impressions"):
-        by_model["oracle"] = oracle = evaluate.oracle_scores(storage, day, columns)
+    if evaluate.has_oracle(storage, day, ranker.tasks):
+        by_model["oracle"] = oracle = evaluate.oracle_scores(storage, day, columns, ranker.tasks)
     inputs = advance(states, day)
-    some = collate(take(columns, slice(0, plan.batch_size)), ranker.catalog)
+    some = collate(take(columns, slice(0, plan.batch_size)), ranker.catalog, ranker.tasks)
     record: dict[str, Any] = {
         "kind": plan.name,
         "day": day,
@@ -72,10 +72,12 @@ def run_trial(settings: "Settings", variant: Variant) -> tuple[dict[str, Any], d
         "parameters": sum(parameter.numel() for parameter in ranker.model.parameters()),
         "cost": trial_cost(ranker.model, some, inputs, progress, peak, sum(plan.rows)),
         "curve": progress.curve,
-        "metrics": evaluate.measured(columns, scores, oracle),
-        "buckets": evaluate.by_exposure(storage, list(plan.days), columns, by_model, settings.evaluate.exposure_bounds),
+        "metrics": evaluate.measured(columns, scores, ranker.tasks, oracle),
+        "buckets": evaluate.by_exposure(
+            storage, list(plan.days), columns, by_model, ranker.tasks[0], settings.evaluate.exposure_bounds
+        ),
         "ablation": ablations.measure(ranker, inputs, columns, scores, oracle),
     }
     if oracle is not None:
-        record["oracle"] = evaluate.measured(columns, oracle, oracle)
+        record["oracle"] = evaluate.measured(columns, oracle, ranker.tasks, oracle)
     return record, {"scores": scores}

@@ -103,10 +103,16 @@ def run_files(
         os.replace(unfinished, file)
         took = time.perf_counter() - started
         log.info(
-            "study | trial %d/%d | %s | click GAUC %.4f | %.0f s | eta %.0f s",
-            number, len(missing), titles[file], record["metrics"]["click"]["gauc"], took,
+            "study | trial %d/%d | %s | %s GAUC %.4f | %.0f s | eta %.0f s",
+            number, len(missing), titles[file], *_first(record["metrics"]), took,
             took / number * (len(missing) - number),
         )  # fmt: skip
+
+
+def _first(metrics: Mapping[str, Mapping[str, float]]) -> tuple[str, float]:
+    """The first task, and its GAUC."""
+    task = next(iter(metrics))
+    return task, metrics[task]["gauc"]
 
 
 def scores_of(file: Path) -> npt.NDArray[np.float32]:

@@ -16,14 +16,12 @@ from pipelines.samples.batches import read_examples
 from pipelines.studies.bootstrap import RESAMPLES, over_users
 from pipelines.studies.table import TITLES
 from pipelines.studies.trials import scores_of
-from pipelines.tables.contract import TASKS_COLUMNS
 from pipelines.tables.storage import Storage
 
 if TYPE_CHECKING:
     from pipelines.settings import Settings
     from pipelines.studies.config import StudyConfig
 
-_TASK = "click"
 ByUser = dict[str, dict[str, GroupAUC]]
 
 
@@ -35,12 +33,15 @@ def build(
     `files` are those of trials and reference rows by (name, seed). A task that a row does not rank is left out.
     """
     rows = []
+    tasks = config.tasks
     names = list(dict.fromkeys(name for name, _ in files))
     for seeds in _sharing(per_seed):
-        found = {name: _pooled([_by_user(per_seed[seed], files[name, seed]) for seed in seeds]) for name in names}
+        found = {
+            name: _pooled([_by_user(per_seed[seed], files[name, seed], tasks) for seed in seeds]) for name in names
+        }
         reference = found[config.reference]
         for name in (name for name in names if name != config.reference):
-            for task in (task for task in TASKS_COLUMNS if task in found[name]):
+            for task in (task for task in tasks if task in found[name]):
                 for metric, users in found[name][task].items():
                     said = {"variant": name, "task": task, "metric": metric, "seeds": list(seeds)}
                     rows.append(said | over_users(users, reference[task][metric]))
@@ -55,14 +56,14 @@ def _sharing(per_seed: "Mapping[int, Settings]") -> list[tuple[int, ...]]:
     return [tuple(seeds) for seeds in by_root.values()]
 
 
-def _by_user(settings: "Settings", file: Path) -> ByUser:
+def _by_user(settings: "Settings", file: Path, tasks: Sequence[str]) -> ByUser:
     storage = Storage.open(settings.storage.root)
     day = evaluate.day_of(settings.evaluate.day, storage)
     columns = read_examples(storage, day)
     chance = None
-    if day in storage.days("oracle_impressions"):
-        chance = evaluate.oracle_scores(storage, day, columns)
-    return evaluate.by_user(columns, scores_of(file), chance)
+    if evaluate.has_oracle(storage, day, tasks):
+        chance = evaluate.oracle_scores(storage, day, columns, tasks)
+    return evaluate.by_user(columns, scores_of(file), tasks, chance)
 
 
 def _pooled(of_seeds: Sequence[ByUser]) -> ByUser:
@@ -78,14 +79,16 @@ def _pooled(of_seeds: Sequence[ByUser]) -> ByUser:
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """Click GAUC for people: one row per variant, one column per world, or one for all seeds of a store; "" without."""
-    rows = [row for row in table.get("users", ()) if row["task"] == _TASK]
+    """GAUC of the first task: a row per variant, a column per world, or one for all seeds of a store; "" without."""
+    rows = table.get("users", ())
     if not rows:
         return ""
+    task = rows[0]["task"]
+    rows = [row for row in rows if row["task"] == task]
     metric = max((row["metric"] for row in rows), key=list(TITLES).index)
     groups = list(dict.fromkeys(tuple(row["seeds"]) for row in rows))
     titles = [f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of seeds {seeds[0]} to {seeds[-1]}" for seeds in groups]
-    lines = [f"| click {TITLES[metric]}: over users | " + " | ".join(titles) + " |", "|" + "---|" * (1 + len(groups))]
+    lines = [f"| {task} {TITLES[metric]}: over users | " + " | ".join(titles) + " |", "|" + "---|" * (1 + len(groups))]
     labels = {row["variant"]: row["label"] for row in table["rows"]}
     for name in dict.fromkeys(row["variant"] for row in rows):
         of = {tuple(row["seeds"]): row for row in rows if (row["variant"], row["metric"]) == (name, metric)}

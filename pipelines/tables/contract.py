@@ -3,7 +3,7 @@
 Knows nothing about storage. Tables are Hive-partitioned by `day=YYYY-MM-DD`; the day is in the path, not in the files.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -21,7 +21,10 @@ FIELD_LIMITS = MappingProxyType(
 """Most values a field may hold. The paper fixes the first four; format and scene are bounded so that answers end."""
 
 TASKS_COLUMNS = TASKS
-"""Label columns of impressions and examples: one for each task of the models, in their order."""
+"""Label columns that a ranker learns where it names no others."""
+
+LABELLED = ("impressions", "examples")
+"""Tables with labels: `click`, and every further column of type uint8 or bool, of any name."""
 
 PROFILE = ("age_band", "gender", "region", "device")
 """Columns of `users` that say who a user is, in the order in which models read them."""
@@ -155,9 +158,6 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                     live_id=pa.int64(),
                     ts_ms=pa.int64(),
                     click=pa.uint8(),
-                    follow=pa.uint8(),
-                    long_view=pa.uint8(),
-                    gift=pa.uint8(),
                     watch_time_s=pa.float32(),
                 ),
             ),
@@ -201,9 +201,6 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                     live_id=pa.int64(),
                     ts_ms=pa.int64(),
                     click=pa.uint8(),
-                    follow=pa.uint8(),
-                    long_view=pa.uint8(),
-                    gift=pa.uint8(),
                     history_author_ids=pa.list_(pa.int64()),
                     history_age_s=pa.list_(pa.float32()),
                     history_watch_s=pa.list_(pa.float32()),
@@ -265,17 +262,40 @@ def spec(name: str) -> TableSpec:
     return TABLES[name]
 
 
+def schema_with(name: str, labels: Iterable[str]) -> pa.Schema:
+    """The table's columns, with further labels after `click`."""
+    fixed, further = list(spec(name).schema), [pa.field(label, pa.uint8(), nullable=False) for label in labels]
+    at = [field.name for field in fixed].index("click") + 1 if further else 0
+    return pa.schema([*fixed[:at], *further, *fixed[at:]])
+
+
+def schema_of(name: str, found: pa.Schema, columns: Sequence[str] | None = None) -> pa.Schema:
+    """The table's columns, or those of `columns`, with the labels that files of the schema `found` hold.
+
+    A further column of LABELLED is a label by its type, or because it is asked for by its name.
+    """
+    fixed, named = spec(name).schema.names, TASKS_COLUMNS if columns is None else columns
+    further = [field for field in found if name in LABELLED and field.name not in fixed]
+    labels = [f.name for f in further if f.type in (pa.uint8(), pa.bool_()) or f.name in named]
+    return pa.schema([f for f in schema_with(name, labels) if columns is None or f.name in columns])
+
+
+def is_label(name: str, column: str) -> bool:
+    """Whether a column of the table holds labels."""
+    return name in LABELLED and (column == "click" or column not in spec(name).schema.names)
+
+
 def conform(data: pa.Table, name: str, day: str, columns: Sequence[str] | None = None) -> pa.Table:
     """`data` with exactly the contract's columns (or those asked for), or ContractError.
 
-    Extra columns are dropped and lossless casts (int32 to int64, large_string to string) are made; anything else is
-    an error that names table, day, column, wanted and got.
+    Further labels are kept, other extra columns dropped, and lossless casts (int32 to int64, large_string to string)
+    made; anything else is an error that names table, day, column, wanted and got.
     """
-    fields = [field for field in spec(name).schema if columns is None or field.name in columns]
+    fields = schema_of(name, data.schema, columns)
     missing = [field.name for field in fields if field.name not in data.column_names]
     if missing:
         raise missing_columns(name, day, missing, data.column_names)
-    return pa.table([_cast(data.column(f.name), f, name, day) for f in fields], schema=pa.schema(fields))
+    return pa.table([_cast(data.column(f.name), f, name, day) for f in fields], schema=fields)
 
 
 def missing_columns(name: str, day: str, missing: Sequence[str], got: Sequence[str]) -> ContractError:
@@ -338,10 +358,11 @@ def empty_day(name: str, day: str) -> ContractError:
 def problems(data: pa.Table, name: str, day: str) -> list[ContractError]:
     """Everything that is wrong with the columns and values of `data`, one error per column; [] where all is well."""
     errors, sound = [], []
-    missing = [column for column in spec(name).schema.names if column not in data.column_names]
+    columns = schema_of(name, data.schema).names
+    missing = [column for column in columns if column not in data.column_names]
     if missing:
         errors.append(missing_columns(name, day, missing, data.column_names))
-    for column in spec(name).schema.names:
+    for column in columns:
         if column in missing:
             continue
         try:
@@ -357,10 +378,12 @@ def value_errors(data: pa.Table, name: str, day: str) -> Iterator[ContractError]
     """Values outside their range, one error per column, for those columns that `data` holds."""
     for column in data.column_names:
         values, where = data[column], f"table {name}, day {day}, column {column}"
-        if column in TASKS_COLUMNS and name in ("impressions", "examples"):
+        if is_label(name, column):
             most = pc.max(values).as_py()
             if most is not None and most > 1:
-                yield ContractError(f"{where}: wanted 0 or 1, got {most}; write labels as 0 or 1")
+                yield ContractError(
+                    f"{where}: wanted 0 or 1, got {most}; write labels as 0 or 1, and what is none not as uint8"
+                )
         elif allowed := _CLOSED.get(name, {}).get(column):
             bad = values.filter(pc.invert(pc.is_in(values, pa.array(allowed))))
             if len(bad):

@@ -143,12 +143,10 @@ class Storage:
     ) -> pa.Table:
         """A day's rows, conformed to the contract (all of it, or the columns asked for)."""
         files = self.files(name, day)
-        schema = contract.spec(name).schema
         if not files:
-            empty = schema.empty_table()
-            return empty.select(columns) if columns else empty
+            return _empty(name, columns)
         dataset = self._open(name, day, files)
-        wanted = columns or schema.names
+        wanted = columns or contract.schema_of(name, dataset.schema).names
         missing = [column for column in wanted if column not in dataset.schema.names]
         if missing:
             raise contract.missing_columns(name, day, missing, dataset.schema.names)
@@ -168,11 +166,15 @@ class Storage:
         except (OSError, pa.ArrowException) as error:
             raise ContractError(f"table {name}, day {day}: {error}; replace the damaged file") from error
 
+    def labels(self, name: str, day: str) -> list[str]:
+        """Label columns of a day of LABELLED, in order; none where the day has no rows."""
+        files = self.files(name, day)
+        names = contract.schema_of(name, self._open(name, day, files).schema).names if files else []
+        return [column for column in names if contract.is_label(name, column)]
+
     def read_days(self, name: str, days: Iterable[str], columns: list[str] | None = None) -> pa.Table:
         """Several days, concatenated in the order given; no rows where no day is given."""
-        schema = contract.spec(name).schema
-        empty = schema.empty_table().select(columns or schema.names)
-        return pa.concat_tables([empty, *(self.read(name, day, columns) for day in days)])
+        return pa.concat_tables([self.read(name, day, columns) for day in days] or [_empty(name, columns)])
 
     def write(
         self, name: str, day: str, chunks: Iterable[pa.Table], made_from: Mapping[str, str] | None = None
@@ -266,6 +268,13 @@ class Storage:
         for info in self.filesystem.get_file_info([f"{folder}/{file}" for file in sorted(files)]):
             if info.type == pafs.FileType.File:
                 self.filesystem.delete_file(info.path)
+
+
+def _empty(name: str, columns: list[str] | None) -> pa.Table:
+    """No rows of a table, or of those of its columns and labels that are asked for."""
+    asked = pa.schema([(column, pa.uint8()) for column in columns or ()])
+    empty = contract.schema_of(name, asked, columns).empty_table()
+    return empty.select(columns) if columns else empty
 
 
 def _parquet_bytes(chunk: pa.Table) -> pa.Buffer:

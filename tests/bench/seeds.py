@@ -93,10 +93,11 @@ def _redrawn_click_gauc(settings: Settings, day: str) -> dict[str, float]:
     """Click GAUC of every model, as the mean over clicks drawn again."""
     run = settings.open()
     columns = read_examples(run.storage, day)
-    chance = evaluate.oracle_scores(run.storage, day, columns)
+    chance = evaluate.oracle_scores(run.storage, day, columns, TASKS_COLUMNS)
     scores = {name: np.load(run.folder / evaluate.scores_file(name))["scores"] for name in MODELS[:2]}
     scores["oracle"] = chance
-    return {name: evaluate.redrawn_gauc(columns, chance, values)["click"] for name, values in scores.items()}
+    redrawn = {name: evaluate.redrawn_gauc(columns, chance, values, TASKS_COLUMNS) for name, values in scores.items()}
+    return {name: by_task["click"] for name, by_task in redrawn.items()}
 
 
 def _table(runs: list[dict[str, Any]]) -> str:

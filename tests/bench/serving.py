@@ -30,8 +30,8 @@ from pipelines.runtime.cluster import ClusterConfig
 from pipelines.serving.serve import ServeConfig, serving
 from pipelines.settings import Settings
 from pipelines.tables.storage import StorageConfig
-from serve.args import FusionWeights
-from serve.schema import RankRequest
+from serve.args import fusion_weights
+from serve.schema import RankRequest, answer_of
 from serve.user_sequence import UserSequence, ranked, request_batch, request_columns, score
 from tests.serve.conftest import NOW_MS, Published, watcher_of
 
@@ -81,7 +81,7 @@ def profile(published: Published, candidates: int) -> dict[str, float]:
     history, mask = torch.from_numpy(vectors[candidates:, 0])[None], batch.history_mask[:1]
     probabilities, known = score(snapshot, batch, {"sarm": vectors}), np.ones(candidates, bool)
     response = sequence.rank(request)
-    weights = FusionWeights().in_order
+    weights, candidate = fusion_weights({}, snapshot.tasks), answer_of(snapshot.tasks)[1]
     with torch.inference_mode():
         interest = interest_of(history, mask).expand(candidates, -1)
         features = torch.cat([cls, tar, interest, model.ranker.rank_features(batch)], dim=-1)
@@ -92,7 +92,7 @@ def profile(published: Published, candidates: int) -> dict[str, float]:
             "uin": lambda: interest_of(history, mask),
             "features": lambda: model.ranker.rank_features(batch),
             "home": lambda: model.ranker.home(features),
-            "fuse_and_sort": lambda: ranked(request.candidates, probabilities, known, weights),
+            "fuse_and_sort": lambda: ranked(request.candidates, probabilities, known, weights, candidate),
             "json_out": lambda: response.model_dump_json(),
             "rank_whole": lambda: sequence.rank(request),
         }

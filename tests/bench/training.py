@@ -67,7 +67,8 @@ def day_of(settings: Settings) -> Data:
     tokenizer = LiveStreamingTokenizer.load(Artifacts(storage).fetch(vocabulary.KIND))
     catalog, _ = build_catalog(storage, storage.days("examples")[-1])
     anchors = AnchorTable(storage, catalog, tokenizer).advance(before=day)
-    batches = list(DayBatches(read_examples(storage, day), catalog, settings.train.batch_size))
+    tasks, size = list(settings.train.ranker.tasks), settings.train.batch_size
+    batches = list(DayBatches(read_examples(storage, day), catalog, size, tasks=tasks))
     return Data(batches=batches, sizes=catalog.sizes, rows=anchors.rows, tokens=anchors.tokens.tensors())
 
 

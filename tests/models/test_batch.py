@@ -30,11 +30,19 @@ def test_an_unknown_author_in_the_history_is_an_item_and_padding_is_none() -> No
     assert batch.history_mask.tolist() == [[False, False, True, True, True]]
 
 
-def test_labels_stand_in_the_order_of_the_tasks_and_are_zero_where_absent() -> None:
-    given = {name: column for name, column in columns(2).items() if name not in ("follow", "gift")}
-    given |= {"click": np.array([1, 0], np.uint8), "long_view": np.array([0, 1], np.uint8)}
-    labels = collate(given, catalog()).labels
-    assert labels.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0]] and labels.dtype == torch.float32
+def test_labels_stand_in_the_order_of_the_tasks() -> None:
+    given = columns(2) | {"click": np.array([1, 0], np.uint8), "stay": np.array([False, True])}
+    assert collate(given, catalog(), ["stay", "click"]).labels.tolist() == [[0, 1], [1, 0]]
+    assert collate(given, catalog(), ["stay"]).labels.dtype == torch.float32
+
+
+def test_rows_that_are_only_scored_need_no_labels() -> None:
+    assert collate(columns(2), catalog()).labels.shape == (2, 0)
+
+
+def test_a_task_without_a_column_is_named() -> None:
+    with pytest.raises(ValueError, match=r"miss columns \['subscribe'\]; present are"):
+        collate(columns(2), catalog(), ["click", "subscribe"])
 
 
 def test_read_only_columns_are_accepted() -> None:
@@ -56,7 +64,7 @@ def test_a_column_of_another_shape_is_named(name: str) -> None:
     given = columns(3)
     given[name] = given[name][:2]
     with pytest.raises(ValueError, match=f"column {name} has shape"):
-        collate(given, catalog())
+        collate(given, catalog(), ["click"])
 
 
 def test_a_history_padded_on_the_right_is_refused() -> None:

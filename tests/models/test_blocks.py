@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models import TASK_CATEGORIES
 from models.batch import RankingBatch
 from models.composed import ComposedRanker
 from models.home import Experts, FeatureGates, HoME, HoMEConfig, MetaLayer
@@ -62,8 +63,8 @@ BLOCKS: dict[str, Callable[[], tuple[nn.Module, list[Any], tuple[int, ...]]]] = 
     "transformer_block": lambda: (TransformerBlock(D, 1, 2), [real(B, L, D), MASK], (B, L, D)),
     "feature_gates": lambda: (FeatureGates(2, V, 2), [real(2, B, V)], (2, B, V)),
     "experts": lambda: (Experts(2, V, HOME), [real(2, B, V)], (B, 2, HOME.experts_per_group, D)),
-    "meta_layer": lambda: (_Groups(MetaLayer(HOME)), [real(B, V)], (B, 3 * D)),
-    "home": lambda: (HoME(7, HOME), [real(B, 7)], (B, 4)),
+    "meta_layer": lambda: (_Groups(MetaLayer(HOME, TASK_CATEGORIES)), [real(B, V)], (B, 3 * D)),
+    "home": lambda: (HoME(7, HOME, TASK_CATEGORIES), [real(B, 7)], (B, 4)),
     "target_attention": lambda: (TargetAttention(3, D), [real(B, 3), real(B, L, D), MASK], (B, D)),
     "cross_layer": lambda: (CrossLayer(D, 2), [real(B, D), real(B, D)], (B, D)),
     "affinity": lambda: (Affinity(WITH_EXTRA, 6), [real(B, 8), real(B, 8), real(B, 6), real(B, 5)], (B, 8)),

@@ -24,6 +24,20 @@ def test_logits_have_one_column_per_task() -> None:
     assert ranker()(batch(6)).shape == (6, 4)
 
 
+def test_tasks_come_back_in_their_order_with_their_heads(tmp_path: Path) -> None:
+    tasks = {"stay": "watch", "subscribe": "inter", "click": "inter"}
+    saved = ranker(dataclasses.replace(RANKER, tasks=tasks, auxiliary_task="stay")).eval()
+    saved.save(tmp_path)
+    loaded = Ranker.load(tmp_path)
+    assert list(loaded.config.tasks.items()) == list(tasks.items()) and loaded.config.auxiliary_task == "stay"
+    assert saved(batch(6)).shape == (6, 3) and torch.equal(loaded(batch(6)), saved(batch(6)))
+
+
+def test_the_auxiliary_task_is_one_of_the_tasks() -> None:
+    with pytest.raises(ValueError, match="auxiliary_task: wanted one of stay, subscribe, got click"):
+        RankerConfig(tasks={"stay": "watch", "subscribe": "inter"})
+
+
 @pytest.mark.parametrize("name", ["user", "user_profile", "author", "author_category", "hour", "history_age_s"])
 def test_every_input_changes_the_logits(name: str) -> None:
     model, rows = ranker().eval(), batch(6)

@@ -10,12 +10,27 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from models import TASKS
-from models.batch import RankingBatch
+from models.batch import RankingBatch, collate
+from models.composed import ComposedRanker, Sources
 from models.optimizer import param_groups
 from models.sarm.memory_bank import MemoryBank
 from models.sources import Encoded
 from models.training import TrainingRanker, TrainingStep, Window
-from tests.models.worlds import NUM_AUTHORS, SARM_CONFIG, batch, composed, filled_bank, one_step, sarm, tokens, trainer
+from tests.models.worlds import (
+    NUM_AUTHORS,
+    RANKER,
+    SARM_CONFIG,
+    batch,
+    catalog,
+    columns,
+    composed,
+    filled_bank,
+    one_step,
+    sarm,
+    sarm_spec,
+    tokens,
+    trainer,
+)
 
 SEEDS = (0, 1, 2)
 """Of the batches of a window."""
@@ -81,6 +96,21 @@ def test_the_loss_is_that_of_the_forward_on_freshly_encoded_targets() -> None:
     torch.testing.assert_close(step.parts["rec"], recommendation)
     torch.testing.assert_close(step.parts["aux"], auxiliary)
     torch.testing.assert_close(sum(step.parts[task] for task in TASKS), step.parts["rec"])
+
+
+def test_the_auxiliary_loss_and_the_parts_follow_the_tasks_of_the_ranker() -> None:
+    tasks = {"stay": "watch", "click": "inter", "subscribe": "inter"}
+    given = columns(24)
+    given |= {"stay": given["follow"], "subscribe": given["gift"]}
+    rows, bank = collate(given, catalog(), list(tasks)), filled_bank()
+    torch.manual_seed(0)
+    config = replace(RANKER, tasks=tasks, auxiliary_task="subscribe")
+    module = trainer(ComposedRanker(config, catalog().sizes, Sources(specs=(sarm_spec(),))))
+    step = run(module, rows, bank)
+    assert list(step.parts) == ["rec", "aux", *tasks]
+    fresh = encoded(module, rows, bank)["sarm"]
+    logits = module.model.source("sarm").auxiliary(fresh.of(rows.author, bank.read(rows.author)))
+    torch.testing.assert_close(step.parts["aux"], F.binary_cross_entropy_with_logits(logits, rows.labels[:, 2]))
 
 
 def test_each_author_of_a_window_is_encoded_once() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models import TASKS
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
 from models.composed import ComposedRanker, Sources
@@ -41,7 +42,7 @@ def columns(size: int, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
     rng = np.random.default_rng(seed)
     history = rng.integers(0, NUM_AUTHORS, (size, HISTORY)) * 100
     history[np.arange(HISTORY) < (np.arange(size) % (HISTORY + 1))[:, None]] = -1
-    labels = {task: rng.integers(0, 2, size).astype(np.uint8) for task in ("click", "follow", "long_view", "gift")}
+    labels = {task: rng.integers(0, 2, size).astype(np.uint8) for task in TASKS}
     return {
         "user_id": rng.integers(0, NUM_USERS, size) * 10,
         "author_id": rng.integers(0, NUM_AUTHORS, size) * 100,
@@ -54,7 +55,7 @@ def columns(size: int, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
 
 
 def batch(size: int, seed: int = 0) -> RankingBatch:
-    return collate(columns(size, seed), catalog())
+    return collate(columns(size, seed), catalog(), TASKS)
 
 
 def tokens(seed: int = 0) -> AnchorTokens:

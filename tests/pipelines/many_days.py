@@ -8,14 +8,13 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import pyarrow as pa
 
 from pipelines.ranking import publish
 from pipelines.samples import examples
 from pipelines.semantics import anchors, vocabulary
 from pipelines.semantics.anchors import AnchorsConfig
 from pipelines.semantics.corpus import corpus
-from pipelines.tables import contract
+from pipelines.sources.rows import to_table
 from pipelines.tables.anchor_text import canonical_text
 from pipelines.tables.contract import FIELD_LIMITS, TASKS_COLUMNS
 from pipelines.tables.storage import Storage
@@ -90,7 +89,7 @@ _PROFILE = ("age_band", "gender", "region", "device")
 def _write(
     storage: Storage, table: str, day: str, rows: list[dict[str, object]], made_from: dict[str, str] | None = None
 ) -> None:
-    storage.write(table, day, [pa.Table.from_pylist(rows, schema=contract.spec(table).schema)], made_from)
+    storage.write(table, day, [to_table(table, rows)], made_from)
 
 
 def _author(author_id: int) -> dict[str, object]:

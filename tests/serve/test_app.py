@@ -15,9 +15,12 @@ import pytest
 import yaml
 
 from models import TASKS
+from models.artifacts.store import ArtifactStore
 from pipelines.serving.serve import ServeConfig, sample_curl, serving
 from pipelines.settings import Settings
 from pipelines.tables.storage import StorageConfig
+from serve.app import load_snapshot
+from serve.args import ServeArgs
 from tests.serve.conftest import AUTHOR_IDS, NOW_MS, USER_IDS, Published, fill_with_nan, watcher_of
 from tests.serve.test_user_sequence import offline, rows_of
 
@@ -29,6 +32,14 @@ ASKED = {
     "history": [{"author_id": int(AUTHOR_IDS[2]), "ts_ms": NOW_MS - 60_000, "watch_time_s": 20.0}],
     "context": {"ts_ms": NOW_MS},
 }
+
+
+def test_weights_of_tasks_that_the_ranker_lacks_refuse_its_bank(shared: Published) -> None:
+    store, root = ArtifactStore.open(str(shared.root)), str(shared.root)
+    version = store.current("bank")
+    assert load_snapshot(store, ServeArgs(root=root, weights={"gift": 2.0}), version).version == version
+    with pytest.raises(ValueError, match="weights: stay is no task of the ranker"):
+        load_snapshot(store, ServeArgs(root=root, weights={"stay": 2.0}), version)
 
 
 def settings_for(root: Path, **app: Any) -> Settings:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from models import TASKS
-from serve.args import FusionWeights, ServeArgs, WatchConfig, resolved
+from serve.args import ServeArgs, WatchConfig, fusion_weights, resolved
 
 
 @pytest.mark.parametrize("wrong", [{}, {"root": "r", "replica": 2}, {"root": "r", "watch": {"poll": 1}}])
@@ -52,10 +52,18 @@ def test_the_watch_is_checked(config: dict[str, float]) -> None:
         WatchConfig(**config)
 
 
-@pytest.mark.parametrize("weights", [{"click": float("nan")}, {"gift": 1e6}, dict.fromkeys(TASKS, 0.0)])
-def test_weights_are_checked(weights: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="fusion weights must be"):
-        FusionWeights(**weights)
+@pytest.mark.parametrize("weights", [{"click": float("nan")}, {"gift": 1e6}, {"stay": "x"}])
+def test_weights_are_checked(weights: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"weights\.{next(iter(weights))}: Input should be"):
+        resolved({"weights": weights})
+
+
+def test_weights_stand_in_the_order_of_the_ranker_s_tasks_and_are_1_by_default() -> None:
+    assert fusion_weights({"gift": 2.0, "click": 0.5}, TASKS).tolist() == [0.5, 1.0, 1.0, 2.0]
+    with pytest.raises(ValueError, match="weights: stay is no task of the ranker; it has click, follow"):
+        fusion_weights({"stay": 1.0}, TASKS)
+    with pytest.raises(ValueError, match="wanted one that is not 0, got 0 for all of click, follow"):
+        fusion_weights(dict.fromkeys(TASKS, 0.0), TASKS)
 
 
 def test_importing_them_starts_nothing_heavy() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,11 @@ from hypothesis import strategies as st
 
 from models import TASKS
 from models.batch import collate
-from serve.args import FusionWeights
 from serve.schema import RankRequest, RankResponse
 from serve.snapshot import Snapshot
 from serve.user_sequence import DuplicateCandidatesError, RankConfig, States, UserSequence, fuse
 from serve.watcher import NotReadyError
-from tests.serve.conftest import AUTHOR_IDS, LENGTH, NOW_MS, USER_IDS, Published, watcher_of
+from tests.serve.conftest import AUTHOR_IDS, LENGTH, NOW_MS, RANKER, USER_IDS, Published, watcher_of
 
 USER = int(USER_IDS[1])
 
@@ -187,12 +188,37 @@ def test_candidates_come_in_descending_order_of_the_fused_score(sequence: UserSe
 
 
 def test_weights_change_the_order(shared: Published) -> None:
-    weights = FusionWeights(click=0.0, follow=0.0, long_view=0.0, gift=-2.0)
+    weights = {"click": 0.0, "follow": 0.0, "long_view": 0.0, "gift": -2.0}
     response = UserSequence(watcher_of(shared.root), RankConfig(weights=weights)).rank(
         request(candidates=AUTHOR_IDS.tolist())
     )
     gifts = [c.gift for c in response.candidates]
     assert gifts == sorted(gifts)
+
+
+OTHER = {"stay": "watch", "click": "inter", "subscribe": "inter"}
+
+
+def test_a_ranker_of_other_tasks_answers_with_a_probability_of_each(tmp_path: Path) -> None:
+    published = Published(tmp_path / "store", ranker=replace(RANKER, tasks=OTHER))
+    published.publish("a")
+    watcher = watcher_of(published.root)
+    response = UserSequence(watcher, RankConfig(weights={"subscribe": 2.0})).rank(
+        request(candidates=AUTHOR_IDS.tolist())
+    )
+    answer = json.loads(response.model_dump_json())
+    for row in answer["candidates"]:
+        assert list(row) == ["author_id", "score", *OTHER, "known"]
+        assert row["score"] == pytest.approx((1 + row["stay"]) * (1 + row["click"]) * (1 + row["subscribe"]) ** 2)
+    wrong = UserSequence(watcher, RankConfig(weights={"gift": 2.0}))
+    with pytest.raises(ValueError, match="gift is no task of the ranker; it has stay, click, subscribe"):
+        wrong.rank(request(candidates=AUTHOR_IDS.tolist()))
+
+
+def test_the_answer_of_the_default_tasks_has_the_fields_it_always_had(sequence: UserSequence) -> None:
+    answer = json.loads(sequence.rank(request(candidates=AUTHOR_IDS[:2].tolist())).model_dump_json())
+    fields = ["author_id", "score", "click", "follow", "long_view", "gift", "known"]
+    assert [list(row) for row in answer["candidates"]] == [fields] * 2
 
 
 def test_equal_scores_keep_the_order_of_the_request(sequence: UserSequence) -> None:

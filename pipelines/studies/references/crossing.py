@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models import TASKS
 from models.batch import RankingBatch, collate
 from models.catalog import CatalogSizes
 from models.embeddings import IdTable
@@ -51,14 +50,15 @@ def rank(given: Material) -> Ranked:
     torch.manual_seed(given.settings.seed)
     train = given.train
     # Networks of different tasks share nothing: one pass over the batches trains them all.
-    networks = nn.ModuleList(CrossNetwork(train.ranker, given.catalog.sizes) for _ in TASKS)
+    networks = nn.ModuleList(CrossNetwork(train.ranker, given.catalog.sizes) for _ in given.tasks)
     rates = {"lr_ids": train.lr_ids, "lr_encoder": train.lr_encoder, "lr_dense": train.lr_dense}
     optimizer = torch.optim.Adam(param_groups(networks, **rates, l2_ids=train.l2_ids), fused=True)
     first = [group["lr"] for group in optimizer.param_groups]
     rows = [given.storage.dataset("examples", day).count_rows() for day in given.days]
     steps, step = sum(num_batches(count, train.batch_size) for count in rows), 0
     for day in given.days:
-        for batch in DayBatches(read_examples(given.storage, day), given.catalog, train.batch_size):
+        columns = read_examples(given.storage, day)
+        for batch in DayBatches(columns, given.catalog, train.batch_size, tasks=given.tasks):
             for group, rate in zip(optimizer.param_groups, first, strict=True):
                 group["lr"] = rate * (1.0 - (1.0 - train.end_rate) * step / steps)
             optimizer.zero_grad()
@@ -66,7 +66,7 @@ def rank(given: Material) -> Ranked:
             torch.autograd.backward(multi_task_bce(logits, batch.labels).sum())
             optimizer.step()
             step += 1
-    return Ranked(scores=dict(zip(TASKS, _scores(networks.eval(), given), strict=True)))
+    return Ranked(scores=dict(zip(given.tasks, _scores(networks.eval(), given), strict=True)))
 
 
 @torch.no_grad()

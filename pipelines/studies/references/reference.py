@@ -14,7 +14,6 @@ from pipelines.ranking import evaluate
 from pipelines.ranking.plan import TrainConfig, train_days
 from pipelines.samples.batches import build_catalog, read_examples
 from pipelines.tables.columns import Columns
-from pipelines.tables.contract import TASKS_COLUMNS
 from pipelines.tables.storage import Storage
 
 if TYPE_CHECKING:
@@ -41,6 +40,11 @@ class Material:
     """Its examples."""
     catalog: Catalog
     """Everyone known by the newest day, as rankers know them."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What is ranked, in order."""
+        return tuple(self.train.ranker.tasks)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,16 +80,16 @@ def record(given: Material, rank: Rank) -> tuple[dict[str, Any], dict[str, npt.N
     ranked = rank(given)
     cost = {"cpu_s": time.process_time() - cpu_started, "wall_s": time.perf_counter() - started}
     oracle = None
-    if given.day in given.storage.days("oracle_impressions"):
-        oracle = evaluate.oracle_scores(given.storage, given.day, given.columns)
+    if evaluate.has_oracle(given.storage, given.day, given.tasks):
+        oracle = evaluate.oracle_scores(given.storage, given.day, given.columns, given.tasks)
     missing = np.full(len(given.columns["user_id"]), np.nan, np.float32)
-    scores = np.stack([ranked.scores.get(task, missing) for task in TASKS_COLUMNS], axis=1)
+    scores = np.stack([ranked.scores.get(task, missing) for task in given.tasks], axis=1)
     said: dict[str, Any] = {
         "day": given.day,
         "seconds": cost["wall_s"],
         "cost": cost,
         "chosen": ranked.chosen,
-        "metrics": evaluate.measured(given.columns, scores, oracle),
+        "metrics": evaluate.measured(given.columns, scores, given.tasks, oracle),
     }
     return said, {"scores": scores.astype(np.float32)}
 

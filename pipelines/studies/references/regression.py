@@ -12,7 +12,6 @@ from pipelines.samples.batches import read_examples
 from pipelines.studies.references.features import AnchorTerms, Joined, features, ways_to_join
 from pipelines.studies.references.reference import Material, Ranked
 from pipelines.tables.columns import Columns
-from pipelines.tables.contract import TASKS_COLUMNS
 
 log = logging.getLogger(__name__)
 GRID = (0.01, 0.03, 0.1, 0.3)
@@ -44,7 +43,7 @@ def rank(given: Material, terms: str | None) -> Ranked:
     chosen = rows(ways[way])
     by_c = {inverse: _validated(chosen, examples, given.days, inverse) for inverse in GRID}
     inverse = _best(by_c, otherwise=_MIDDLE)
-    fitted = {task: _fit(chosen, examples, given.days, task, inverse) for task in TASKS_COLUMNS}
+    fitted = {task: _fit(chosen, examples, given.days, task, inverse) for task in given.tasks}
     scores = {
         task: model.decision_function(chosen[given.day]).astype(np.float32)
         for task, model in fitted.items()

@@ -93,9 +93,9 @@ def test_redrawn_gauc_is_free_of_the_luck_of_one_draw() -> None:
     chance = rng.uniform(0.1, 0.6, size=(4000, len(TASKS))).astype(np.float32)
     columns = {"user_id": np.repeat(np.arange(200), 20)}
     drawn = [gauc(rng.random(4000) < chance[:, 0], chance[:, 0], columns["user_id"]) for _ in range(200)]
-    found = evaluate.redrawn_gauc(columns, chance, chance)
+    found = evaluate.redrawn_gauc(columns, chance, chance, TASKS)
     assert found["click"] == pytest.approx(
         np.mean(drawn), abs=4 * np.std(drawn) * (1 / 200 + 1 / evaluate.REDRAWS) ** 0.5
     )
     assert found["click"] != found["gift"] and set(found) == set(TASKS)
-    assert evaluate.redrawn_gauc(columns, chance, np.zeros_like(chance))["click"] == pytest.approx(0.5)
+    assert evaluate.redrawn_gauc(columns, chance, np.zeros_like(chance), TASKS)["click"] == pytest.approx(0.5)

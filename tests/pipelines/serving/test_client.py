@@ -128,9 +128,9 @@ def test_the_largest_difference_is_found(endpoint: Endpoint):
         return 200, {"candidates": [dict(zip(TASKS_COLUMNS, shown[row].tolist(), strict=True))]}
 
     endpoint.answer = answer
-    assert served.compare(endpoint.url, columns(), offline, [0]) == pytest.approx(0.001)
-    assert served.compare(endpoint.url, columns(), offline, [0, 2]) == pytest.approx(0.25)
-    assert served.compare(endpoint.url, columns(), shown, [0, 1, 2]) == 0
+    assert served.compare(endpoint.url, columns(), offline, [0], TASKS_COLUMNS) == pytest.approx(0.001)
+    assert served.compare(endpoint.url, columns(), offline, [0, 2], TASKS_COLUMNS) == pytest.approx(0.25)
+    assert served.compare(endpoint.url, columns(), shown, [0, 1, 2], TASKS_COLUMNS) == 0
     assert [body for _, _, body in endpoint.asked[:2]] == [
         served.example_request(columns(), row, [row + 10]) for row in (0, 0)
     ]

@@ -91,10 +91,22 @@ def test_interactions_become_impressions_of_their_days(tmp_path: Path) -> None:
     assert counts["days"] == Storage.open(settings.storage.root).days("impressions") == ["2026-02-01", "2026-02-02"]
     first, second, third = _rows(settings, "impressions")
     ids = {"impression_id": 2, "user_id": 7, "author_id": 1, "live_id": 1, "ts_ms": NOON * 1000}
-    assert first == ids | {"click": 1, "follow": 0, "long_view": 1, "gift": 0, "watch_time_s": 30.5}
+    assert first == ids | {"click": 1, "long_view": 1, "watch_time_s": 30.5}
     assert (second["user_id"], second["click"], second["long_view"]) == (8, 0, 0)
     assert (third["click"], third["long_view"], third["watch_time_s"]) == (1, 0, 29.0), "29 s are no long view"
     assert [row["user_id"] for row in _rows(settings, "users")] == [7, 8] and counts["rejections"] == 0
+
+
+def test_labels_have_any_name(tmp_path: Path) -> None:
+    labels = {"stay": {"column": "watched", "least": 29}, "click": {"column": "click"}}
+    settings = _plain(tmp_path)
+    own = dataclasses.replace(
+        settings.csv.interactions, labels=config.build(job.InteractionsConfig, {"labels": labels}).labels
+    )
+    settings = dataclasses.replace(settings, csv=dataclasses.replace(settings.csv, interactions=own))
+    run_job(job, settings)
+    assert [(row["click"], row["stay"]) for row in _rows(settings, "impressions")] == [(1, 1), (0, 0), (1, 1)]
+    assert "follow" not in _rows(settings, "impressions")[0]
 
 
 def test_items_become_authors_and_their_text_anchors_of_the_day_before(tmp_path: Path) -> None:
@@ -289,7 +301,11 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         ({"ids": "uuid"}, "ids: wanted one of integer, text"),
         ({"delimiter": ";;"}, "delimiter: wanted one character"),
         ({"interactions": {"time_unit": "h"}}, "time_unit: wanted one of s, ms, iso"),
-        ({"interactions": {"labels": {"like": {"column": "like"}}}}, "labels: wanted click and any of"),
+        ({"interactions": {"labels": {"like": {"column": "like"}}}}, "labels: wanted click and others"),
+        (
+            {"interactions": {"labels": {"click": {"column": "c"}, "live_id": {"column": "c"}}}},
+            "none called like another",
+        ),
         ({"items": {"text": {"title": ["title"]}}}, "text: wanted columns for some of point_of_interest"),
         ({"items": {"text": {}}}, "text: wanted columns for some of"),
         ({"users": {"profile": {"age": "age"}}}, "profile: wanted some of age_band"),
@@ -321,9 +337,8 @@ def test_the_page_leads_from_two_files_to_a_published_bank(
     figures = {word: json.loads(Path(f"runs/mine/{word}.json").read_text()) for word in commands[:-1]}
     assert figures["csv"]["impressions"] == 6000 and figures["csv"]["rejections"] == 4
     assert figures["daily"]["anchors"] == {"how": "brought"} and figures["daily"]["vocabulary"]["merges"] > 0
-    assert [warning.split(" in all ")[0] for warning in figures["validate"]["validate/warnings"]] == [
-        "table impressions: the label follow is 0", "table impressions: the label gift is 0"
-    ]  # fmt: skip
+    assert figures["validate"]["validate/warnings"] == []
+    assert list(figures["daily"]["evaluate"]["metrics"]["sarm"]) == ["click", "long_view"]
     published = figures["daily"]["publish"]
     assert (published["authors_with_anchor"], published["users_with_history"]) == (200, 299)
     assert figures["daily"]["evaluate"]["metrics"]["sarm"]["click"]["auc"] > 0.55, "taste for topics is there to learn"

@@ -38,6 +38,10 @@ def test_sections_of_a_study_are_typed() -> None:
         ({"variants": {"base": {"train": {"sources": ["bse"]}}}}, "study.variants.base.train: sources: wanted some of"),
         ({"paper": {"mine": {}}}, r"paper: unknown variant\(s\) mine; known are base, other"),
         ({"paper": {"other": {"clicks": [1, 2]}}}, r"paper: unknown task\(s\) clicks; known are click"),
+        (
+            {"variants": {"base": {"train": {"ranker": {"tasks": {"click": "inter"}}}}, "other": {"anchors": "other"}}},
+            "variants: wanted the tasks of base, click, in that order, got others in other",
+        ),
         ({"paper": {"other": {"click": [1]}}}, "paper.other.click: wanted a list of 2"),
         ({"anchor_sources": {"b": {"model": "x"}}}, r"variants.other.anchors: wanted one of .*\(b\), got 'other'"),
         ({"anchor_sources": None}, r"variants.other.anchors: wanted one of .*\(none\), got 'other'"),

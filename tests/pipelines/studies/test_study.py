@@ -102,7 +102,7 @@ def test_the_scores_of_a_trial_stand_beside_it(done: Settings) -> None:
     file = Path(_table(done)["trials"]["sarm"][0])
     storage = Storage.open(f"{done.storage.root}/seed-1")
     columns = read_examples(storage, "2026-01-03")
-    measured = evaluate.measure(columns, scores_of(file))
+    measured = evaluate.measure(columns, scores_of(file), TASKS_COLUMNS)
     assert measured["click"] == pytest.approx(
         {metric: json.loads(file.read_text())["metrics"]["click"][metric] for metric in ("auc", "gauc")}
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models import TASKS
 from pipelines.ranking import evaluate
 from pipelines.samples.batches import read_examples
 from pipelines.settings import Settings
@@ -21,7 +22,7 @@ def _files(tiny: Settings, folder: Path) -> tuple[dict[tuple[str, int], Path], d
     """Scores of two variants and seeds: the truth with less and with more noise; gift is not ranked."""
     storage = Storage.open(tiny.storage.root)
     columns = read_examples(storage, "2026-01-03")
-    truth = evaluate.oracle_scores(storage, "2026-01-03", columns)
+    truth = evaluate.oracle_scores(storage, "2026-01-03", columns, TASKS)
     files, scores = {}, {}
     for name, noise in (("base", 1.0), ("sarm", 0.2)):
         for seed in (1, 2):
@@ -39,7 +40,7 @@ def test_seeds_that_share_a_store_share_one_interval(tiny: Settings, tmp_path: P
     assert {(row["variant"], row["task"]) for row in rows} == {("sarm", t) for t in ("click", "follow", "long_view")}
     (row,) = [row for row in rows if (row["task"], row["metric"]) == ("click", "gauc")]
     columns = read_examples(Storage.open(tiny.storage.root), "2026-01-03")
-    click = {key: evaluate.by_user(columns, made)["click"]["gauc"] for key, made in scores.items()}
+    click = {key: evaluate.by_user(columns, made, TASKS)["click"]["gauc"] for key, made in scores.items()}
     single = [over_users(click["sarm", seed], click["base", seed]) for seed in (1, 2)]
     assert row["seeds"] == [1, 2] and row["delta"] == pytest.approx(np.mean([one["delta"] for one in single]))
     # The users are the same ones: averaging initialisations takes away some of the noise of the models alone.

@@ -80,6 +80,35 @@ def test_labels_are_zero_or_one():
         contract.validate(impressions([0, 2]), "impressions", DAY)
 
 
+def labelled(**labels: pa.Array) -> pa.Table:
+    table = impressions([0, 1])
+    for name, values in labels.items():
+        table = table.append_column(name, values)
+    return table
+
+
+def test_labels_of_any_name_are_kept_as_uint8_and_others_dropped():
+    table = labelled(stay=pa.array([True, False]), buy=pa.array([0, 1], pa.uint8()), price=pa.array([3, 900]))
+    made = contract.conform(table, "impressions", DAY)
+    assert made.schema.names[-4:] == ["click", "stay", "buy", "watch_time_s"]
+    assert made["stay"].type == pa.uint8() and made["stay"].to_pylist() == [1, 0]
+    assert (
+        contract.conform(users().append_column("buy", table["buy"]), "users", DAY).schema.names == users().schema.names
+    )
+
+
+def test_a_label_of_the_default_tasks_may_be_a_wider_integer():
+    made = contract.conform(labelled(gift=pa.array([0, 1], pa.int64())), "impressions", DAY)
+    assert made["gift"].type == pa.uint8()
+
+
+def test_any_label_is_zero_or_one_and_never_null():
+    with pytest.raises(ContractError, match="column stay: wanted 0 or 1, got 2"):
+        contract.validate(labelled(stay=pa.array([0, 2], pa.uint8())), "impressions", DAY)
+    with pytest.raises(ContractError, match="column stay: wanted no nulls"):
+        contract.validate(labelled(stay=pa.array([True, None])), "impressions", DAY)
+
+
 def test_reasons_of_rejections_are_a_closed_list():
     row = {"key": "a/b", "stage": "ingest", "reason": "mood", "detail": "", "attempts": 1}
     table = pa.Table.from_pylist([row], schema=contract.spec("rejections").schema)

@@ -77,7 +77,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         config: WorldConfig, seed: int, storage: Storage, day: str, columns: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
         asked.append((config, seed, day))
-        truth = oracle_scores(storage, day, dict(columns))[:, 0]
+        truth = oracle_scores(storage, day, dict(columns), TASKS_COLUMNS)[:, 0]
         return {"content in force": truth, "content of today": -truth}
 
     monkeypatch.setattr(ceilings.world, "ceilings", stub)
