@@ -249,7 +249,11 @@ def test_within_a_window_the_ranker_steps_at_each_batch_and_what_encodes_authors
         module(rows, {"sarm": bank}, window.encoded).loss.backward()
         optimizer.step()
     moved = {n for n, p in module.named_parameters() if not torch.equal(p, before[n])}
-    encoders = {n for n in before if n.startswith(("model.sources.sarm.encoder", "model.sources.sarm.identity"))}
+    encoders = {
+        n
+        for n in before
+        if n.startswith(tuple(f"model.sources.sarm.{part}" for part in ("encoder", "pooling", "identity")))
+    }
     assert moved == before.keys() - encoders and encoders
     optimizer.zero_grad()
     module(batches[-1], {"sarm": bank}, window.encoded).loss.backward()

@@ -93,8 +93,8 @@ def test_packed_interest_of_empty_histories_alone_is_zero() -> None:
 def plainly(source: SARM, ids: IdTable, rows: Tensor, base: Tensor, live: Tensor) -> Tensor:
     """h_CLS and h_TAR [A, 2, D] through the plain modules, all authors at once."""
     states, mask = source.encoder(base, live)
-    assert isinstance(source.identity, AuthorIdentity)
-    return torch.stack([states[:, 0], source.identity(ids(rows), states, mask)], dim=1)
+    assert isinstance(source.identity, AuthorIdentity) and source.pooling is not None
+    return torch.stack([source.pooling(states, mask), source.identity(ids(rows), states, mask)], dim=1)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
