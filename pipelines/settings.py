@@ -99,6 +99,11 @@ class Settings:
     demo: DemoConfig = field(default_factory=DemoConfig)
     """The demo's own figures."""
 
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.tune.spaces) - set(self.study.variants)):
+            known = ", ".join(self.study.variants) or "none"
+            raise ValueError(f"tune.spaces: wanted some of study.variants ({known}), got {', '.join(unknown)}")
+
     def open(self) -> Run:
         """What a job is told beside its own section."""
         return Run(

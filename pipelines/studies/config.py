@@ -6,7 +6,7 @@ from typing import Any
 
 from pipelines.ranking.plan import TrainConfig
 from pipelines.ranking.variants import SOURCES, ranker_name
-from pipelines.runtime.config import merged
+from pipelines.runtime.config import build, merged, to_dict
 
 OWN = ""
 """The source of variants that read the anchors which their data came with."""
@@ -164,6 +164,20 @@ class TuneConfig:
         empty = [f"{row}.{key}" for row, space in self.spaces.items() for key, values in space.items() if not values]
         if empty:
             raise ValueError(f"spaces: wanted at least one value for every key, got none for {', '.join(empty)}")
+        for row, space in self.spaces.items():
+            for key, values in space.items():
+                for value in values:
+                    trained_with(TrainConfig(), {key: value}, f"spaces.{row}")
+
+
+def trained_with(train: TrainConfig, draw: Mapping[str, Any], path: str = "train") -> TrainConfig:
+    """A section `train` with values put in by dotted key. Raises ConfigError for keys and values that cannot be."""
+    keys = to_dict(train)
+    for dotted, value in draw.items():
+        for part in reversed(dotted.split(".")):
+            value = {part: value}
+        keys = merged(keys, value)
+    return build(TrainConfig, keys, path)
 
 
 def inherit_train(raw: Mapping[str, Any]) -> dict[str, Any]:

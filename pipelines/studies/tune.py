@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from pipelines.ranking.plan import TrainConfig, train_days
+from pipelines.ranking.plan import train_days
 from pipelines.runtime.cluster import connected
-from pipelines.runtime.config import ConfigError, build, merged, to_dict
-from pipelines.studies.config import OWN, Variant
+from pipelines.runtime.config import ConfigError, to_dict
+from pipelines.studies.config import OWN, Variant, trained_with
 from pipelines.studies.stores import embed_anchors, prepare
 from pipelines.studies.trial import run_trial
 
@@ -37,15 +37,9 @@ Draw = Mapping[str, Any]
 def run(settings: "Settings") -> dict[str, Any]:
     """Tunes every row that has a space, one after another, and writes what was found."""
     config, variants = settings.tune, settings.study.variants
-    if not config.spaces or (unknown := sorted(set(config.spaces) - set(variants))):
-        wanted = f"some of study.variants ({', '.join(variants) or 'none'})"
-        got = ", ".join(unknown) if config.spaces else "none"
-        raise ConfigError(f"config.tune.spaces: wanted {wanted}, got {got}; see pipelines/configs/studies/tune.yaml")
+    if not config.spaces:
+        raise ConfigError("config.tune.spaces: wanted rows of study.variants, got none; see studies/tune.yaml")
     rows = {name: variants[name] for name in config.spaces}
-    for name, space in config.spaces.items():
-        for key, values in space.items():
-            for value in values:  # before anything takes time
-                trained_with(rows[name], {key: value}, f"config.tune.spaces.{name}")
     seeds = range(settings.seed, settings.seed + settings.study.seeds)
     found: dict[str, list[dict[str, Any]]] = {}
     with connected(settings.cluster):
@@ -56,16 +50,6 @@ def run(settings: "Settings") -> dict[str, Any]:
             _write(Path(settings.run_dir), found, rows)
     best = {name: {"value": draws[0]["value"], "drawn": draws[0]["drawn"]} for name, draws in found.items()}
     return {"samples": config.samples, "seeds": list(seeds), "best": best}
-
-
-def trained_with(variant: Variant, draw: Draw, path: str = "config.train") -> Variant:
-    """The variant with a draw in its section train. Raises ConfigError for keys and values that cannot be."""
-    keys = to_dict(variant.train)
-    for dotted, value in draw.items():
-        for part in reversed(dotted.split(".")):
-            value = {part: value}
-        keys = merged(keys, value)
-    return replace(variant, train=build(TrainConfig, keys, path))
 
 
 def _validated(settings: "Settings") -> "Settings":
@@ -113,8 +97,8 @@ def _at(keys: Any, dotted: str) -> Any:
 
 def _value(draw: Draw, variant: Variant, stores: "Mapping[int, Settings]") -> dict[str, Any]:
     """What a draw is worth: the mean over stores of the click GAUC, resampled where the truth is known."""
-    tried = trained_with(variant, draw)
-    tried = replace(tried, train=replace(tried.train, test_days=tried.train.test_days + 1))
+    train = trained_with(variant.train, draw)
+    tried = replace(variant, train=replace(train, test_days=train.test_days + 1))
     values, cpu = {}, 0.0
     for seed, settings in stores.items():
         record, _ = run_trial(settings, tried)
@@ -150,7 +134,7 @@ def _write(folder: Path, found: Mapping[str, list[dict[str, Any]]], rows: Mappin
     (folder / "tune.json").write_text(json.dumps(found, indent=1))
     (folder / "tune.md").write_text("\n\n".join(_markdown(name, draws) for name, draws in found.items()) + "\n")
     for name, draws in found.items():
-        train = to_dict(trained_with(rows[name], draws[0]["drawn"]).train)
+        train = to_dict(trained_with(rows[name].train, draws[0]["drawn"]))
         (folder / f"best-{name}.yaml").write_text(yaml.safe_dump({"train": train}, sort_keys=False))
 
 

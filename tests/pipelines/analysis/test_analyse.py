@@ -104,7 +104,7 @@ def test_a_store_without_anchors_before_the_day_is_refused(trained: Settings) ->
 def test_gates_are_means_of_sigmoids_of_real_terms(trained: Settings) -> None:
     gates = run_job(analyse, trained)["frequent_gates"]
     assert set(gates["layers"]) == {"0"} and 0 < gates["layers"]["0"] < 1
-    assert len(gates["terms"]) == 5
+    assert 0 < len(gates["terms"]) <= 5
     assert all(term["term"] and 0 < term["layers"]["0"] < 1 for term in gates["terms"])
     counts = [term["tokens"] for term in gates["terms"]]
     assert counts == sorted(counts, reverse=True)

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from pipelines.runtime.config import ConfigError
-from pipelines.settings import Settings, read_settings
+from pipelines.settings import Settings
 from pipelines.studies import tune
-from pipelines.studies.config import StudyConfig, TuneConfig, Variant
+from pipelines.studies.config import StudyConfig, TuneConfig, Variant, trained_with
 from tests.pipelines.conftest import tiny_settings, tiny_train
 
 VARIANTS = {"base": Variant(train=tiny_train(())), "sarm": Variant(train=tiny_train())}
@@ -57,21 +57,30 @@ def test_the_day_that_studies_score_is_neither_learnt_nor_scored(
     assert seen == [("2026-01-02", 2)]  # of three days the last is the study's
 
 
-def test_a_key_or_a_row_that_does_not_exist_is_refused_before_any_work(tiny_store: Path, tmp_path: Path) -> None:
-    for spaces, message in (
+def test_a_job_without_spaces_is_refused(tiny_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="got none"):
+        tune.run(_settings(tmp_path, tiny_store))
+
+
+@pytest.mark.parametrize(
+    "spaces, message",
+    [
         ({"best": {"lr_ids": (0.1,)}}, "study.variants"),
-        ({}, "got none"),
         ({"base": {"lr_idz": (0.1,)}}, "lr_idz"),
         ({"base": {"lr_ids": ("fast",)}}, "lr_ids"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            tune.run(_settings(tmp_path, tiny_store, spaces=spaces))
-    assert not list(tmp_path.rglob("*.parquet"))
+        ({"base": {"ranker.cross_layers": (1, -1)}}, "cross_layers"),
+        ({"base": {"lr_ids": ()}}, "at least one value"),
+    ],
+)
+def test_spaces_that_cannot_be_are_refused_when_they_are_read(
+    tiny_store: Path, tmp_path: Path, spaces: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        _settings(tmp_path, tiny_store, spaces=spaces)
 
 
-def test_the_shipped_spaces_fit_their_rows() -> None:
-    settings = read_settings("pipelines/configs/studies/tune.yaml")
-    for name, space in settings.tune.spaces.items():
-        for key, values in space.items():
-            for value in values:
-                tune.trained_with(settings.study.variants[name], {key: value})
+def test_a_draw_changes_its_keys_alone() -> None:
+    drawn = trained_with(VARIANTS["sarm"].train, {"models.sarm.num_layers": 3, "epochs": 7})
+    sarm = replace(VARIANTS["sarm"].train.models.sarm, num_layers=3)
+    models = replace(VARIANTS["sarm"].train.models, sarm=sarm)
+    assert drawn == replace(VARIANTS["sarm"].train, epochs=7, models=models)
