@@ -41,12 +41,26 @@ def headline(table: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def by_world(table: Mapping[str, Any]) -> str:
+    """Click GAUC, with resampled labels, in every world, and the mean difference to the reference; all rows."""
+    rows = [row for row in table["rows"] if (row["task"], row["metric"]) == ("click", "gauc_redrawn")]
+    worlds = " | ".join(f"world {seed}" for seed in table["seeds"])
+    lines = [f"| click GAUC | {worlds} | difference to Base |", "|---" * (2 + len(table["seeds"])) + "|"]
+    for row in rows:
+        label = row["label"] if row.get("trained", True) else f"*{row['label']}*"
+        values = " | ".join(f"{value:.2f}" for value in row["seeds"])
+        difference = "" if row["variant"] == table["reference"] else f"{row['delta']:+.2f}"
+        lines.append(f"| {label} | {values} | {difference} |")
+    return "\n".join(lines)
+
+
 def _difference(row: Mapping[str, Any]) -> str:
     return f"{row['delta']:+.2f} ({row['ci_low']:+.2f} to {row['ci_high']:+.2f})"
 
 
 PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "headline": headline,
+    "worlds": by_world,
     "click": lambda table: table_markdown(table, ["click"]),
     "tasks": table_markdown,
     "exposure": exposure_markdown,

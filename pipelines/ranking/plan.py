@@ -54,7 +54,8 @@ class TrainConfig:
     patience: int = 1
     """Epochs without a better score after which training goes back to the best one; counts with validation_days."""
     shuffle: bool = True
-    """Requests of a day in random order, which generalises better; false = in time order, as a stream would come."""
+    """Windows of a day, and requests within one, in random order, which generalises better; false = in time order, as a
+    stream would come."""
     batch_size: int = 256
     """Examples per step, of all workers together."""
     encode_window: int = 4

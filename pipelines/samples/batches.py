@@ -63,17 +63,23 @@ def take(columns: Columns, rows: Ints | slice) -> Columns:
     return {name: values[rows] for name, values in columns.items()}
 
 
-def shuffled_requests(columns: Columns, rng: np.random.Generator) -> Ints:
-    """Rows [n] of a day with its requests in random order: impressions of one user with one history stay together.
+def shuffled_requests(columns: Columns, block: int, rng: np.random.Generator) -> Ints:
+    """Rows [n] of a day: blocks of about `block` rows in random order, and the requests within a block too.
 
-    That keeps what training saves by reading a history once, and loses the order of the day.
+    A request is the impressions of one user with one history: they stay together, for training to read a history once.
+    A block is of one time of the day, so that the authors who are on air then recur in it and are encoded once.
     """
     order = np.lexsort((columns["ts_ms"], columns["user_id"]))
     user, history = columns["user_id"][order], columns["history_author_ids"][order]
     starts = np.ones(len(order), dtype=bool)
     starts[1:] = (user[1:] != user[:-1]) | (history[1:] != history[:-1]).any(axis=1)
-    request = np.cumsum(starts) - 1
-    place = rng.permutation(int(starts.sum()))
+    request, begins = np.cumsum(starts) - 1, columns["ts_ms"][order][starts]
+    by_time = np.argsort(begins, kind="stable")
+    block_of = np.empty(len(begins), dtype=np.int64)
+    block_of[by_time] = (np.cumsum(np.bincount(request)[by_time]) - 1) // block
+    place_of_block, tie = rng.permutation(int(block_of.max()) + 1), rng.permutation(len(begins))
+    place = np.empty(len(begins), dtype=np.int64)
+    place[np.lexsort((tie, place_of_block[block_of]))] = np.arange(len(begins))
     shuffled: Ints = order[np.argsort(place[request], kind="stable")]
     return shuffled
 

@@ -150,18 +150,36 @@ def test_a_validation_that_leaves_nothing_to_train_on_is_refused(tiny: Settings)
         _plan(tiny, validation_days=2)
 
 
-def test_requests_stay_together_when_they_are_shuffled(tiny: Settings) -> None:
+def _shuffled(tiny: Settings, block: int, seed: int = 0) -> tuple[dict[str, Any], Any]:
     columns = read_examples(tiny.open().storage, SECOND)
-    order = shuffled_requests(columns, np.random.default_rng(0))
+    return columns, shuffled_requests(columns, block, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("block", [1, 100, 10**6])
+def test_requests_stay_together_when_they_are_shuffled(tiny: Settings, block: int) -> None:
+    columns, order = _shuffled(tiny, block)
     assert sorted(order) == list(range(len(order))) and list(order) != sorted(order)
     request = [
         (user, history.tobytes())
         for user, history in zip(columns["user_id"][order], columns["history_author_ids"][order], strict=True)
     ]
-    blocks = 1 + sum(one != two for one, two in zip(request[:-1], request[1:], strict=True))
-    # A request may stand beside another of its user with an equal history, and is never in two places.
-    assert blocks <= len(set(request)) + sum(request.count(one) > 1 for one in set(request))
-    assert (order == shuffled_requests(columns, np.random.default_rng(0))).all()
+    breaks = 1 + sum(one != two for one, two in zip(request[:-1], request[1:], strict=True))
+    by_user = np.lexsort((columns["ts_ms"], columns["user_id"]))
+    in_time = [(columns["user_id"][row], columns["history_author_ids"][row].tobytes()) for row in by_user]
+    wanted = 1 + sum(one != two for one, two in zip(in_time[:-1], in_time[1:], strict=True))
+    assert breaks <= wanted
+    assert (order == _shuffled(tiny, block)[1]).all() and not (order == _shuffled(tiny, block, seed=1)[1]).all()
+
+
+def test_a_block_is_of_one_time_of_the_day(tiny: Settings) -> None:
+    columns, near = _shuffled(tiny, 200)
+    _, anywhere = _shuffled(tiny, 10**6)
+
+    def spread(order: Any) -> float:
+        hours = columns["ts_ms"][order] / 3_600_000
+        return float(np.mean([np.std(hours[start : start + 200]) for start in range(0, len(hours) - 200, 200)]))
+
+    assert spread(near) < 0.8 * spread(anywhere)
 
 
 def test_an_order_changes_which_rows_meet(tiny: Settings, tmp_path: Path) -> None:
