@@ -1,4 +1,4 @@
-"""How fast variants learn (SARM, Fig. 5): training loss over the steps of the epoch, all seeds on the same scale.
+"""How fast variants learn (SARM, Fig. 5): training loss over the steps of all epochs, all seeds on the same scale.
 
 Examples are seen once, in time order, so the loss of a step is that on examples not yet trained on. Losses are in nats.
 """
@@ -14,9 +14,9 @@ from pipelines.studies.table import compared
 LOSSES = {"main_loss": "main loss (four tasks)", "click_loss": "click loss"}
 """Keys of a trial's curve, and how they are named."""
 PARTS = ((0.0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1.0), (0.0, 1.0))
-"""Parts of the epoch that are compared."""
+"""Parts of training that are compared."""
 _WINDOW = 0.05
-"""Width of the running mean of `curves`, as a share of the epoch."""
+"""Width of the running mean of `curves`, as a share of training."""
 
 Record = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]
@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 def build(
     variants: Sequence[str], seeds: Sequence[int], reference: str, records: Sequence[Record]
 ) -> list[dict[str, Any]]:
-    """The mean loss of each variant over each part of the epoch, and its paired difference to the reference's.
+    """The mean loss of each variant over each part of training, and its paired difference to the reference's.
 
     A loss that a trial has not recorded is left out.
     """
@@ -46,7 +46,7 @@ def build(
 def running(
     variants: Sequence[str], seeds: Sequence[int], records: Sequence[Record], loss: str, points: int = 120
 ) -> tuple[Floats, dict[str, Floats]] | None:
-    """The share of the epoch [points], and the running mean of a loss of each variant and seed, [seeds, points].
+    """The share of training [points], and the running mean of a loss of each variant and seed, [seeds, points].
 
     None where a trial has not recorded the loss.
     """
@@ -62,7 +62,7 @@ def running(
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """The main loss over parts of the epoch, in the form of `table_markdown`."""
+    """The main loss over parts of training, in the form of `table_markdown`."""
     rows = [row for row in table["convergence"] if row["loss"] == "main_loss"]
     lines = [
         "| main loss, mean over steps | " + " | ".join(part_name(*part) for part in PARTS) + " |",
@@ -76,9 +76,9 @@ def markdown(table: Mapping[str, Any]) -> str:
 
 
 def part_name(first: float, last: float) -> str:
-    """How tables name a part of the epoch."""
+    """How tables name a part of training."""
     if (first, last) == (0.0, 1.0):
-        return "whole epoch"
+        return "whole training"
     return f"{100 * first:.0f} to {100 * last:.0f} %"
 
 
@@ -99,7 +99,7 @@ def _recorded(curves: Mapping[str, Sequence[Sequence[Record]]], loss: str) -> bo
 
 
 def _mean(curve: Sequence[Record], loss: str, first: float | Floats, last: float | Floats) -> Floats:
-    """Mean loss between two shares of the epoch. An entry holds for the steps since the entry before."""
+    """Mean loss between two shares of training. An entry holds for the steps since the entry before."""
     steps = np.array([0.0] + [entry["step"] for entry in curve])
     sums = np.concatenate([[0.0], np.cumsum([entry[loss] for entry in curve] * np.diff(steps))])
     low, high = np.asarray(first) * steps[-1], np.asarray(last) * steps[-1]

@@ -1,4 +1,4 @@
-"""The figures of a study's report: losses over the epoch, and differences to the reference with their intervals."""
+"""The figures of a study's report: losses over training, and differences to the reference with their intervals."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -21,7 +21,7 @@ _MORE = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#7A5195", "#882
 _LEGEND_CHARACTERS = 110
 """What a line of a legend may hold."""
 _SETTLED = 0.1
-"""Share of the epoch before which a loss falls too far to be shown with the rest."""
+"""Share of training before which a loss falls too far to be shown with the rest."""
 
 
 def colours(variants: Sequence[str]) -> dict[str, str]:
@@ -33,13 +33,13 @@ def colours(variants: Sequence[str]) -> dict[str, str]:
 def loss_curves(
     name: str, title: str, share: Floats, losses: Mapping[str, Floats], labels: Mapping[str, str], reference: str
 ) -> str:
-    """A loss of every variant over the share of the epoch [P], and its difference to the reference's.
+    """A loss of every variant over the share of training [P], and its difference to the reference's.
 
     `losses` are [seeds, P]: lines are means over seeds, bands go from the least seed to the largest. Differences are
     within a seed, so that what its data have in common falls out.
     """
     ends = ", ".join(f"{labels[v]} {values[:, -1].mean():.4f}" for v, values in losses.items())
-    alt = f"{title} over the epoch, mean over seeds; at the end {ends}."
+    alt = f"{title} over training, mean over seeds; at the end {ends}."
     colour = colours(list(losses))
     settled, faint = share >= _SETTLED, min(0.15, 0.6 / len(losses))
     with rc_context(STYLE):
@@ -55,7 +55,7 @@ def loss_curves(
         axes[0].set_title(title[:1].upper() + title[1:])
         axes[1].set_title(f"Difference to {labels[reference]}")
         for axis in axes:
-            axis.set_xlabel("share of the epoch")
+            axis.set_xlabel("share of training")
             axis.xaxis.set_major_formatter(PercentFormatter(1.0))
             axis.set_xlim(0.0, 1.0)
             axis.grid(axis="y")

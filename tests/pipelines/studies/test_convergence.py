@@ -1,4 +1,4 @@
-"""Losses over the epoch, on curves whose means are counted by hand."""
+"""Losses over training, on curves whose means are counted by hand."""
 
 from typing import Any
 
