@@ -1,9 +1,13 @@
 """What every test shares: one Hypothesis profile, one thread, one local Ray. Other fixtures live beside their tests."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+# As `connected` would: Ray reads it once, when any test first imports Ray.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 # The same examples on every run, and no deadline: a loaded two-core machine is slow, not wrong.
 settings.register_profile("project", derandomize=True, deadline=None)
