@@ -43,7 +43,7 @@ COMPARED = 50
 DAILY: dict[str, Any] = {
     "seed": 3,
     "vocabulary": {"base_tokenizer": "pipelines/world/student/tokenizer.json", "min_frequency": 5},
-    "train": {"batch_size": 256, "log_every": 2, "scaling": {"num_workers": 1}},
+    "train": {"epochs": 1, "batch_size": 256, "log_every": 2, "scaling": {"num_workers": 1}},
 }
 EVALUATED_BANK = f"publish.until='{DAYS[-2]}'"
 """Publishes the bank that evaluation used, to compare served with offline scores."""

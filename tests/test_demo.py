@@ -44,6 +44,7 @@ SMALLER: dict[str, Any] = {
     "distil.loop.log_every": 1,
     "vocabulary.min_frequency": 5,
     "analyse.min_gate_tokens": 5,
+    "train.epochs": 1,
     "train.log_every": 2,
     "train.scaling.num_workers": 1,
     "demo.compared": COMPARED,
