@@ -98,6 +98,9 @@ class Trained(TypedDict):
     run_id: str
     how: str
     days: NotRequired[list[str]]
+    epochs: NotRequired[int]
+    scores: NotRequired[list[float]]
+    """GAUC on the validation days after each epoch; empty without a validation."""
     steps: NotRequired[int]
     examples: NotRequired[int]
     encoded_authors: NotRequired[int]
