@@ -124,16 +124,16 @@ def _plan(author: Author, day: int, start_of_day: int, rng: np.random.Generator)
         num_segments=num_segments,
         theme=theme,
         highlights=tuple(highlights),
-        topics=_today(author.topics, author.usual[0], rng),
-        points=_today(author.points, author.usual[1], rng),
-        audiences=_today(author.audiences, author.usual[2], rng),
+        topics=today(author.topics, author.usual[0], rng),
+        points=today(author.points, author.usual[1], rng),
+        audiences=today(author.audiences, author.usual[2], rng),
         format=author.format if rng.random() < _STEADY else int(rng.integers(len(FORMATS))),
         scene=author.scene if rng.random() < _STEADY else int(rng.integers(len(SCENES))),
         popularity=min(author.popularity / 10, 1.0),
     )
 
 
-def _today(habits: tuple[int, ...], usual: int, rng: np.random.Generator) -> tuple[int, ...]:
+def today(habits: tuple[int, ...], usual: int, rng: np.random.Generator) -> tuple[int, ...]:
     """The usual ones on most days, else as many of all habits at random."""
     chosen = habits if rng.random() < _STEADY else rng.permutation(habits)
     return tuple(int(v) for v in chosen[:usual])

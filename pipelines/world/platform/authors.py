@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.world.authors import DAY_MS, Author, day_start_ms
+from pipelines.world.authors import DAY_MS, Author, day_start_ms, today
 from pipelines.world.config import WorldConfig
 from pipelines.world.lexicon import AUDIENCES, CATEGORIES, FORMATS, SCENES
 from pipelines.world.lives import LivePlan
@@ -168,17 +168,11 @@ def _plan(
         highlights=tuple(highlights),
         topics=tuple(_worded(t, rng) for t in author.topics[programme * topics :][:topics]),
         points=tuple(_worded(p, rng) for p in author.points[programme * points :][:points]),
-        audiences=_today(author.audiences, author.usual[2], rng),
+        audiences=today(author.audiences, author.usual[2], rng),
         format=author.format if rng.random() < _STEADY else int(rng.integers(len(FORMATS))),
         scene=author.scene if rng.random() < _STEADY else int(rng.integers(len(SCENES))),
         popularity=min(author.popularity / 10, 1.0),
     )
-
-
-def _today(habits: tuple[int, ...], usual: int, rng: np.random.Generator) -> tuple[int, ...]:
-    """The usual ones on most days, else as many of all habits at random."""
-    chosen = habits if rng.random() < _STEADY else rng.permutation(habits)
-    return tuple(int(v) for v in chosen[:usual])
 
 
 def _worded(phrase: int, rng: np.random.Generator) -> int:
