@@ -69,10 +69,11 @@ def _tune(settings: "Settings", name: str, variant: Variant, stores: Mapping[int
     if tune.Tuner.can_restore(str(path / name)):
         tuner = tune.Tuner.restore(str(path / name), trainable, resume_unfinished=True, restart_errored=True)
     else:
-        own = {key: _at(to_dict(variant.train), key) for key in space}
+        own = {key: json.dumps(_at(to_dict(variant.train), key)) for key in space}
         tuner = tune.Tuner(
             trainable,
-            param_space={key: tune.choice(list(values)) for key, values in space.items()},
+            # As text, because Ray Tune takes a list among the values for a space of its own.
+            param_space={key: tune.choice([json.dumps(value) for value in values]) for key, values in space.items()},
             tune_config=tune.TuneConfig(
                 num_samples=config.samples,
                 max_concurrent_trials=settings.study.parallel,
@@ -85,8 +86,13 @@ def _tune(settings: "Settings", name: str, variant: Variant, stores: Mapping[int
     results = tuner.fit()
     if results.errors:
         raise RuntimeError(f"tune {name}: {len(results.errors)} draws failed; the first: {results.errors[0]}")
-    draws = [{"drawn": one.config} | {key: one.metrics[key] for key in ("value", "seeds", "cpu_s")} for one in results]
+    measured = ("value", "seeds", "cpu_s")
+    draws = [{"drawn": _read(one.config)} | {key: one.metrics[key] for key in measured} for one in results]
     return sorted(draws, key=lambda draw: -draw["value"])
+
+
+def _read(draw: Mapping[str, str]) -> Draw:
+    return {key: json.loads(text) for key, text in draw.items()}
 
 
 def _at(keys: Any, dotted: str) -> Any:
@@ -95,9 +101,9 @@ def _at(keys: Any, dotted: str) -> Any:
     return keys
 
 
-def _value(draw: Draw, variant: Variant, stores: "Mapping[int, Settings]") -> dict[str, Any]:
+def _value(draw: Mapping[str, str], variant: Variant, stores: "Mapping[int, Settings]") -> dict[str, Any]:
     """What a draw is worth: the mean over stores of the click GAUC, resampled where the truth is known."""
-    train = trained_with(variant.train, draw)
+    train = trained_with(variant.train, _read(draw))
     tried = replace(variant, train=replace(train, test_days=train.test_days + 1))
     values, cpu = {}, 0.0
     for seed, settings in stores.items():
@@ -121,7 +127,7 @@ def _lines(name: str, samples: int) -> Any:
             took = time.perf_counter() - self.started
             log.info(
                 "tune | %s %d/%d | click GAUC %.4f | %s | %.0f s | eta %.0f s",
-                name, self.ended, samples, trial.last_result["value"], trial.config, took,
+                name, self.ended, samples, trial.last_result["value"], dict(_read(trial.config)), took,
                 took / self.ended * (samples - self.ended),
             )  # fmt: skip
 

@@ -26,13 +26,16 @@ def _settings(root: Path, tiny_store: Path, **tuned: Any) -> Settings:
 
 @pytest.mark.ray
 def test_every_row_gets_its_own_settings_and_as_many_draws(tiny_store: Path, tmp_path: Path) -> None:
-    spaces = {"base": {"lr_ids": (0.0, 0.05), "ranker.cross_layers": (1, 2)}}
+    kept: Any = (["cls", "tar"], ["cls"])  # values may be lists
+    spaces = {"base": {"lr_ids": (0.0, 0.05), "ranker.cross_layers": (1, 2), "models.sarm.representations": kept}}
     settings = _settings(tmp_path, tiny_store, samples=3, spaces=spaces)
     said = tune.run(settings)
     folder = Path(settings.run_dir)
     found = json.loads((folder / "tune.json").read_text())["base"]
     assert len(found) == 3 and [draw["value"] for draw in found] == sorted((d["value"] for d in found), reverse=True)
-    own = {"lr_ids": VARIANTS["base"].train.lr_ids, "ranker.cross_layers": VARIANTS["base"].train.ranker.cross_layers}
+    train = VARIANTS["base"].train
+    own = {"lr_ids": train.lr_ids, "ranker.cross_layers": train.ranker.cross_layers}
+    own["models.sarm.representations"] = list(train.models.sarm.representations)
     assert own in [draw["drawn"] for draw in found]
     assert said["best"]["base"]["drawn"] == found[0]["drawn"]
     best = yaml.safe_load((folder / "best-base.yaml").read_text())["train"]
