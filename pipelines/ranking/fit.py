@@ -114,7 +114,7 @@ class _Fit:
 
     def _order(self, key: str, columns: Columns) -> Ints:
         seed = [self.plan.seed, len(self.loop.progress.done), day_number(day_of(key))]
-        return shuffled_requests(columns, self.plan.batch_size * self.plan.encode_window, np.random.default_rng(seed))
+        return shuffled_requests(columns, self.plan.batch_size, self.plan.encode_window, np.random.default_rng(seed))
 
     def _end_epoch(self) -> None:
         plan, progress = self.plan, self.loop.progress

@@ -63,21 +63,25 @@ def take(columns: Columns, rows: Ints | slice) -> Columns:
     return {name: values[rows] for name, values in columns.items()}
 
 
-def shuffled_requests(columns: Columns, block: int, rng: np.random.Generator) -> Ints:
-    """Rows [n] of a day: blocks of about `block` rows in random order, and the requests within a block too.
+def shuffled_requests(columns: Columns, batch_size: int, window: int, rng: np.random.Generator) -> Ints:
+    """Rows [n] of a day for `DayBatches` of `batch_size`: blocks in random order, and the requests within each too.
 
     A request is the impressions of one user with one history: they stay together, for training to read a history once.
-    A block is of one time of the day, so that the authors who are on air then recur in it and are encoded once.
+    A block is one stretch of the day, as long as `window` batches, and begins where such a window does: the authors who
+    are on air then recur in a window, and are encoded once. The day's last block may be shorter and stays the last.
     """
     order = np.lexsort((columns["ts_ms"], columns["user_id"]))
     user, history = columns["user_id"][order], columns["history_author_ids"][order]
     starts = np.ones(len(order), dtype=bool)
     starts[1:] = (user[1:] != user[:-1]) | (history[1:] != history[:-1]).any(axis=1)
     request, begins = np.cumsum(starts) - 1, columns["ts_ms"][order][starts]
+    sizes = np.bincount(request)
     by_time = np.argsort(begins, kind="stable")
+    middles = np.cumsum(sizes[by_time]) - sizes[by_time] / 2
     block_of = np.empty(len(begins), dtype=np.int64)
-    block_of[by_time] = (np.cumsum(np.bincount(request)[by_time]) - 1) // block
-    place_of_block, tie = rng.permutation(int(block_of.max()) + 1), rng.permutation(len(begins))
+    block_of[by_time] = middles * num_batches(len(order), batch_size) / len(order) // window
+    place_of_block, tie = rng.permutation(int(block_of.max())), rng.permutation(len(begins))
+    place_of_block = np.append(place_of_block, len(place_of_block))
     place = np.empty(len(begins), dtype=np.int64)
     place[np.lexsort((tie, place_of_block[block_of]))] = np.arange(len(begins))
     shuffled: Ints = order[np.argsort(place[request], kind="stable")]

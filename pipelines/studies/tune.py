@@ -76,8 +76,11 @@ def _tune(settings: "Settings", name: str, variant: Variant, stores: Mapping[int
             param_space={key: tune.choice([json.dumps(value) for value in values]) for key, values in space.items()},
             tune_config=tune.TuneConfig(
                 num_samples=config.samples,
-                max_concurrent_trials=settings.study.parallel,
-                search_alg=BasicVariantGenerator(points_to_evaluate=[own], random_state=settings.seed),
+                search_alg=BasicVariantGenerator(
+                    points_to_evaluate=[own],
+                    max_concurrent=settings.study.parallel or 0,
+                    random_state=settings.seed,
+                ),
             ),
             run_config=tune.RunConfig(
                 name=name, storage_path=str(path), verbose=0, callbacks=[_lines(name, config.samples)]

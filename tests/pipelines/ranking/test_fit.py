@@ -150,14 +150,14 @@ def test_a_validation_that_leaves_nothing_to_train_on_is_refused(tiny: Settings)
         _plan(tiny, validation_days=2)
 
 
-def _shuffled(tiny: Settings, block: int, seed: int = 0) -> tuple[dict[str, Any], Any]:
+def _shuffled(tiny: Settings, batch_size: int, window: int = 4, seed: int = 0) -> tuple[dict[str, Any], Any]:
     columns = read_examples(tiny.open().storage, SECOND)
-    return columns, shuffled_requests(columns, block, np.random.default_rng(seed))
+    return columns, shuffled_requests(columns, batch_size, window, np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("block", [1, 100, 10**6])
-def test_requests_stay_together_when_they_are_shuffled(tiny: Settings, block: int) -> None:
-    columns, order = _shuffled(tiny, block)
+@pytest.mark.parametrize("batch_size", [1, 25, 10**6])
+def test_requests_stay_together_when_they_are_shuffled(tiny: Settings, batch_size: int) -> None:
+    columns, order = _shuffled(tiny, batch_size)
     assert sorted(order) == list(range(len(order))) and list(order) != sorted(order)
     request = [
         (user, history.tobytes())
@@ -168,18 +168,26 @@ def test_requests_stay_together_when_they_are_shuffled(tiny: Settings, block: in
     in_time = [(columns["user_id"][row], columns["history_author_ids"][row].tobytes()) for row in by_user]
     wanted = 1 + sum(one != two for one, two in zip(in_time[:-1], in_time[1:], strict=True))
     assert breaks <= wanted
-    assert (order == _shuffled(tiny, block)[1]).all() and not (order == _shuffled(tiny, block, seed=1)[1]).all()
+    assert (order == _shuffled(tiny, batch_size)[1]).all()
+    assert not (order == _shuffled(tiny, batch_size, seed=1)[1]).all()
 
 
-def test_a_block_is_of_one_time_of_the_day(tiny: Settings) -> None:
-    columns, near = _shuffled(tiny, 200)
-    _, anywhere = _shuffled(tiny, 10**6)
+def test_a_window_of_batches_is_of_one_time_of_the_day(tiny: Settings) -> None:
+    """Also where batches are not as large as asked for, since those of a day are of one size."""
+    batch_size, window = 70, 2
+    columns, order = _shuffled(tiny, batch_size, window)
+    batches = num_batches(len(order), batch_size)
+    rank = np.argsort(np.argsort(columns["ts_ms"], kind="stable"))[order]
+    bounds = np.arange(0, batches + window, window).clip(max=batches) * len(order) // batches
 
-    def spread(order: Any) -> float:
-        hours = columns["ts_ms"][order] / 3_600_000
-        return float(np.mean([np.std(hours[start : start + 200]) for start in range(0, len(hours) - 200, 200)]))
+    def spread(shift: int) -> float:
+        """Of the rows' ranks within a window, the windows begun so much too late."""
+        pieces = [rank[start:end] for start, end in zip(bounds[:-1] + shift, bounds[1:] + shift, strict=True)]
+        return float(np.mean([np.std(piece) for piece in pieces if len(piece) > batch_size]))
 
-    assert spread(near) < 0.8 * spread(anywhere)
+    assert spread(0) < 0.7 * spread(batch_size)
+    starts = [np.median(rank[start:end]) for start, end in zip(bounds[:-1], bounds[1:], strict=True) if end > start]
+    assert starts != sorted(starts) and starts[-1] == max(starts)
 
 
 def test_an_order_changes_which_rows_meet(tiny: Settings, tmp_path: Path) -> None:
