@@ -66,25 +66,23 @@ def take(columns: Columns, rows: Ints | slice) -> Columns:
 def shuffled_requests(columns: Columns, batch_size: int, window: int, rng: np.random.Generator) -> Ints:
     """Rows [n] of a day for `DayBatches` of `batch_size`: blocks in random order, and the requests within each too.
 
-    A request is the impressions of one user with one history: they stay together, for training to read a history once.
-    A block is one stretch of the day, as long as `window` batches, and begins where such a window does: the authors who
-    are on air then recur in a window, and are encoded once. The day's last block may be shorter and stays the last.
+    A block is one stretch of the day, the rows of `window` batches: the authors who are on air then recur in it, and
+    are encoded once. The day's last block may be shorter and stays the last. A request is what one user was shown with
+    one history in a block: it stays together, for training to read the history once.
     """
-    order = np.lexsort((columns["ts_ms"], columns["user_id"]))
+    rows = len(columns["user_id"])
+    of_time = np.empty(rows, dtype=np.int64)
+    of_time[np.argsort(columns["ts_ms"], kind="stable")] = np.arange(rows)
+    batch_of = ((of_time + 1) * num_batches(rows, batch_size) - 1) // rows
+    block = batch_of // window
+    order = np.lexsort((of_time, columns["user_id"], block))
     user, history = columns["user_id"][order], columns["history_author_ids"][order]
-    starts = np.ones(len(order), dtype=bool)
-    starts[1:] = (user[1:] != user[:-1]) | (history[1:] != history[:-1]).any(axis=1)
-    request, begins = np.cumsum(starts) - 1, columns["ts_ms"][order][starts]
-    sizes = np.bincount(request)
-    by_time = np.argsort(begins, kind="stable")
-    middles = np.cumsum(sizes[by_time]) - sizes[by_time] / 2
-    block_of = np.empty(len(begins), dtype=np.int64)
-    block_of[by_time] = middles * num_batches(len(order), batch_size) / len(order) // window
-    place_of_block, tie = rng.permutation(int(block_of.max())), rng.permutation(len(begins))
-    place_of_block = np.append(place_of_block, len(place_of_block))
-    place = np.empty(len(begins), dtype=np.int64)
-    place[np.lexsort((tie, place_of_block[block_of]))] = np.arange(len(begins))
-    shuffled: Ints = order[np.argsort(place[request], kind="stable")]
+    starts = np.ones(rows, dtype=bool)
+    starts[1:] = (user[1:] != user[:-1]) | (history[1:] != history[:-1]).any(axis=1) | (np.diff(block[order]) != 0)
+    request = np.cumsum(starts) - 1
+    last = int(block.max())
+    place = np.append(rng.permutation(last), last)[block[order]]
+    shuffled: Ints = order[np.lexsort((rng.permutation(int(request[-1]) + 1)[request], place))]
     return shuffled
 
 

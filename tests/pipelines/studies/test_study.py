@@ -27,7 +27,7 @@ VARIANTS = {
     "sarm": Variant(label="SARM", train=tiny_train()),
 }
 REFERENCES = ("regression", "dcn", "oracle")
-SHARED = ("simulated", "one_epoch", "platform")
+SHARED = ("simulated", "platform")
 """What the studies start from, which are none themselves."""
 SHIPPED = sorted(file for file in Path("pipelines/configs/studies").glob("*.yaml") if file.stem not in SHARED)
 
