@@ -16,4 +16,4 @@ def test_the_pages_tables_are_those_of_docs_studies() -> None:
         page = path.read_text(encoding="utf-8")
         assert quote.quoted(page) == page, f"{path.name}: run `make readme`"
         names |= {name for _, name, *_ in quote.BLOCK.findall(page)}
-    assert names == {folder.parent.name for folder in (ROOT / "docs" / "studies").glob("*/table.json")}
+    assert names == {str(file.parent.relative_to(quote.STUDIES)) for file in quote.STUDIES.rglob("table.json")}

@@ -15,8 +15,9 @@ from pipelines.studies import anchor_sources, convergence, cost
 from pipelines.studies.table import ORACLE, exposure_markdown, table_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCK = re.compile(r"(<!-- study (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-PAGES = (ROOT / "README.md", ROOT / "docs" / "studies" / "README.md")
+BLOCK = re.compile(r"(<!-- study ([\w/]+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+STUDIES = ROOT / "docs" / "studies"
+PAGES = (ROOT / "README.md", STUDIES / "README.md", STUDIES / "one_epoch" / "README.md")
 _TWO_STAGE = "(two-stage)"
 
 
@@ -74,7 +75,7 @@ def quoted(page: str) -> str:
     """The page with every block made anew. Raises FileNotFoundError or KeyError where a study or part is missing."""
 
     def block(match: re.Match[str]) -> str:
-        table = json.loads((ROOT / "docs" / "studies" / match[2] / "table.json").read_text(encoding="utf-8"))
+        table = json.loads((STUDIES / match[2] / "table.json").read_text(encoding="utf-8"))
         return f"{match[1]}{PARTS[match[3]](table)}\n{match[4]}"
 
     return BLOCK.sub(block, page)

@@ -25,7 +25,7 @@ from pipelines.ranking.plan import TrainConfig
 from tests.bench.training import Data, Trained, figures_of, gemm_gflops, table, take_turns
 
 FIELDS, HISTORY, BATCH, TOKENS, USERS = 400, 50, 4096, 60, 20_000
-WINDOWS = (1, 4, 8)
+WINDOWS = (1, 8, 16)
 RANKER = RankerConfig(home=HoMEConfig(input_width=1024, expert_dim=128, tower_hidden=64))
 SARM = SARMConfig(width=128, num_layers=4)
 ROWS = TokenRows(num_base_rows=3000, num_live_rows=600)

@@ -43,7 +43,7 @@ from pipelines.tables.artifacts import Artifacts
 from pipelines.world import world
 from tests.pipelines.jobs import run_job
 
-CONFIG = "pipelines/configs/studies/table5.yaml"
+CONFIG = "pipelines/configs/studies/fitted.yaml"
 WINDOWS = (1, 4, 8, 16, 32)
 BUDGETS = (64, 32, 16, 8, 4)
 OTHER = "gather, loss, rest"
