@@ -43,12 +43,15 @@ class Encoded(NamedTuple):
     vectors: Tensor
     """[A, 2, D], what steps learn from: with a gradient."""
 
-    def of(self, rows: Tensor, otherwise: Tensor) -> Tensor:
-        """Author rows [R] -> their vectors [R, 2, D]; those of `otherwise` [R, 2, D] where an author is not encoded."""
+    def of(self, rows: Tensor, otherwise: Tensor | None = None) -> Tensor:
+        """Author rows [R] -> their vectors [R, 2, D]; those of `otherwise` [R, 2, D] where an author is not encoded.
+
+        Without `otherwise` every author must be.
+        """
         place = torch.searchsorted(self.rows, rows).clamp(max=len(self.rows) - 1)
         # An embedding lookup, because its gradient is deterministic and fast where plain indexing's is not.
-        found = F.embedding(place, self.vectors.flatten(1)).view_as(otherwise)
-        return torch.where((self.rows[place] == rows)[:, None, None], found, otherwise)
+        found = F.embedding(place, self.vectors.flatten(1)).unflatten(1, self.vectors.shape[1:])
+        return found if otherwise is None else torch.where((self.rows[place] == rows)[:, None, None], found, otherwise)
 
 
 class Learnt(NamedTuple):

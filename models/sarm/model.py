@@ -214,7 +214,8 @@ class SARM(Source):
     ) -> Learnt:
         """Reads the targets that are encoded there; the others and all histories come from the bank (eq. 8)."""
         assert encoded is not None and bank is not None
-        target = encoded.of(batch.author, bank.read(batch.author))
+        every = self.config.encode_budget is None
+        target = encoded.of(batch.author, None if every else bank.read(batch.author))
         cls, tar = target.unbind(dim=1)
         aux_logit = self.aux_head(torch.cat([cls, tar], dim=-1)).squeeze(-1)
         return Learnt(
