@@ -1,5 +1,7 @@
 """DCN-V2 (arXiv 2008.13535) over what Base reads beside the order of the history: one small network per task."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,10 +13,11 @@ from models.layers import masked_mean
 from models.losses import multi_task_bce
 from models.optimizer import param_groups
 from models.ranker import CrossLayer, RankerConfig
-from pipelines.samples.batches import DayBatches, num_batches, read_examples, take
+from pipelines.samples.batches import DayBatches, num_batches, read_examples, shuffled_requests, take
 from pipelines.studies.references.reference import Material, Ranked
 
 _HOURS, _HIDDEN, _SCORED_TOGETHER = 24, 64, 4096
+_PROFILE_STD = 0.2  # as in Base: a profile value is seen all the time and may speak at once
 
 
 class CrossNetwork(nn.Module):
@@ -24,7 +27,7 @@ class CrossNetwork(nn.Module):
         super().__init__()
         dim, std = config.id_dim, config.init_std
         self.users, self.authors = IdTable(sizes.num_users + 1, dim, std), IdTable(sizes.num_authors + 1, dim, std)
-        self.profile = nn.ModuleList(IdTable(n, config.profile_dim, std) for n in sizes.profile_cardinalities)
+        self.profile = nn.ModuleList(IdTable(n, config.profile_dim, _PROFILE_STD) for n in sizes.profile_cardinalities)
         self.categories = IdTable(sizes.num_categories, config.category_dim, std)
         self.hours = IdTable(_HOURS, config.hour_dim, std)
         width = 3 * dim + len(self.profile) * config.profile_dim + config.category_dim + config.hour_dim
@@ -45,7 +48,7 @@ class CrossNetwork(nn.Module):
 
 
 def rank(given: Material) -> Ranked:
-    """Once through the training days, with the batches, the widths and the learning rates of the reference variant."""
+    """Trained as the reference variant is: its epochs, order, batches, widths and learning rates."""
     torch.set_num_threads(1)
     torch.manual_seed(given.settings.seed)
     train = given.train
@@ -55,10 +58,9 @@ def rank(given: Material) -> Ranked:
     optimizer = torch.optim.Adam(param_groups(networks, **rates, l2_ids=train.l2_ids), fused=True)
     first = [group["lr"] for group in optimizer.param_groups]
     rows = [given.storage.dataset("examples", day).count_rows() for day in given.days]
-    steps, step = sum(num_batches(count, train.batch_size) for count in rows), 0
-    for day in given.days:
-        columns = read_examples(given.storage, day)
-        for batch in DayBatches(columns, given.catalog, train.batch_size, tasks=given.tasks):
+    steps, step = train.epochs * sum(num_batches(count, train.batch_size) for count in rows), 0
+    for epoch in range(train.epochs):
+        for batch in _batches(given, epoch):
             for group, rate in zip(optimizer.param_groups, first, strict=True):
                 group["lr"] = rate * (1.0 - (1.0 - train.end_rate) * step / steps)
             optimizer.zero_grad()
@@ -67,6 +69,16 @@ def rank(given: Material) -> Ranked:
             optimizer.step()
             step += 1
     return Ranked(scores=dict(zip(given.tasks, _scores(networks.eval(), given), strict=True)))
+
+
+def _batches(given: Material, epoch: int) -> Iterator[RankingBatch]:
+    """The training days in order; where the variant shuffles, each day's requests in an order of this epoch."""
+    train = given.train
+    for number, day in enumerate(given.days):
+        columns = read_examples(given.storage, day)
+        rng = np.random.default_rng([given.settings.seed, epoch, number])
+        order = shuffled_requests(columns, train.batch_size, train.encode_window, rng) if train.shuffle else None
+        yield from DayBatches(columns, given.catalog, train.batch_size, order=order, tasks=given.tasks)
 
 
 @torch.no_grad()
