@@ -12,34 +12,33 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.studies import anchor_sources, convergence, cost
-from pipelines.studies.table import ORACLE, exposure_markdown, table_markdown
+from pipelines.studies.table import exposure_markdown, table_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(<!-- study ([\w/]+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 STUDIES = ROOT / "docs" / "studies"
 PAGES = (ROOT / "README.md", STUDIES / "README.md", STUDIES / "one_epoch" / "README.md")
-_TWO_STAGE = "(two-stage)"
 
 
 def headline(table: Mapping[str, Any]) -> str:
-    """Clicks in four rows: the reference, the best two-stage variant, the full model, the oracle."""
-    auc, gauc = (
-        {row["variant"]: row for row in table["rows"] if (row["task"], row["metric"]) == ("click", metric)}
-        for metric in ("auc", "gauc")
-    )
-    two_stage = [name for name, row in gauc.items() if row["label"].endswith(_TWO_STAGE)]
-    best = max(two_stage, key=lambda name: float(gauc[name]["delta"]))
-    lines = [
-        "| ranker | click AUC | difference to Base | click GAUC | difference to Base | the paper's |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name in (table["reference"], best, table["cost"]["full"], ORACLE):
-        cells = [gauc[name]["label"]]
-        for row in (auc[name], gauc[name]):
-            cells += [f"{row['mean']:.2f}", "" if name == table["reference"] else _difference(row)]
-        paper = gauc[name]["paper_delta"]
-        lines.append(f"| {' | '.join(cells)} | {'' if paper is None else f'{paper:+.2f}'} |")
+    """GAUC of every task, with resampled labels: the reference's, and what each row has more or less of it."""
+    rows = {(row["variant"], row["task"]): row for row in table["rows"] if row["metric"] == "gauc_redrawn"}
+    tasks = list(dict.fromkeys(task for _, task in rows))
+    lines = ["| GAUC | " + " | ".join(tasks) + " |", "|" + "---|" * (1 + len(tasks))]
+    for name in dict.fromkeys(name for name, _ in rows):
+        first = rows[name, tasks[0]]
+        label = first["label"] if first.get("trained", True) else f"*{first['label']}*"
+        lines.append(f"| {label} | " + " | ".join(_gained(rows.get((name, task)), table) for task in tasks) + " |")
     return "\n".join(lines)
+
+
+def _gained(row: Mapping[str, Any] | None, table: Mapping[str, Any]) -> str:
+    """A cell: the mean of the reference; a difference to it, with its interval where the row is trained."""
+    if row is None or row["mean"] is None:
+        return ""
+    if row["variant"] == table["reference"]:
+        return f"{row['mean']:.2f}"
+    return _difference(row) if row.get("trained", True) else f"{row['delta']:+.2f}"
 
 
 def by_world(table: Mapping[str, Any]) -> str:
