@@ -50,7 +50,7 @@ class Encoded(NamedTuple):
         """
         place = torch.searchsorted(self.rows, rows).clamp(max=len(self.rows) - 1)
         # An embedding lookup, because its gradient is deterministic and fast where plain indexing's is not.
-        found = F.embedding(place, self.vectors.flatten(1)).unflatten(1, self.vectors.shape[1:])
+        found = F.embedding(place, self.vectors.flatten(1)).unflatten(1, self.vectors.shape[1:])  # type: ignore[no-untyped-call]
         return found if otherwise is None else torch.where((self.rows[place] == rows)[:, None, None], found, otherwise)
 
 

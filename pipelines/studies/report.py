@@ -72,7 +72,8 @@ def _by_variant(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str
 
 def _users(table: Mapping[str, Any]) -> dict[str, Any]:
     """Click differences with intervals over users: names of the groups of seeds, and by variant a cell for each."""
-    rows = [row for row in table.get("users", ()) if row["task"] == tasks_of(table)[0]]
+    rows = [row for row in table.get("users", ()) if row["against"] == table["reference"]]
+    rows = [row for row in rows if row["task"] == tasks_of(table)[0]]
     if not rows:
         return {}
     metric = max((row["metric"] for row in rows), key=METRICS.index)

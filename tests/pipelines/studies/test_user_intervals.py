@@ -55,6 +55,21 @@ def test_each_store_has_its_own_interval_and_column(tiny: Settings, tmp_path: Pa
     assert {tuple(row["seeds"]) for row in rows} == {(1,), (2,)}
     labels = [{"variant": "base", "label": "Base"}, {"variant": "sarm", "label": "SARM"}]
     lines = user_intervals.markdown({"users": rows, "rows": labels, "reference": "base"}).splitlines()
-    assert lines[0] == "| click GAUC, resampled: over users | seed 1 | seed 2 |"
+    assert lines[0] == "| click GAUC, resampled, over users: difference to Base | seed 1 | seed 2 |"
     assert lines[2].startswith("| SARM | +") and lines[2].count(" to ") == 2 and len(lines) == 5
     assert user_intervals.markdown({"rows": labels}) == ""
+
+
+def test_rows_are_compared_with_the_full_model_too(tiny: Settings, tmp_path: Path) -> None:
+    files, _ = _files(tiny, tmp_path)
+    alone, both = (
+        user_intervals.build(config, {1: tiny, 2: tiny}, files) for config in (CONFIG, replace(CONFIG, full="sarm"))
+    )
+    assert {row["against"] for row in alone} == {"base"} and alone == both[: len(alone)]
+    turned = both[len(alone) :]
+    assert {(row["variant"], row["against"]) for row in turned} == {("base", "sarm")}
+    for row, other in zip(alone, turned, strict=True):
+        assert other["delta"] == pytest.approx(-row["delta"]) and other["ci_low"] == pytest.approx(-row["ci_high"])
+    labels = [{"variant": "base", "label": "Base"}, {"variant": "sarm", "label": "SARM"}]
+    said = user_intervals.markdown({"users": both, "rows": labels, "reference": "base"})
+    assert "difference to Base" in said and "difference to SARM" in said
