@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.studies import anchor_sources, convergence, cost
+from pipelines.studies import ablations, anchor_sources, convergence, cost, user_intervals
 from pipelines.studies.table import exposure_markdown, table_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +66,8 @@ PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "exposure": exposure_markdown,
     "convergence": convergence.markdown,
     "cost": cost.markdown,
+    "users": user_intervals.markdown,
+    "ablation": ablations.markdown,
     "anchors": anchor_sources.markdown,
 }
 
