@@ -305,7 +305,7 @@ def test_models_that_were_trained_before_have_no_curve(content: dict[str, Any], 
     train = {name: {"how": "current"} for name in ("base", "sarm")}
     page = report.render(content | {"train": train}, pictures)
     assert "No loss curve in this run" in page
-    assert Page(section(page, "training")).row("Base")[1:] == ["n/a"] * 4
+    assert Page(section(page, "training")).row("Base")[1:] == ["n/a"] * 5
 
 
 def test_phrases_are_escaped_and_marked_against_the_truth(text: str) -> None:
