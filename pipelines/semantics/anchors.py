@@ -9,7 +9,7 @@ Run: python -m pipelines anchors --config pipelines/configs/demo.yaml
 import logging
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import pyarrow.compute as pc
 from pipelines.pages import report_json
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.run import Run
-from pipelines.semantics import engine, prompt
+from pipelines.semantics import engine, preflight, prompt
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.checkpoint import STUDENT, model_fingerprint
-from pipelines.semantics.engine import EngineConfig
+from pipelines.semantics.engine_config import EngineConfig
+from pipelines.semantics.plan import Plan
 from pipelines.semantics.staging import Key, Staging, key_blocks
 from pipelines.tables import contract, newest, rejections
 from pipelines.tables.anchor_text import canonical_text
@@ -32,6 +33,8 @@ from pipelines.tables.storage import Storage
 
 log = logging.getLogger(__name__)
 STAGE = "anchors"
+_OF_THE_DATA = ("no_frames", "bad_image")
+"""Reasons that say nothing of the engine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +51,8 @@ class AnchorsConfig:
     """How vLLM runs."""
     keys_per_block: int = 128
     """Authors a Ray Data block."""
+    plan: bool = False
+    """Print what there is to do, and what each prompt costs, and end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +80,24 @@ class DueDays:
 def run(config: AnchorsConfig, run: Run) -> dict[str, Any]:
     """Reads segments and authors, writes anchors and rejections, and reports {rows_in, anchors, rejections, ...}.
 
-    The figures are those of the days that this run did.
+    The figures are those of the days that this run did. Raises ConfigError for a checkpoint that cannot write anchors,
+    before Ray starts, and EngineError for an engine that cannot go on.
     """
     work = DueDays.of(run.storage, config)
     log.info("anchors | %d day(s), %d to do | model %s", len(work.days), len(work.due), config.model)
     started = time.perf_counter()
+    if work.due or config.plan:
+        checkpoint = preflight.look(config.model, use_gpu=config.engine.use_gpu)
+        config = replace(config, engine=preflight.fitted(checkpoint, config.prompt, config.engine))
+    if config.plan:
+        rows = {day: len(_authors(run.storage, day)) for day in work.due}
+        plan = Plan.of(
+            checkpoint, config.prompt, config.engine, rows=rows, before=report_json.read(run.folder).get(STAGE)
+        )
+        print(plan)
+        return {"plan": asdict(plan)}
     figures: dict[str, Any] = {"rows_in": 0, "anchors": 0, "rejections": 0}
-    figures |= {"authors_per_s": None, "engine_start_s": None}
+    figures |= {"authors_per_s": None, "engine_start_s": None, "model": config.model}
     if work.due:
         with connected(run.cluster):
             figures |= _write_days(config, run.storage, work)
@@ -166,6 +182,7 @@ def _commit(
     day done."""
     answers = staging.read(day)
     good, bad = split(answers, config.model)
+    _refuse_nothing(day, good, bad)
     bad += [
         {"key": str(a), "reason": "engine_error", "detail": "no answer came back in two attempts", "attempts": 2}
         for a in lost
@@ -196,8 +213,20 @@ def split(answers: pa.Table, model: str) -> tuple[list[dict[str, Any]], list[dic
             except ValueError as error:
                 cut = not row["answer"].rstrip().endswith("}")
                 reason, detail = "truncated_answer" if cut else "invalid_json", f"{error}: {row['answer'][:300]}"
-        bad.append({"key": str(row["author_id"]), "reason": reason, "detail": detail})
+        bad.append({"key": str(row["author_id"]), "reason": reason, "detail": detail, "attempts": row["attempts"] or 1})
     return good, bad
+
+
+def _refuse_nothing(day: str, good: list[dict[str, Any]], bad: list[dict[str, Any]]) -> None:
+    """Raises RuntimeError for a day that the engine made nothing of: no earlier anchors are to be replaced by none."""
+    reasons = Counter(row["reason"] for row in bad if row["reason"] not in _OF_THE_DATA)
+    if reasons and not good:
+        reason, count = reasons.most_common(1)[0]
+        detail = next(row["detail"] for row in bad if row["reason"] == reason)
+        raise RuntimeError(
+            f"anchors: day {day} is left as it was, since none of {len(bad)} authors has an anchor; {count} times "
+            f"{reason}, the first: {detail}"
+        )
 
 
 def _anchor(row: dict[str, Any], fields: dict[str, list[str]], model: str) -> dict[str, Any]:
