@@ -69,9 +69,9 @@ class _Kept:
         while (now := time.monotonic()) < deadline and now - max(self._newest, seen) < _QUIET_S:
             time.sleep(0.1)
         with self._lock:
+            newest_first = reversed(self._tails.items())
             return [
-                (f"{tail.name or 'worker'} (pid {pid} on {ip})", list(tail.lines))
-                for (ip, pid), tail in reversed(self._tails.items())
+                (f"{tail.name or 'worker'} (pid {pid} on {ip})", list(tail.lines)) for (ip, pid), tail in newest_first
             ]
 
 
@@ -103,7 +103,7 @@ def last_words(*, max_workers: int = 2, max_lines: int = 60) -> str:
     """The last lines of workers that wrote of an error, the newest worker first; "" where none did.
 
     Of a worker that wrote more than `max_lines` since its first error, the beginning and the end are shown: the cause
-    stands at one, what came of it at the other. Takes two to eight seconds, as lines of a dead worker may be on the way.
+    stands at one, what came of it at the other. Takes two to eight seconds: lines of a dead worker may be on the way.
     Works within `connected`, on whatever node the workers ran; ask at a failure, not in a loop.
     """
     told = [(worker, lines) for worker, kept in _kept.settled() if (lines := _telling(kept))]

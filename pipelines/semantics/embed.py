@@ -92,13 +92,17 @@ def _embedded(texts: list[str], config: EmbedConfig) -> Iterator[tuple[str, npt.
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
+    from pipelines.semantics.engine_stage import guarded
+
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.actor_init_retry_on_errors = True
-    processor = build_processor(
-        vLLMEngineProcessorConfig(**embed_kwargs(config)),
-        preprocess=lambda row: {"text": row["text"], "tokenized_prompt": row["tokens"]},
-        postprocess=lambda row: {"text": row["text"], "embedding": row["embeddings"]},
+    processor = guarded(
+        build_processor(
+            vLLMEngineProcessorConfig(**embed_kwargs(config)),
+            preprocess=lambda row: {"text": row["text"], "tokenized_prompt": row["tokens"]},
+            postprocess=lambda row: {"text": row["text"], "embedding": row["embeddings"]},
+        )
     )
     rows = pa.table({"text": texts, "tokens": token_ids(texts, config)})
     blocks = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=config.engine.batch_size)
