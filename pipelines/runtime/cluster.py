@@ -7,6 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.artifacts.manifest import ArtifactError
+from pipelines.runtime import worker_logs
+from pipelines.runtime.config import ConfigError
+from pipelines.tables.contract import ContractError
+
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,21 +38,34 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = config.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, log_to_driver=False)
-    else:
-        inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        if str(ROOT) not in inherited:  # workers import this project wherever the job was started from
-            os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, inherited)])
-        ray.init(
-            address="local",
-            num_cpus=config.num_cpus,
-            object_store_memory=int(config.object_store_gb * 2**30),
-            include_dashboard=False,
-            log_to_driver=False,
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with worker_logs.kept():
+        _start(config)
+        worker_logs.quiet()
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, ConfigError | ContractError | ArtifactError) and (
+                said := worker_logs.last_words()
+            ):
+                log.error("%s", said)
+            raise
+        finally:
+            ray.shutdown()
+
+
+def _start(config: ClusterConfig) -> None:
+    import ray
+
+    if address := config.address or os.environ.get("RAY_ADDRESS"):
+        ray.init(address=address, log_to_driver=True)
+        return
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(ROOT) not in inherited:  # workers import this project wherever the job was started from
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, inherited)])
+    ray.init(
+        address="local",
+        num_cpus=config.num_cpus,
+        object_store_memory=int(config.object_store_gb * 2**30),
+        include_dashboard=False,
+        log_to_driver=True,
+    )

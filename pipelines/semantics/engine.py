@@ -142,7 +142,7 @@ def watched_processor(
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    from pipelines.semantics import watched_engine
+    from pipelines.semantics import engine_stage
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -150,7 +150,7 @@ def watched_processor(
     processor = build_processor(vLLMEngineProcessorConfig(**kwargs), **processing)
     name = "vLLMEngineStage"
     # Copied and updated, since an assignment would have pydantic complete the stage's arguments a second time.
-    stage = processor.get_stage_by_name(name).model_copy(update={"fn": watched_engine.WatchedEngine})
+    stage = processor.get_stage_by_name(name).model_copy(update={"fn": engine_stage.WatchedEngine})
     stage.fn_constructor_kwargs.update(
         attempts=attempts,
         key_columns=list(key_columns),
