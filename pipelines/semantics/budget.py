@@ -8,10 +8,10 @@ from typing import Any
 from pipelines.runtime.config import ConfigError
 from pipelines.semantics import comments, prompt
 from pipelines.semantics.author_day import AuthorDay, PromptConfig
-from pipelines.semantics.checkpoint import TOKENIZER, Checkpoint
+from pipelines.semantics.checkpoint import Checkpoint
 from pipelines.semantics.engine_config import EngineConfig
 from pipelines.semantics.image_sizes import MARKS, ImageSizes
-from pipelines.semantics.weights import refuse_pointer
+from pipelines.semantics.tokenizer_file import TOKENIZER, load_tokenizer
 
 _PROFILE_CHARS = 200
 _FEW = 64
@@ -107,7 +107,7 @@ class TokenCounter:
     """Counts tokens with a checkpoint's own tokenizer, and makes a day's text fit."""
 
     def __init__(self, folder: Path) -> None:
-        self._tokenizer = load_tokenizer(folder / TOKENIZER, f"anchors.model {folder}")
+        self._tokenizer = load_tokenizer(folder / TOKENIZER, "anchors.model")
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
@@ -137,19 +137,6 @@ class TokenCounter:
                     f"at most anchors.engine.max_model_len = {budget.max_model_len}"
                 )
         return day, text
-
-
-def load_tokenizer(file: Path, key: str) -> Any:
-    """A `tokenizer.json`. Raises ConfigError, which begins with `key`, where it is none."""
-    from tokenizers import Tokenizer
-
-    if not file.is_file():
-        raise ConfigError(f"{key}: wanted a {TOKENIZER}, got no file {file}; download the checkpoint again")
-    refuse_pointer(file, key)
-    try:
-        return Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing narrower
-        raise ConfigError(f"{key}: {file} cannot be read ({error}); download it again") from error
 
 
 def _nothing() -> list[dict[str, Any]]:

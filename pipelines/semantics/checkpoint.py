@@ -13,7 +13,6 @@ from pipelines.tables.fingerprint import digest
 
 STUDENT = Path(__file__).parents[1] / "world" / "student"
 """The distilled model that ships with the simulated world."""
-TOKENIZER = "tokenizer.json"
 
 
 def model_fingerprint(model: str) -> str:

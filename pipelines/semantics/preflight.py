@@ -12,9 +12,10 @@ from typing import Any
 from pipelines.runtime.config import ConfigError
 from pipelines.semantics import prompt
 from pipelines.semantics.author_day import PromptConfig
-from pipelines.semantics.budget import Budget, load_tokenizer
-from pipelines.semantics.checkpoint import TOKENIZER, Checkpoint
+from pipelines.semantics.budget import Budget
+from pipelines.semantics.checkpoint import Checkpoint
 from pipelines.semantics.engine_config import EngineConfig
+from pipelines.semantics.tokenizer_file import TOKENIZER, load_tokenizer
 from pipelines.semantics.weights import weights_bytes
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def look(model: str, *, use_gpu: bool, key: str = "anchors.model") -> Checkpoint
     _check_quantisation(checkpoint, use_gpu, key)
     _check_template(checkpoint, key)
     weights_bytes(checkpoint.folder, key)
-    marks = load_tokenizer(checkpoint.folder / TOKENIZER, f"{key} {model}")
+    marks = load_tokenizer(checkpoint.folder / TOKENIZER, key)
     if (got := marks.token_to_id(IMAGE)) != (wanted := checkpoint.config.get("image_token_id", got)):
         raise ConfigError(
             f"{key} {model}: {TOKENIZER} gives {IMAGE} the id {got}, config.json says {wanted}; the files are of two "
