@@ -54,7 +54,8 @@ def run(config: TrainConfig, run: Run) -> dict[str, Any]:
     with connected(run.cluster):
         for plan, made_from, run_id in jobs:
             started = time.perf_counter()
-            trained = _fit(config, run, plan, run_id, artifacts, made_from)
+            with artifacts.lease(plan.name):
+                trained = _fit(config, run, plan, run_id, artifacts, made_from)
             metrics["rankers"][plan.name] = {"run_id": run_id, "how": "trained", **trained}
             metrics["rankers"][plan.name]["seconds"] = round(time.perf_counter() - started, 1)
     return metrics

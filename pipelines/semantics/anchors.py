@@ -9,6 +9,7 @@ Run: python -m pipelines anchors --config pipelines/configs/demo.yaml
 import logging
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ class AnchorsConfig:
     """How vLLM runs."""
     keys_per_block: int = 128
     """Authors a Ray Data block."""
+    replace: bool = False
+    """Whether a day may be replaced by one that lacks most of its rows (storage.least_share)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +80,18 @@ def run(config: AnchorsConfig, run: Run) -> dict[str, Any]:
 
     The figures are those of the days that this run did.
     """
-    work = DueDays.of(run.storage, config)
+    storage = run.storage.guarded(run.guard(STAGE, config.replace))
+    work = DueDays.of(storage, config)
     log.info("anchors | %d day(s), %d to do | model %s", len(work.days), len(work.due), config.model)
     started = time.perf_counter()
     figures: dict[str, Any] = {"rows_in": 0, "anchors": 0, "rejections": 0}
     figures |= {"authors_per_s": None, "engine_start_s": None}
     if work.due:
-        with connected(run.cluster):
-            figures |= _write_days(config, run.storage, work)
+        with ExitStack() as held:
+            for day in work.due:
+                held.enter_context(storage.lease("anchors", day))
+            held.enter_context(connected(run.cluster))
+            figures |= _write_days(config, storage, work)
     figures |= {"days_done": len(work.due), "seconds": round(time.perf_counter() - started, 2)}
     report_json.merge(run.folder, STAGE, figures)
     return figures

@@ -21,6 +21,7 @@ from pipelines.sources.plain_file import ID_KINDS, TIME_UNITS, Ints, PlainFile, 
 from pipelines.sources.rows import anchor_row, author_row, coded, rows_by_day, to_table
 from pipelines.tables import rejections
 from pipelines.tables.contract import FIELD_LIMITS, FIELDS, PROFILE, ContractError, spec
+from pipelines.tables.guard import Guard
 from pipelines.tables.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -132,6 +133,8 @@ class CSVConfig:
     """integer: ids are kept; text: they are any text and get a number, listed in `<run_dir>/ids`."""
     delimiter: str = ","
     """Between the cells of a CSV file."""
+    replace: bool = False
+    """Whether files of far fewer interactions (storage.least_share) may replace what earlier ones made."""
 
     def __post_init__(self) -> None:
         if self.ids not in ID_KINDS:
@@ -150,6 +153,7 @@ def run(config: CSVConfig, run: Run) -> dict[str, Any]:
     users, codes = _users(config, files, impressions["user_id"].to_numpy())
     before = (date.fromisoformat(days[0][0]) - timedelta(days=1)).isoformat()
     authors, anchors, dropped = _items(items, config.items, item_ids, before)
+    _check(run.guard(STAGE, config.replace), run.storage, len(impressions))
     tables = {("authors", before): authors, ("anchors", before): anchors, ("users", before): users}
     _write(run.storage, tables | {("impressions", day): rows for day, rows in days})
     refused = [row for file in files.values() for row in file.refused]
@@ -245,6 +249,16 @@ def _items(file: PlainFile, config: ItemsConfig, ids: Ints, day: str) -> tuple[p
 def _phrases(cell: str | None, separator: str) -> list[str]:
     parts = (cell or "").split(separator) if separator else [cell or ""]
     return [" ".join(part.split()) for part in parts if part.strip()]
+
+
+def _check(guard: Guard, storage: Storage, new: int) -> None:
+    """Raises ContractError where the files hold far fewer interactions than those that an earlier run read.
+
+    By their number alone: an export of the last 30 days has other days, and other rows in each, every day.
+    """
+    commits = [storage.commit_of("impressions", day) for day in storage.days("impressions")]
+    old = sum(commit.rows for commit in commits if commit is not None and dict(commit.made_from) == _OURS)
+    guard.check("table impressions, all days", old=old, kept=min(old, new), new=new)
 
 
 def _write(storage: Storage, tables: Mapping[tuple[str, str], pa.Table]) -> None:

@@ -48,6 +48,8 @@ class IngestConfig(Sampling):
     """The day that the videos belong to. Lives start at its midnight, UTC: a video file tells no time."""
     concurrency: int = 4
     """Videos decoded at a time, each on one CPU."""
+    replace: bool = False
+    """Whether a day may be replaced by one that lacks most of its rows (storage.least_share)."""
 
     def __post_init__(self) -> None:
         Sampling.__post_init__(self)
@@ -70,14 +72,14 @@ def run(config: IngestConfig, run: Run) -> dict[str, Any]:
             f"ingest.source {config.source}: wanted author folders that hold videos, got none; put each author's "
             f"videos into a sub-folder named after the author (endings: {', '.join(sorted(clips.EXTENSIONS))})"
         )
-    storage = run.storage
+    storage = run.storage.guarded(run.guard(STAGE, config.replace))
     made_from = {"config": _settings_hash(config), "source": _source_hash(videos, refused)}
     if all(storage.is_current(table, day, made_from) for table in ("segments", "authors")):
         log.info("ingest | day %s is up to date | nothing to do", day)
         return {**_counts(storage, day), "skipped": True}
     started = time.perf_counter()
     progress = _Progress(total=len(videos), refused=refused)
-    with connected(run.cluster):
+    with storage.lease("segments", day), connected(run.cluster):
         tables = progress.segments(_decoded(videos, config))
         storage.write("segments", day, _files(tables, BYTES_PER_FILE), made_from)
     rejections.replace(storage, day, STAGE, progress.refused)
@@ -99,7 +101,7 @@ def _folder(source: str) -> Path:
 
 def _settings_hash(config: IngestConfig) -> str:
     """Hash of the settings that change the rows: not where the files lie, nor how many are read at a time."""
-    kept = {name: value for name, value in to_dict(config).items() if name not in ("source", "concurrency")}
+    kept = {name: value for name, value in to_dict(config).items() if name not in ("source", "concurrency", "replace")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -44,6 +44,8 @@ class KuaiLiveConfig:
     """kuailive, or m3 for KuaiLive-M3."""
     long_view_s: float = 60.0
     """A view of at least so many seconds is a long one."""
+    replace: bool = False
+    """Whether days may be replaced by ones that lack most of their rows (storage.least_share)."""
 
     def __post_init__(self) -> None:
         if self.release not in RELEASES:
@@ -71,7 +73,7 @@ class Release:
 def run(config: KuaiLiveConfig, run: Run) -> dict[str, Any]:
     """Writes users, authors, anchors, impressions and rejections."""
     release = {"kuailive": _kuailive, "m3": _m3}[config.release](_Folder(config.source), config)
-    storage = run.storage
+    storage = run.storage.guarded(run.guard("kuailive", config.replace))
     exposures, refused = _on_air(release)
     order = [("ts_ms", "ascending"), ("user_id", "ascending"), ("live_id", "ascending")]
     exposures = exposures.sort_by(order)

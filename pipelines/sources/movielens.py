@@ -40,6 +40,8 @@ class MovieLensConfig:
     """Periods of equal size; the last one is the test."""
     vocabulary: int = 8192
     """Tokens of the base tokenizer that is made from the films' text."""
+    replace: bool = False
+    """Whether days may be replaced by ones that lack most of their rows (storage.least_share)."""
 
     def __post_init__(self) -> None:
         if self.periods < 2 or self.vocabulary < 256:
@@ -49,7 +51,7 @@ class MovieLensConfig:
 def run(config: MovieLensConfig, run: Run) -> dict[str, Any]:
     """Writes users, authors, anchors and impressions, and has the job base_tokenizer make one from the films' text."""
     ratings, items = _read(config.source)
-    storage = run.storage
+    storage = run.storage.guarded(run.guard("movielens", config.replace))
     days = _periods(ratings["timestamp_s"].to_numpy(), config.periods)
     before = (date.fromisoformat(days[0][0]) - timedelta(days=1)).isoformat()
     films = [_film(item) for item in items.to_pylist()]

@@ -2,6 +2,7 @@
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -325,6 +326,33 @@ def test_a_later_day_keeps_what_was_known_of_an_author(tmp_path: Path, ray_clust
     run_job(ingest, settings_for(tmp_path, source, day=date(2026, 1, 5)))
     (row,) = Storage.open(str(tmp_path / "store")).read("authors", "2026-01-05").to_pylist()
     assert row["first_live_day"] == DAY
+
+
+@pytest.mark.ray
+def test_another_folder_does_not_replace_a_day_unless_it_is_said(tmp_path: Path, ray_cluster: None):
+    film(tmp_path / "first" / "ann" / "one.mp4", seconds=0.5)
+    film(tmp_path / "second" / "bob" / "one.mp4", seconds=0.5)
+    run_job(ingest, settings_for(tmp_path, tmp_path / "first"))
+    storage = Storage.open(str(tmp_path / "store"))
+    before = storage.commit_of("segments", "2026-01-01")
+    with pytest.raises(ContractError, match=r"got 0 of them among the 1 new rows.*--set ingest.replace=true"):
+        run_job(ingest, settings_for(tmp_path, tmp_path / "second"))
+    assert storage.commit_of("segments", "2026-01-01") == before
+    run_job(ingest, settings_for(tmp_path, tmp_path / "second", replace=True))
+    assert storage.read("segments", "2026-01-01")["author_id"].to_pylist() == [stable_id("bob")]
+
+
+@pytest.mark.ray
+def test_two_ingests_of_one_day_at_once_leave_one_whole(tmp_path: Path, ray_cluster: None):
+    film(tmp_path / "in" / "ann" / "one.mp4", seconds=0.5)
+    settings, storage = settings_for(tmp_path, tmp_path / "in"), Storage.open(str(tmp_path / "store"))
+    with (
+        ThreadPoolExecutor(1) as elsewhere,
+        storage.lease("segments", "2026-01-01"),
+        pytest.raises(ContractError, match="another job is writing it"),
+    ):
+        elsewhere.submit(run_job, ingest, settings).result()
+    assert run_job(ingest, settings)["segments"] == 1
 
 
 @pytest.mark.ray
