@@ -106,9 +106,8 @@ def main(argv: list[str]) -> int:
         print(f"{kind:<28} {rows[-1]['end']!s:<16} {(row['detail'] if row else '')[:90]}")
     lost = sorted(all_authors - anchored - {int(key) for key in rejected})
     harmed = sorted(all_authors - anchored - set(by_author))
-    print(
-        f"{len(all_authors)} authors, {len(by_author)} poisoned, {len(lost)} lost, {len(harmed)} good ones without anchor"
-    )
+    ends = f"{len(lost)} lost, {len(harmed)} good ones without an anchor"
+    print(f"{len(all_authors)} authors, {len(by_author)} poisoned | {ends}")
     print(json.dumps({"bench": "poison", **figures, "rows": rows, "lost": len(lost), "harmed": len(harmed)}))
     return int(bool(lost or harmed))
 
