@@ -3,6 +3,7 @@
 What a Ray worker does for `ingest`; the job itself, its tables and its progress are in pipelines/sources/ingest.py.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pipelines.sources.sampling import Sampling
 from pipelines.sources.video import Video
 from pipelines.tables import contract
 
+log = logging.getLogger(__name__)
 EXTENSIONS = frozenset(
     f".{ending}" for ending in "3gp avi flv m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv".split()
 )
@@ -141,7 +143,9 @@ def _decode(clip: Clip, sampling: Sampling, day: date) -> Iterator[pa.Table]:
     if video.damage:
         refused.append(rejected(clip.key, "unreadable_video", video.damage))
     elif not num_segments:
-        refused.append(rejected(clip.key, "no_frames", "the file opens, but no picture comes out of it"))
+        refused.append(rejected(clip.key, "no_frames", video.no_pictures))
+    if video.notes:
+        log.warning("ingest | %s | %s", clip.key, video.notes)
     yield _done(clip, refused)
 
 
