@@ -37,6 +37,11 @@ class Video:
         self._expected = 1
 
     @property
+    def lost(self) -> int:
+        """How many segments could not be read."""
+        return self._lost
+
+    @property
     def damage(self) -> str:
         """How many segments were lost and the first error, for a person to read."""
         return f"{self._lost} of {self._expected} segment(s) lost, first {self._first}" if self._lost else ""
