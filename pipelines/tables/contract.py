@@ -48,6 +48,7 @@ EVENT_KINDS = ("exposure", "click", "exit", "follow", "like", "comment", "gift")
 _CLOSED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "events": {"kind": EVENT_KINDS},
     "rejections": {"reason": REASONS},
+    "ingest_report": {"kind": ("video", "chat", "transcript", "other")},
 }
 
 
@@ -129,9 +130,7 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                     frames=pa.list_(_FRAME),
                     speech=(pa.string(), "null"),
                     comments=pa.list_(_COMMENT),
-                    viewers=pa.int32(),
-                    likes=pa.int32(),
-                    gifts=pa.int32(),
+                    **dict.fromkeys(("viewers", "likes", "gifts"), pa.int32()),
                 ),
             ),
             TableSpec(
@@ -168,10 +167,7 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 schema=_schema(
                     author_id=pa.int64(),
                     **_SIX,
-                    text=pa.string(),
-                    model=pa.string(),
-                    prompt_hash=pa.string(),
-                    schema_hash=pa.string(),
+                    **dict.fromkeys(("text", "model", "prompt_hash", "schema_hash"), pa.string()),
                     num_frames=pa.int32(),
                     num_comments=pa.int32(),
                 ),
@@ -188,6 +184,15 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 key=("key", "stage"),
                 schema=_schema(
                     key=pa.string(), stage=pa.string(), reason=pa.string(), detail=pa.string(), attempts=pa.int32()
+                ),
+            ),
+            TableSpec(
+                name="ingest_report",
+                row="file that ingest found; of its segments, comments or lines: found = used + left_out",
+                key=("file",),
+                schema=_schema(
+                    **dict.fromkeys(("file", "kind", "why"), pa.string()),
+                    **dict.fromkeys(("found", "used", "left_out"), pa.int64()),
                 ),
             ),
             TableSpec(
@@ -214,10 +219,7 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 oracle=True,
                 schema=_schema(
                     impression_id=pa.int64(),
-                    click=pa.float32(),
-                    follow=pa.float32(),
-                    long_view=pa.float32(),
-                    gift=pa.float32(),
+                    **dict.fromkeys(("click", "follow", "long_view", "gift"), pa.float32()),
                 ),
             ),
             TableSpec(
