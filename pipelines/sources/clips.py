@@ -3,7 +3,6 @@
 What a Ray worker does for `ingest`; the job itself, its tables and its progress are in pipelines/sources/ingest.py.
 """
 
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from pipelines.sources.sampling import Sampling
 from pipelines.sources.video import Video
 from pipelines.tables import contract
 
-log = logging.getLogger(__name__)
 EXTENSIONS = frozenset(
     f".{ending}" for ending in "3gp avi flv m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv".split()
 )
@@ -31,9 +29,10 @@ SEGMENTS_PER_TABLE = 16
 _REJECTED = pa.struct([pa.field(name, pa.string()) for name in ("key", "reason", "detail")])
 DECODED = pa.schema(
     [pa.field(f.name, f.type) for f in contract.spec("segments").schema]
-    + [pa.field("done", pa.string()), pa.field("rejected", pa.list_(_REJECTED))]
+    + [pa.field("done", pa.string()), pa.field("rejected", pa.list_(_REJECTED)), pa.field("notes", pa.string())]
 )
-"""What a worker sends: rows of `segments`, then one row per video with its key in `done` and what was rejected."""
+"""What a worker sends: rows of `segments`, then one row per video with its key in `done`, what was rejected and
+what was odd about its clock."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,13 +143,11 @@ def _decode(clip: Clip, sampling: Sampling, day: date) -> Iterator[pa.Table]:
         refused.append(rejected(clip.key, "unreadable_video", video.damage))
     elif not num_segments:
         refused.append(rejected(clip.key, "no_frames", video.no_pictures))
-    if video.notes:
-        log.warning("ingest | %s | %s", clip.key, video.notes)
-    yield _done(clip, refused)
+    yield _done(clip, refused, video.notes)
 
 
-def _done(clip: Clip, refused: Sequence[Mapping[str, str]]) -> pa.Table:
-    return pa.Table.from_pylist([{"done": clip.key, "rejected": list(refused)}], schema=DECODED)
+def _done(clip: Clip, refused: Sequence[Mapping[str, str]], notes: str) -> pa.Table:
+    return pa.Table.from_pylist([{"done": clip.key, "rejected": list(refused), "notes": notes}], schema=DECODED)
 
 
 def _said(clip: Clip) -> tuple[list[chat.Comment], list[transcript.Line] | None, list[dict[str, str]]]:

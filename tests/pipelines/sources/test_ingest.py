@@ -22,7 +22,7 @@ from pipelines.sources.sampling import Sampling
 from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
-from tests.pipelines.films import CODECS, Pipe, encode, film, grey
+from tests.pipelines.films import CODECS, Pipe, encode, film, grey, with_cover
 from tests.pipelines.jobs import run_job
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -142,6 +142,13 @@ def test_a_file_without_pictures_is_no_frames(tmp_path: Path):
     rows, refused = decoded(tmp_path)
     assert rows == []
     assert [(r["key"], r["reason"]) for r in refused] == [("ann/sound", "no_frames")]
+
+
+def test_a_file_with_a_cover_alone_is_no_frames(tmp_path: Path):
+    with_cover(tmp_path / "ann" / "radio.mp4", seconds=0)
+    rows, refused = decoded(tmp_path)
+    assert rows == []
+    assert refused == [{"key": "ann/radio", "reason": "no_frames", "detail": "only a cover picture"}]
 
 
 def test_comments_go_to_the_segment_they_were_written_in(tmp_path: Path):
@@ -315,6 +322,20 @@ def test_the_job_writes_tables_report_and_rejections_once(tmp_path: Path, ray_cl
     assert storage.commit_of("segments", "2026-01-01") == before
     film(source / "ann" / "three.mp4")
     assert run_job(ingest, settings)["clips"] == 3
+
+
+@pytest.mark.ray
+def test_joined_recordings_are_both_there_and_the_log_says_so(
+    tmp_path: Path, ray_cluster: None, caplog: pytest.LogCaptureFixture
+):
+    one = film(tmp_path / "one.ts", seconds=20)
+    (tmp_path / "in" / "ann").mkdir(parents=True)
+    (tmp_path / "in" / "ann" / "two.ts").write_bytes(2 * one.read_bytes())
+    caplog.set_level("INFO")
+    metrics = run_job(ingest, settings_for(tmp_path, tmp_path / "in"))
+    assert (metrics["segments"], metrics["rejections"]) == (2, 0)
+    assert "ann/two | 2 segment(s)" in caplog.text
+    assert "at 20.0 s the clock goes back by 20.0 s" in caplog.text
 
 
 @pytest.mark.ray
