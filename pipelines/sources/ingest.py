@@ -213,19 +213,20 @@ class _Progress:
                     self._segments += 1
                 else:
                     self.files.extend(row["files"])
-                    self._finish(row["done"], row["rejected"])
+                    video = row["files"][0]
+                    self._finish(row["done"], row["rejected"], "" if video["left_out"] else video["why"])
             rows = table.filter(pc.is_null(table["done"])).select(names)
             if rows.num_rows:
                 yield rows
 
-    def _finish(self, key: str, refused: Sequence[dict[str, str]]) -> None:
+    def _finish(self, key: str, refused: Sequence[dict[str, str]], notes: str) -> None:
         self._done += 1
         if self._segments:
             self.authors.add(key.partition("/")[0])
         self.refused.extend(refused)
         rate = self._done / max(time.perf_counter() - self._started, 1e-9)
         log.info(
-            "ingest %d/%d (%.0f %%) | %s | %d segment(s) | %.2f videos/s | eta %.0f s%s",
+            "ingest %d/%d (%.0f %%) | %s | %d segment(s) | %.2f videos/s | eta %.0f s%s%s",
             self._done,
             self._total,
             100 * self._done / self._total,
@@ -233,6 +234,7 @@ class _Progress:
             self._segments,
             rate,
             (self._total - self._done) / rate,
+            f" | {notes}" if notes else "",
             "".join(f" | rejected: {row['reason']}: {row['detail']}" for row in refused),
         )
         self._segments = 0

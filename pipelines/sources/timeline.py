@@ -31,6 +31,7 @@ NOTED_S = 10.0
 JITTER_S = 1.0
 """How far a clock may go back, or how long it may stand still, before that means anything, seconds."""
 DEFAULT_RATE = 25
+MOST_NOTES = 3
 MAX_FAILURES = 10
 """Errors of a container without a packet in between after which the rest of the file is given up."""
 
@@ -68,16 +69,34 @@ def moving(stream: Any) -> bool:
     return stream.type == "video" and not stream.disposition & Disposition.attached_pic
 
 
+class Notes:
+    """What a person should know of a recording: the first few things in words, and how many more there are."""
+
+    def __init__(self) -> None:
+        self._first: list[str] = []
+        self._more = 0
+
+    def add(self, text: str) -> None:
+        """Notes something; of a file that is odd all the time only the beginning is kept."""
+        if len(self._first) < MOST_NOTES:
+            self._first.append(text)
+        else:
+            self._more += 1
+
+    def __str__(self) -> str:
+        return "; ".join(self._first) + (f"; and {self._more} more" if self._more else "")
+
+
 class Clock:
     """Puts recording time in place of the time stamps of packets, met one after the other."""
 
     def __init__(self, stream: Any) -> None:
-        self.notes: list[str] = []
+        self.notes = Notes()
         self.believed = True
         """False once it went back, jumped too far or stood still: the file's own times mean nothing any more."""
-        self.tick_s = float(stream.time_base)
+        self.ticks_per_s = float(1 / stream.time_base)
         self._begin_s = (stream.container.start_time or 0) / av.time_base
-        self._apart = max(1, self._ticks(1 / float(stream.guessed_rate or stream.average_rate or DEFAULT_RATE)))
+        self._apart = max(1, self._ticks(float(1 / (stream.guessed_rate or stream.average_rate or DEFAULT_RATE))))
         self._offset: int | None = None
         self._latest = 0
         self._end = 0
@@ -88,10 +107,10 @@ class Clock:
     def stamp(self, packet: Any) -> bool:
         """Moves the time stamps of `packet`; one without any is given a `dts`. Whether another part begins with it."""
         joint = False
-        apart = min(packet.duration or self._apart, self._ticks(NOTED_S))
+        apart = packet.duration if packet.duration and packet.duration <= self._ticks(NOTED_S) else self._apart
         raw = packet.dts if packet.dts is not None else packet.pts
         if self._offset is None:
-            self._begin(packet, raw or 0, apart)
+            self._begin(packet, raw, apart)
         if raw is None:
             packet.dts = self._latest = self._latest + apart
         else:
@@ -103,34 +122,40 @@ class Clock:
         self._end = max(self._end, apart + (packet.dts if packet.pts is None else packet.pts))
         return joint
 
-    def _begin(self, packet: Any, raw: int, apart: int) -> None:
+    def _begin(self, packet: Any, raw: int | None, apart: int) -> None:
         """Recording time is 0 at the first picture, or at the first sound where that is clearly earlier."""
+        if raw is None:
+            self._offset, self._latest = 0, -apart
+            return self.notes.add("the pictures have no times; they are counted")
         first = raw if packet.pts is None else packet.pts
-        sound_s = first * self.tick_s - self._begin_s
+        sound_s = first / self.ticks_per_s - self._begin_s
         start = self._ticks(sound_s) if JITTER_S < sound_s <= PAUSE_S else 0
         self._offset = start - first
-        self._latest = self._offset + raw - apart
-        if sound_s > NOTED_S and start:
-            self.notes.append(f"no pictures from 0.0 s to {sound_s:.1f} s")
+        self._latest = raw + self._offset - apart
+        if start > self._ticks(NOTED_S):
+            self.notes.add(f"no pictures from 0.0 s to {sound_s:.1f} s")
+        return None
 
     def span_s(self, packet: Any) -> tuple[float, float]:
         """When the picture of a stamped packet appears and when it has been shown, seconds of recording time."""
         start = packet.dts if packet.pts is None else packet.pts
-        return start * self.tick_s, (start + (packet.duration or self._apart)) * self.tick_s
+        return start / self.ticks_per_s, (start + (packet.duration or self._apart)) / self.ticks_per_s
 
     def frame_s(self, frame: Any) -> float:
         """When a decoded frame appears, seconds: a decoder may give the last ones no time, which then are counted."""
         stamp = frame.dts if frame.pts is None else frame.pts
         self._shown = self._shown + self._apart if stamp is None else stamp
-        return self._shown * self.tick_s
+        return self._shown / self.ticks_per_s
 
     def _follow(self, step: int, apart: int) -> bool:
         """Moves the offset where the clock, `step` ticks on, is not to be believed; whether it is another clock."""
         assert self._offset is not None
         if step > self._ticks(PAUSE_S):
-            return self._go_on(step, apart, f"jumps ahead by {(step - apart) * self.tick_s:.1f} s, too far for a pause")
+            return self._go_on(
+                step, apart, f"jumps ahead by {(step - apart) / self.ticks_per_s:.1f} s, too far for a pause"
+            )
         if -step > max(self._ticks(JITTER_S), 4 * apart):
-            return self._go_on(step, apart, f"goes back by {(apart - step) * self.tick_s:.1f} s")
+            return self._go_on(step, apart, f"goes back by {(apart - step) / self.ticks_per_s:.1f} s")
         if step:
             caught_up = min(self._owed, max(0, step - apart))
             self._owed -= caught_up
@@ -138,14 +163,14 @@ class Clock:
             self._still = 0
             pause = step - caught_up - apart
             if pause > self._ticks(NOTED_S):
-                self.notes.append(f"no pictures from {self._at(0)} to {self._at(pause)}")
+                self.notes.add(f"no pictures from {self._at(0)} to {self._at(pause)}")
         else:
             self._stand(apart)
         return False
 
     def _go_on(self, step: int, apart: int, what: str) -> bool:
         assert self._offset is not None
-        self.notes.append(f"at {self._at(0)} the clock {what}; what follows is taken to go straight on")
+        self.notes.add(f"at {self._at(0)} the clock {what}; what follows is taken to go straight on")
         self._offset += apart - step
         self._still = self._owed = 0
         self.believed = False
@@ -157,16 +182,16 @@ class Clock:
         self._still += apart
         if self._still > self._ticks(JITTER_S):
             if not self._owed:
-                self.notes.append(f"at {self._at(0)} the clock stands still; pictures are counted")
+                self.notes.add(f"at {self._at(0)} the clock stands still; pictures are counted")
             self._owed += apart
             self._offset += apart
             self.believed = False
 
     def _at(self, later: int) -> str:
-        return f"{(self._end + later) * self.tick_s:.1f} s"
+        return f"{(self._end + later) / self.ticks_per_s:.1f} s"
 
     def _ticks(self, seconds: float) -> int:
-        return round(seconds / self.tick_s)
+        return round(seconds * self.ticks_per_s)
 
 
 class Timeline:
@@ -255,11 +280,11 @@ def read(path: str, segment_s: int) -> Timeline | None:
     main = max(lines, key=lambda index: lines[index].weight)
     first, last = spans[main]
     turns = {index for index, (begin, end) in spans.items() if begin > last or end < first}
-    turns = {index for index in turns if lines[index].clock.tick_s == lines[main].clock.tick_s}
+    turns = {index for index in turns if lines[index].clock.ticks_per_s == lines[main].clock.ticks_per_s}
     line = _joined(path, {main} | turns, segment_s) if turns else lines[main]
     line.unread_s, line.errors = unread_s, errors
     if len(lines) > len(line.streams):
-        line.clock.notes.append(f"{len(lines) - len(line.streams)} more video stream(s) not read")
+        line.clock.notes.add(f"{len(lines) - len(line.streams)} more video stream(s) not read")
     return line
 
 

@@ -17,7 +17,6 @@ from pipelines.sources import timeline
 from pipelines.sources.sampling import Sampling
 from pipelines.sources.timeline import Clock, Timeline
 
-MOST_NOTES = 3
 NEW_PARAMETERS = "new_extradata"
 """What a container hands to the decoder, once, where a recording of another encoder begins."""
 
@@ -39,7 +38,7 @@ class Video:
         """Why there are none, for a file that yields nothing and has no `damage`."""
         self._path = path
         self._sampling = sampling
-        self._notes: list[str] = []
+        self._notes = timeline.Notes()
         self._lost = 0
         self._first = ""
         self._expected = 1
@@ -57,8 +56,7 @@ class Video:
     @property
     def notes(self) -> str:
         """What was odd and cost no segment, for a person to read: pauses, a clock that jumps, pictures not read."""
-        more = len(self._notes) - MOST_NOTES
-        return "; ".join(self._notes[:MOST_NOTES]) + (f"; and {more} more" if more > 0 else "")
+        return str(self._notes)
 
     def slices(self) -> Iterator[Slice]:
         """The readable segments in order. A damaged one is left out and counted in `damage`; nothing is raised.
@@ -80,7 +78,7 @@ class Video:
         self._lost += count
 
     def _slices(self, container: Any, line: Timeline) -> Iterator[Slice]:
-        self._notes.extend(line.clock.notes)
+        self._notes = line.clock.notes
         size = self._sampling.segment_s
         declared_s = _declared_s(container, line)
         missing = self._count(declared_s) - self._count(line.end_s) if declared_s - line.end_s > size else 0
@@ -108,7 +106,7 @@ class Video:
         if line.errors:
             self._lose(f"{len(line.errors)} error(s) of the container, the first {line.errors[0]}")
         if pictures.num_joint_errors:
-            self._notes.append(f"{pictures.num_joint_errors} packet(s) where recordings are joined cannot be decoded")
+            self._notes.add(f"{pictures.num_joint_errors} packet(s) where recordings are joined cannot be decoded")
 
     def _count(self, length_s: float) -> int:
         """Number of segments of a recording of this length."""

@@ -20,7 +20,7 @@ from pipelines.sources.rows import stable_id
 from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
-from tests.pipelines.films import CODECS, Pipe, encode, film, grey
+from tests.pipelines.films import CODECS, Pipe, encode, film, grey, with_cover
 from tests.pipelines.jobs import run_job
 from tests.pipelines.sources.folders import ingested
 
@@ -134,6 +134,13 @@ def test_a_file_without_pictures_is_no_frames(tmp_path: Path):
     assert [(r["key"], r["reason"]) for r in refused] == [("ann/sound", "no_frames")]
 
 
+def test_a_file_with_a_cover_alone_is_no_frames(tmp_path: Path):
+    with_cover(tmp_path / "ann" / "radio.mp4", seconds=0)
+    rows, refused = decoded(tmp_path)
+    assert rows == []
+    assert refused == [{"key": "ann/radio", "reason": "no_frames", "detail": "only a cover picture"}]
+
+
 def test_no_transcript_is_null_speech(tmp_path: Path):
     film(tmp_path / "ann" / "one.mp4")
     assert decoded(tmp_path)[0][0]["speech"] is None
@@ -241,28 +248,34 @@ def test_the_job_writes_tables_report_and_rejections_once(
     ]
     assert "1 chat file(s): 1 of 2 comment(s) used" in caplog.text
     assert "nothing was used of 2 file(s), the first broken/x.mp4" in caplog.text
-    assert "writes day 2026-01-01 (ingest.day) | it holds no segments yet" in caplog.text
+    assert "writes day 2026-01-01 (ingest.day)" in caplog.text
 
     before = storage.commit_of("segments", "2026-01-01")
     assert run_job(ingest, settings)["skipped"] is True
     assert storage.commit_of("segments", "2026-01-01") == before
     film(source / "ann" / "three.mp4")
     assert run_job(ingest, settings)["clips"] == 3
-    assert "replaces 3 segment(s) of 2 author(s), all of whom are in the source" in caplog.text
 
 
 @pytest.mark.ray
-def test_a_second_folder_of_the_same_day_says_what_it_replaces(
+def test_folders_named_after_other_days_are_said(tmp_path: Path, ray_cluster: None, caplog: pytest.LogCaptureFixture):
+    film(tmp_path / "in" / "bo" / "2026-02-03" / "b.mp4", seconds=0.5)
+    run_job(ingest, settings_for(tmp_path, tmp_path / "in"))
+    assert "named after other days, the first bo/2026-02-03/b.mp4 | all are written as day 2026-01-01" in caplog.text
+
+
+@pytest.mark.ray
+def test_joined_recordings_are_both_there_and_the_log_says_so(
     tmp_path: Path, ray_cluster: None, caplog: pytest.LogCaptureFixture
 ):
-    film(tmp_path / "one" / "ann" / "a.mp4", seconds=0.5)
-    film(tmp_path / "two" / "bo" / "2026-02-03" / "b.mp4", seconds=0.5)
-    caplog.set_level("WARNING", "pipelines")
-    run_job(ingest, settings_for(tmp_path, tmp_path / "one"))
-    run_job(ingest, settings_for(tmp_path, tmp_path / "two"))
-    replaced, other_days = [r.getMessage() for r in caplog.records if r.name.startswith("pipelines.sources")]
-    assert "replaces 1 segment(s) of 1 author(s), of whom 1 have no video in the source" in replaced
-    assert "named after other days, the first bo/2026-02-03/b.mp4 | all are written as day 2026-01-01" in other_days
+    one = film(tmp_path / "one.ts", seconds=20)
+    (tmp_path / "in" / "ann").mkdir(parents=True)
+    (tmp_path / "in" / "ann" / "two.ts").write_bytes(2 * one.read_bytes())
+    caplog.set_level("INFO")
+    metrics = run_job(ingest, settings_for(tmp_path, tmp_path / "in"))
+    assert (metrics["segments"], metrics["rejections"]) == (2, 0)
+    assert "ann/two | 2 segment(s)" in caplog.text
+    assert "at 20.0 s the clock goes back by 20.0 s" in caplog.text
 
 
 @pytest.mark.ray
@@ -282,7 +295,7 @@ def test_another_folder_does_not_replace_a_day_unless_it_is_said(tmp_path: Path,
     run_job(ingest, settings_for(tmp_path, tmp_path / "first"))
     storage = Storage.open(str(tmp_path / "store"))
     before = storage.commit_of("segments", "2026-01-01")
-    with pytest.raises(ContractError, match=r"got 0 of them among the 1 new rows.*--set ingest.replace=true"):
+    with pytest.raises(ContractError, match=r"got 0 of them among the 1 new authors.*--set ingest.replace=true"):
         run_job(ingest, settings_for(tmp_path, tmp_path / "second"))
     assert storage.commit_of("segments", "2026-01-01") == before
     run_job(ingest, settings_for(tmp_path, tmp_path / "second", replace=True))
