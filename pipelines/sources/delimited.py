@@ -127,10 +127,10 @@ def _content(path: Path, dialect: Dialect) -> pa.Buffer:
             return file.read_buffer()
     raw = path.read_bytes()
     try:
-        text = raw.decode()
+        raw.decode()
     except UnicodeDecodeError:
-        text = raw.decode("latin-1")
-    return pa.py_buffer(text.replace(dialect.delimiter, _parse_options(dialect).delimiter).encode())
+        raw = raw.decode("latin-1").encode()
+    return pa.py_buffer(raw.replace(dialect.delimiter.encode(), _parse_options(dialect).delimiter.encode()))
 
 
 def _count(content: pa.Buffer) -> tuple[int, bool]:

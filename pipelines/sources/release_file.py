@@ -105,17 +105,22 @@ class ReleaseFile(Refusals):
         """[rows] text as it is, null where it is blank."""
         return cells.text(self._column(column))
 
+    def refuse(self, bad: Bools, column: str, wanted: str) -> None:
+        """Refuses those of the rows that are still good. Raises ContractError where most of many rows are refused."""
+        found = np.flatnonzero(bad & self.good)
+        if len(self) > _ENOUGH and len(found) > _MOST_REFUSED * len(self):
+            raise ContractError(
+                f"{self.name}, column {column}: wanted {wanted}, but {len(found)} of {len(self)} rows have none, the "
+                f"first {self.cell(column, int(found[0]))!r} in {self.place} {self.row[found[0]]}; download it again"
+            )
+        super().refuse(bad, column, wanted)
+
     def kept(self, columns: Mapping[str, Any]) -> pa.Table:
         """The rows that were not refused: `columns`, and their number as `row`. Lets what was read go.
 
-        Raises ContractError where most of many rows were refused, or where the refused last one was cut.
+        Raises ContractError where the last row was refused because the file was cut there.
         """
         self._check_last_row()
-        if len(self) > _ENOUGH and len(self.refused) > _MOST_REFUSED * len(self):
-            raise ContractError(
-                f"{self.name}: {len(self.refused)} of {len(self)} rows cannot be used, the first: "
-                f"{self.refused[0]['detail']}"
-            )
         self._table = pa.table({})
         rows = pa.table({**columns, "row": self.row})
         return rows if self.good.all() else rows.filter(pa.array(self.good))
