@@ -86,9 +86,9 @@ def _periods(seconds: np.ndarray, count: int) -> list[tuple[str, range]]:
     starts = [0, *np.searchsorted(seconds, seconds[bounds[1:-1]], side="left").tolist(), len(seconds)]
     names = [datetime.fromtimestamp(int(seconds[start]), UTC).date().isoformat() for start in starts[:-1]]
     if (dates := len(set(names))) < count:
-        remedy = "take fewer periods" if dates > 1 else "bring ratings of more dates"
         raise ContractError(
-            f"movielens.periods: {count} periods of {len(seconds)} rating(s) begin on {dates} dates; {remedy}"
+            f"movielens.periods: {count} periods of {len(seconds)} rating(s) begin on {dates} dates; "
+            "take fewer periods, or bring ratings of more dates"
         )
     return [(name, range(a, b)) for name, a, b in zip(names, starts[:-1], starts[1:], strict=True)]
 

@@ -68,6 +68,7 @@ class ReleaseFile(Refusals):
     def cell(self, column: str, index: int) -> str | None:
         """The text of a cell, None where it is blank."""
         value = self._column(column)[index].as_py()
+        value = int(value) if isinstance(value, float) and value.is_integer() else value
         return None if value is None or str(value).strip() in cells.BLANK else str(value)
 
     def ids(self, column: str, blank: int | None = None) -> Ints:
@@ -94,11 +95,12 @@ class ReleaseFile(Refusals):
         another unit.
         """
         ms = cells.milliseconds(self._column(column), _UNITS[unit], self._utc_offset_h)
-        first = 1 if unit == "seconds" else FIRST_MS  # what is no second stays far outside, other units do not
+        # Seconds may be few: other units taken for them are far too many. Of milliseconds, few are another unit.
+        first, year = (1, 1970) if unit == "seconds" else (FIRST_MS, 1980)
         fits = (ms >= first) & (ms < END_MS)
         running = (cells.blank(self._column(column)) | (ms < _NO_END_MS)) if may_run else np.zeros(len(ms), bool)
         self._check_unit(column, unit, np.where(running, np.nan, ms), fits)
-        self.refuse(~fits & ~running, column, f"{unit} since 1970, or a date-time, of the years 1980 to 2099")
+        self.refuse(~fits & ~running, column, f"{unit} since 1970, or a date-time, of the years {year} to 2099")
         return np.where(running, RUNNING, np.rint(np.where(fits, ms, 0)).astype(np.int64))
 
     def texts(self, column: str) -> pa.ChunkedArray:
