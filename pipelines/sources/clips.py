@@ -59,7 +59,8 @@ def _decode(clip: Clip, sampling: Sampling, day: date) -> Iterator[pa.Table]:
     for piece, is_last in _to_the_last(video.slices()):
         start_s = piece.segment * sampling.segment_s
         end_s = start_s + piece.length_s
-        comments = said.comments.between(start_s, _sound_end_s(clip, end_s) if is_last else end_s)
+        talk_end_s = _sound_end_s(clip, end_s) if is_last and said.comments.waiting else end_s
+        comments = said.comments.between(start_s, talk_end_s)
         rows.append(
             {
                 "author_id": author_id,
@@ -100,8 +101,11 @@ def _to_the_last(pieces: Iterator[Slice]) -> Iterator[tuple[Slice, bool]]:
 
 def _sound_end_s(clip: Clip, end_s: float) -> float:
     """End of a video whose pictures end at `end_s`: sound, and people who chat, go on for a moment."""
-    with av.open(clip.path(clip.file)) as container:
-        declared_s = (container.duration or 0) / av.time_base
+    try:
+        with av.open(clip.path(clip.file)) as container:
+            declared_s = (container.duration or 0) / av.time_base
+    except (av.FFmpegError, OSError, ValueError):
+        return end_s  # a damaged file: what is wrong with it, Video has told
     return declared_s if end_s < declared_s <= end_s + SOUND_S else end_s
 
 

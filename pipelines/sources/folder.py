@@ -95,6 +95,7 @@ def find(source: str) -> Found:
 def _walk(source: str) -> Iterator[tuple[str, str]]:
     """(path below `source`, why it is left out or "") of every file and every folder that is not looked into."""
     errors: list[OSError] = []
+    told = set()
     for folder, folders, files in os.walk(source, onerror=errors.append):
         below = os.path.relpath(folder, source)
         for name in sorted(folders):
@@ -104,14 +105,18 @@ def _walk(source: str) -> Iterator[tuple[str, str]]:
             elif below != os.curdir and _kind(name) != "other":
                 problem = "a folder, wanted a file"
             if problem:
-                yield os.path.normpath(os.path.join(below, name)), problem
+                path = os.path.normpath(os.path.join(below, name))
+                told.add(path)
+                yield path, problem
         for name in sorted(files):
             problem = _problem(os.path.join(folder, name), name)
             if not problem and below == os.curdir:
                 problem = f"not in the folder of an author, wanted {LAYOUT}"
             yield os.path.normpath(os.path.join(below, name)), problem
     for error in errors:
-        yield os.path.relpath(error.filename, source), f"the folder cannot be read ({error.strerror})"
+        path = os.path.relpath(error.filename, source)
+        if path not in told:
+            yield path, f"the folder cannot be read ({error.strerror})"
 
 
 def _problem(path: str, name: str) -> str:

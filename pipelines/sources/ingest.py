@@ -12,8 +12,10 @@ Run: python -m pipelines ingest --config pipelines/configs/videos.yaml --set ing
 import hashlib
 import json
 import logging
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path, PurePosixPath
@@ -132,7 +134,8 @@ def _say_other_days(clips: Sequence[Clip], day: date) -> None:
     others = [clip.file for clip in clips if _days_in(clip.file) - {day}]
     if others:
         log.warning(
-            "ingest | %d video(s) lie in folders named after other days, the first %s | all are written as day %s",
+            "ingest | %d video(s) lie in folders named after other days, the first %s | all are written as day %s, and "
+            "the first folder names the author",
             len(others),
             others[0],
             day.isoformat(),
@@ -143,10 +146,9 @@ def _days_in(file: str) -> set[date]:
     """The days that folders of a path are named after."""
     days = set()
     for part in PurePosixPath(file).parts[:-1]:
-        try:
-            days.add(date.fromisoformat(part))
-        except ValueError:  # an ordinary name
-            continue
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", part):
+            with suppress(ValueError):  # a name that looks like a day, such as 2026-99-99
+                days.add(date.fromisoformat(part))
     return days
 
 

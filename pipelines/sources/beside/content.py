@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.sources.beside.entries import LeftOut, Unreadable
+from pipelines.sources.beside.entries import LeftOut, Unreadable, utf8
 
 MAX_BYTES = 2**30
 """Most bytes of text: a small compressed file may unpack to any size."""
@@ -107,11 +107,6 @@ def _lines(text: str) -> Iterator[Any]:
             yield json.loads(line.lstrip("\ufeff"))
         except (ValueError, RecursionError):
             yield LeftOut("that are no JSON", f"line {number}")
-
-
-def utf8(text: str) -> str:
-    """The text with "?" for each half of a surrogate pair."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def described(text: str) -> str:

@@ -125,8 +125,14 @@ def seconds(value: Any, name: str, per_second: float = 1.0) -> float:
 
 def text_id(value: Any) -> str:
     """An id as text, "" where the value is none."""
-    known = isinstance(value, str | int) and not isinstance(value, bool)
-    return str(value).encode("utf-8", "replace").decode() if known else ""
+    if isinstance(value, str):
+        return utf8(value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
+
+
+def utf8(text: str) -> str:
+    """The text with "?" for each half of a surrogate pair: JSON may hold one, and no column can."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def comment(*, offset_s: float, commenter: Any, text: Any, id: Any) -> Comment:

@@ -17,6 +17,11 @@ class PlacedComments:
         self._tally = tally
         self._end_s: float | None = None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are comments that no segment has asked for yet."""
+        return bool(self._waiting)
+
     def between(self, start_s: float, end_s: float) -> list[dict[str, Any]]:
         """Comments of [start_s, end_s) in the form of the contract; earlier ones that no segment took are left out."""
         self._end_s = end_s

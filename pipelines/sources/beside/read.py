@@ -10,7 +10,7 @@ from pipelines.sources.beside import content
 from pipelines.sources.beside.captions import ARROW, captions
 from pipelines.sources.beside.chat import chat_downloader, twitch, youtube
 from pipelines.sources.beside.danmaku import danmaku
-from pipelines.sources.beside.entries import Comment, Entries, LeftOut, Line, Tally, Unreadable, at
+from pipelines.sources.beside.entries import Comment, Entries, LeftOut, Line, Tally, Unreadable, at, utf8
 from pipelines.sources.beside.transcript import segments
 
 CHAT = "chat"
@@ -84,8 +84,7 @@ def _of_value(value: Any, kind: str) -> tuple[str, Entries] | None:
     for key, listed_kind in _LISTS.items():
         listed = at(value, key)
         if isinstance(listed, list):
-            fallback = twitch(listed, at(value, "video")) if listed_kind == CHAT else segments(listed)
-            return listed_kind, fallback
+            return listed_kind, twitch(listed, at(value, "video")) if listed_kind == CHAT else segments(listed)
     if value == []:
         return kind, iter(())
     return _of_lines(iter(value if isinstance(value, list) else [value]))
@@ -109,14 +108,14 @@ def _of_lines(items: Iterator[Any]) -> tuple[str, Entries] | None:
 
 
 def _storable(entries: Entries, damaged: bool) -> Entries:
-    """The entries with text that UTF-8 can hold: JSON may hold half of a surrogate pair, which no column can."""
+    """The entries with text that a column can hold; an entry with bytes that were not UTF-8 is left out."""
     for entry in entries:
         if isinstance(entry, LeftOut) or entry.text.isascii():
             yield entry
         elif damaged and _BAD_BYTES.search(entry.text):
             yield LeftOut("with bytes that are not UTF-8, as which the file should be saved")
         else:
-            yield replace(entry, text=content.utf8(entry.text))
+            yield replace(entry, text=utf8(entry.text))
 
 
 def _once(entries: Entries) -> Entries:
@@ -125,7 +124,7 @@ def _once(entries: Entries) -> Entries:
     for entry in entries:
         if isinstance(entry, Comment) and entry.id:
             if entry.id in seen:
-                yield LeftOut("that are there twice", f"id {content.utf8(entry.id):.40}")
+                yield LeftOut("that are there twice", f"id {entry.id:.40}")
                 continue
             seen.add(entry.id)
         yield entry

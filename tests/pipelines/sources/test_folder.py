@@ -96,7 +96,8 @@ def test_links_hidden_files_and_strays_are_left_out_with_the_reason(tmp_path: Pa
 def test_files_beside_a_video_are_tried_in_a_stated_order(tmp_path: Path):
     names = (
         "one.chat.json one.chat.json.gz one.live_chat.json one.rechat.json one.danmaku.xml one.xml "
-        "one.transcript.jsonl one.jsonl one.json one.mp4.json one.srt one.de.srt one.zh-Hans.srt one.mp4.srt one.VTT one.en.vtt"
+        "one.transcript.jsonl one.jsonl one.json one.mp4.json one.srt one.de.srt one.zh-Hans.srt one.mp4.srt "
+        "one.VTT one.en.vtt"
     ).split()
     found = files(tmp_path, "ann/one.mp4", *(f"ann/{name}" for name in reversed(names)))
     assert found.left_out == []
