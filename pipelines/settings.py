@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from models.config import PathText
 from pipelines.analysis.analyse import AnalyseConfig
 from pipelines.demo.config import DemoConfig
 from pipelines.ranking.evaluate import EvaluateConfig
@@ -52,7 +53,7 @@ class Settings:
 
     seed: int = 0
     """Fixes world, initialisation and order."""
-    run_dir: str = "runs/demo"
+    run_dir: PathText = "runs/demo"
     """Local folder for reports, logs and the resolved config."""
     storage: StorageConfig = field(default_factory=StorageConfig)
     """Where tables and artifacts live."""

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from models.config import PathText
 from pipelines.runtime.config import ConfigError
 from pipelines.runtime.run import Run
 from pipelines.semantics import embed
@@ -38,7 +39,7 @@ _PAIR = ("user_id", "live_id")
 class KuaiLiveConfig:
     """Where the release lies, and which one it is."""
 
-    source: str = ""
+    source: PathText = ""
     """Folder with the release's files."""
     release: str = "kuailive"
     """kuailive, or m3 for KuaiLive-M3."""

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.config import PathText
 from pipelines.runtime.config import ConfigError
 from pipelines.runtime.run import Run
 from pipelines.semantics import base_tokenizer
@@ -34,7 +35,7 @@ LABELS = {"click": 3.0, "long_view": 4.0, "follow": 4.5, "gift": 5.0}
 class MovieLensConfig:
     """Where the ratings are, and how they are cut."""
 
-    source: str = ""
+    source: PathText = ""
     """Folder with ratings.parquet and items.parquet."""
     periods: int = 5
     """Periods of equal size; the last one is the test."""

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from models.artifacts.store import put_file
+from models.config import PathText
 from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 from pipelines.tables.listing import EMPTY, MARKER, UNCOMMITTED, Listing
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 class StorageConfig:
     """Where tables and artifacts live."""
 
-    root: str = "runs/store"
+    root: PathText = "runs/store"
     """A folder, or a URL that pyarrow understands (s3://bucket/path, gs://bucket/path)."""
 
 

@@ -204,23 +204,23 @@ def test_a_folder_is_an_error_that_says_so(tmp_path: Path):
 
 
 def test_a_day_that_no_calendar_has_is_an_error(tmp_path: Path):
-    with pytest.raises(ConfigError, match="c.yaml: not YAML: day is out of range"):
-        config.read_yaml(written(tmp_path, "day: 2026-02-30\n"))
+    with pytest.raises(ConfigError, match=r"c.yaml: config.day: wanted date \(YYYY-MM-DD\), got '2026-02-30'"):
+        config.load(Outer, written(tmp_path, "day: 2026-02-30\n"))
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("count", "wanted KEY=VALUE"), ("count.a=1", "count is not a section"), ("name=[", "not YAML")],
+    [("count", "wanted KEY=VALUE"), ("count.a=1", "count is not a section"), ("limit=[", "not YAML")],
 )
 def test_a_bad_override_is_an_error(tmp_path: Path, override: str, message: str):
     with pytest.raises(ConfigError, match=message):
-        config.read_yaml(written(tmp_path, "count: 1\n"), [override])
+        config.load(Outer, written(tmp_path, "count: 1\n"), [override])
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "count: [\n", "just words"])
 def test_a_file_that_is_no_mapping_is_an_error(tmp_path: Path, text: str):
     with pytest.raises(ConfigError, match="--config"):
-        config.read_yaml(written(tmp_path, text), ["count=1"])
+        config.load(Outer, written(tmp_path, text), ["count=1"])
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path):
