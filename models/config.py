@@ -25,8 +25,7 @@ def _home(path: str) -> str:
 
 def _day(text: str) -> str:
     try:
-        date.fromisoformat(text)
-        known = len(text) == len("2026-01-31")  # other forms of ISO 8601 would be another name for the same day
+        known = date.fromisoformat(text).isoformat() == text  # ISO 8601 has other names for the same day
     except ValueError:
         known = False
     if not known:
@@ -151,7 +150,7 @@ def _one_of(hints: Sequence[Any], raw: Any, path: str) -> Any:
 
 def _tuple(hints: Sequence[Any], raw: Any, path: str) -> tuple[Any, ...]:
     if not isinstance(raw, Sequence) or isinstance(raw, str):
-        raise ConfigError(f"{path}: wanted a list, got {_shown(raw)}", path)
+        raise ConfigError(f"{path}: wanted a list, such as [a, b], got {_shown(raw)}", path)
     if hints[-1] is Ellipsis:
         hints = [hints[0]] * len(raw)
     if len(hints) != len(raw):
@@ -191,8 +190,8 @@ def _remedy(hint: type, raw: Any) -> str:
         return "; put it in quotes"
     if hint in (int, float) and isinstance(raw, str) and re.fullmatch(r"[-+]?[\d_.]+", raw):
         return "; write it without quotes, and without zeros in front"
-    if hint is int and isinstance(raw, str) and _EXPONENT.fullmatch(raw):
-        return "; write all its digits"
+    if hint is int and (isinstance(raw, float) or isinstance(raw, str) and _EXPONENT.fullmatch(raw)):
+        return "; write its digits, without point or exponent"
     return "; write true or false" if hint is bool else ""
 
 

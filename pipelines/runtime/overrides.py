@@ -8,6 +8,8 @@ from pipelines.runtime.yaml_loader import read
 
 _NOTHING = ("", "null", "~")
 _QUOTES = ("'", '"')
+_SHOWN = 200
+"""Characters of it that errors repeat."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +30,7 @@ class Override:
         A text field takes what stands after `=` as it was typed, signs that mean something to YAML included; quotes
         around all of it are taken away. Other fields, and those that nobody knows, read YAML.
         """
-        name = f"--set {text}"
+        name = f"--set {text}" if len(text) <= _SHOWN else f"--set {text[:_SHOWN]}..."
         key, equals, written = text.partition("=")
         path = tuple(key.strip().split("."))
         if not equals or not all(path):
