@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.runtime import worker_logs
+from pipelines.runtime.config import ConfigError
+from pipelines.runtime.places import is_submitted
 from pipelines.runtime.verdict import judged
 
 log = logging.getLogger(__name__)
@@ -47,8 +49,9 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    arguments = _arguments(config)
     with worker_logs.kept():
-        ray.init(**_arguments(config), log_to_driver=True)
+        ray.init(**arguments, log_to_driver=True)
         worker_logs.quiet()
         try:
             yield

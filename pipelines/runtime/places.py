@@ -21,8 +21,8 @@ def check(places: Mapping[str, str]) -> None:
     for key, place in places.items():
         if is_submitted() and "://" not in place and not os.path.isabs(place):
             raise ConfigError(
-                f"{key} {place}: wanted an absolute path or a URL that all nodes see: a submitted job runs in a copy of "
-                f"its folder, where results are lost; for example --set {key}=/shared/{Path(place).name}"
+                f"{key} {place}: wanted an absolute path or a URL that all nodes see: a submitted job runs in a copy "
+                f"of its folder, where results are lost; for example --set {key}=/shared/{Path(place).name}"
             )
         if "://" in place:
             if key == "run_dir":

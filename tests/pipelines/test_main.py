@@ -98,9 +98,7 @@ def test_an_error_that_nobody_foresaw_keeps_its_traceback(
     assert (verdict["exit_code"], verdict["error"]) == (1, "KeyError: 'surprise'")
 
 
-def test_an_interrupted_job_says_so(
-    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+def test_an_interrupted_job_says_so(file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(validate, "run", lambda *_: raise_(KeyboardInterrupt()))
     assert door.main(["validate", "--config", str(file)]) == 130
     err, verdict = said(capsys)

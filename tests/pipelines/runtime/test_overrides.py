@@ -79,7 +79,9 @@ def test_a_text_that_may_be_missing_can_be_taken_away(file: Path, typed: str):
 
 def test_other_fields_read_yaml(file: Path):
     outer = config.load(Outer, file, ["count= 5", "quick=yes", "inner.rate=1e-3", "other={name: x}"])
-    assert outer == Outer(count=5, quick=True, inner=dataclasses.replace(outer.inner, rate=0.001), other=Inner(name="x"))
+    assert outer == Outer(
+        count=5, quick=True, inner=dataclasses.replace(outer.inner, rate=0.001), other=Inner(name="x")
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ def test_what_a_user_can_mend_is_refused(kind: type[Exception]):
 def test_a_full_disk_fails_in_one_line_and_may_be_tried_again():
     ended = judged(OSError(errno.ENOSPC, "No space left on device", "/store/part.parquet"))
     assert (ended.exit_code, ended.retry, ended.explained) == (1, True, True)
-    assert "the disk is full" in ended.error and "/store/part.parquet" in ended.error and "free some space" in ended.error
+    assert (
+        "the disk is full" in ended.error and "/store/part.parquet" in ended.error and "free some space" in ended.error
+    )
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EADDRINUSE])
@@ -45,7 +47,9 @@ def test_an_object_store_that_refuses_is_told_from_one_that_does_not_answer(mess
     assert message in ended.error
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), OSError("a socket closed"), FileNotFoundError(2, "x")])
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), KeyError("x"), OSError("a socket closed"), FileNotFoundError(2, "x")]
+)
 def test_what_nobody_foresaw_fails_and_keeps_its_traceback(error: Exception):
     ended = judged(error)
     assert (ended.exit_code, ended.retry, ended.explained) == (1, True, False)
@@ -67,7 +71,9 @@ def test_the_errors_of_workers_are_found_inside_those_of_ray():
     refused = ContractError("table users: wanted x")
     dual = RayTaskError("f", "a\nlong trace", refused).as_instanceof_cause()
     assert judged(dual) == Verdict(exit_code=2, error="table users: wanted x")
-    lost = RayTaskError("f", "...\npipelines.tables.contract.ContractError: table users: wanted y\n", RuntimeError("udf"))
+    lost = RayTaskError(
+        "f", "...\npipelines.tables.contract.ContractError: table users: wanted y\n", RuntimeError("udf")
+    )
     assert judged(lost) == Verdict(exit_code=2, error="table users: wanted y")
     wrapped = TrainingFailedError("training failed")
     wrapped.__cause__ = dual
@@ -78,6 +84,7 @@ def test_the_line_for_schedulers_is_one_line_of_json(tmp_path: Path):
     line = Verdict(exit_code=2, error='said "no" in Zürich').as_json("train", 1.23456, None)
     assert "\n" not in line
     assert json.loads(line) == {
-        "job": "train", "exit_code": 2, "error": 'said "no" in Zürich', "retry": False, "seconds": 1.235, "metrics": None,
+        "job": "train", "exit_code": 2, "error": 'said "no" in Zürich', "retry": False, "seconds": 1.235,
+        "metrics": None,
     }  # fmt: skip
     assert json.loads(Verdict(exit_code=0).as_json("train", 1, tmp_path / "x.json"))["metrics"] == f"{tmp_path}/x.json"

@@ -31,7 +31,10 @@ def test_utf8_with_and_without_a_mark_and_utf16_are_read():
 
 @pytest.mark.parametrize(
     "content",
-    [b"a:\n\tb: 1\n", "name: Zoë".encode("latin-1"), b"a: \x00", b"a: [1", b"a: 1\n---\nb: 2\n", b"a: *nobody", b"[" * 9999],
+    [
+        b"a:\n\tb: 1\n", "name: Zoë".encode("latin-1"), b"a: \x00", b"a: [1", b"a: 1\n---\nb: 2\n", b"a: *no",
+        b"[" * 9999,
+    ],
 )  # fmt: skip
 def test_what_is_no_yaml_is_an_error_of_one_line(content: bytes):
     with pytest.raises(ValueError) as error:
