@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.artifacts.manifest import ArtifactError
+from models.config import DayText
 from pipelines.ranking import gate, published
 from pipelines.ranking.variants.source import State
 from pipelines.runtime.run import Run
@@ -39,7 +40,7 @@ REDRAWS = 50
 class EvaluateConfig:
     """What is measured."""
 
-    day: str | None = None
+    day: DayText | None = None
     """Day of examples to score, YYYY-MM-DD; null = the newest."""
     exposure_bounds: tuple[int, ...] = (1, 60, 100, 1_000, 10_000)
     """Where buckets of authors, by their training impressions, begin and end: new authors, and the groups of Fig. 6."""

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.artifacts import bank
+from models.config import DayText
 from models.history import HistoryRule
 from pipelines.ranking import gate, published
 from pipelines.ranking.gate import GateConfig
@@ -41,7 +42,7 @@ class PublishConfig:
     ranker: str | None = None
     """Which ranker to publish a bank of, by the names of its sources ("sarm", "sarm+tags"); null = the only one with
     sources that is trained."""
-    until: str | None = None
+    until: DayText | None = None
     """Newest day that the sources know, YYYY-MM-DD; null = the newest there is. The day before the day under evaluation
     gives the very bank that evaluation used."""
     histories: bool = True

@@ -68,7 +68,7 @@ def _fit(
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    where = config.checkpoints or str(run.folder.resolve() / "ray")
+    where = shared_root(config.checkpoints or str(run.folder / "ray"))
     with progress_lines(log) as lines:
         trainer = TorchTrainer(
             _worker,

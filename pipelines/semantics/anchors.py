@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.config import DayText, PathText
 from pipelines.pages import report_json
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.run import Run
@@ -39,9 +40,9 @@ STAGE = "anchors"
 class AnchorsConfig:
     """The daily batch."""
 
-    model: str = str(STUDENT.relative_to(Path(__file__).parents[2]))
+    model: PathText = str(STUDENT.relative_to(Path(__file__).parents[2]))
     """Folder of any Qwen-VL checkpoint; the default is the small one distilled for the simulated world."""
-    days: tuple[str, ...] = ()
+    days: tuple[DayText, ...] = ()
     """Days to do; empty = every day of `segments`."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
     """How much of an author's day the model reads."""

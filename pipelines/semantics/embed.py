@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from models.config import PathText
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.run import Run
 from pipelines.semantics.author_day import PromptConfig
@@ -35,7 +36,7 @@ _LOG_EVERY_S = 5.0
 class EmbedConfig:
     """How the anchors' text is embedded."""
 
-    model: str = "pipelines/world/student"
+    model: PathText = "pipelines/world/student"
     """Folder of the Qwen-VL checkpoint."""
     pooling: str = "MEAN"
     """vLLM's pooling type: MEAN over the tokens, or LAST."""
@@ -92,13 +93,17 @@ def _embedded(texts: list[str], config: EmbedConfig) -> Iterator[tuple[str, npt.
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
+    from pipelines.semantics.engine_stage import guarded
+
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.actor_init_retry_on_errors = True
-    processor = build_processor(
-        vLLMEngineProcessorConfig(**embed_kwargs(config)),
-        preprocess=lambda row: {"text": row["text"], "tokenized_prompt": row["tokens"]},
-        postprocess=lambda row: {"text": row["text"], "embedding": row["embeddings"]},
+    processor = guarded(
+        build_processor(
+            vLLMEngineProcessorConfig(**embed_kwargs(config)),
+            preprocess=lambda row: {"text": row["text"], "tokenized_prompt": row["tokens"]},
+            postprocess=lambda row: {"text": row["text"], "embedding": row["embeddings"]},
+        )
     )
     rows = pa.table({"text": texts, "tokens": token_ids(texts, config)})
     blocks = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=config.engine.batch_size)

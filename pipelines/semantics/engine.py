@@ -178,6 +178,8 @@ def answers(
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
+    from pipelines.semantics.engine_stage import guarded
+
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.actor_init_retry_on_errors = True
@@ -194,10 +196,12 @@ def answers(
             num_cpus=0.5,
         )
     )
-    processor = build_processor(
-        vLLMEngineProcessorConfig(**processor_kwargs(model, prompts, config)),
-        preprocess=_to_request,
-        postprocess=_from_answer,
+    processor = guarded(
+        build_processor(
+            vLLMEngineProcessorConfig(**processor_kwargs(model, prompts, config)),
+            preprocess=_to_request,
+            postprocess=_from_answer,
+        )
     )
     done = processor(gathered).map_batches(_conform, batch_format="pyarrow", num_cpus=0.1)
     yield from done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from models.config import PathText
 from pipelines.runtime.run import Run
 from pipelines.sources.plain_file import ID_KINDS, TIME_UNITS, PlainFile
 from pipelines.sources.refusals import Ints, summary
@@ -43,7 +44,7 @@ class Label:
 class InteractionsConfig:
     """The file with one row for each time that an item was shown to a user, and the names of its columns."""
 
-    file: str = ""
+    file: PathText = ""
     """Path of the file."""
     user: str = "user_id"
     """Column of the user's id."""
@@ -73,7 +74,7 @@ class InteractionsConfig:
 class ItemsConfig:
     """The file with one row for each item, and the names of its columns."""
 
-    file: str = ""
+    file: PathText = ""
     """Path of the file."""
     item: str = "item_id"
     """Column of the item's id."""
@@ -104,7 +105,7 @@ class ItemsConfig:
 class UsersConfig:
     """The file with one row for each user, which may be left out."""
 
-    file: str = ""
+    file: PathText = ""
     """Path of the file; empty = nothing is known of users."""
     user: str = "user_id"
     """Column of the user's id."""

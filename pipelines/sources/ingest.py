@@ -24,6 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.config import PathText
 from pipelines.pages import report_json
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError, to_dict
@@ -47,7 +48,7 @@ MAX_BLOCKS = 1000
 class IngestConfig(Sampling):
     """What to ingest, as which day."""
 
-    source: str = "videos"
+    source: PathText = "videos"
     """Folder of author folders; every node of the cluster must see it under this path."""
     day: date = date(2026, 1, 1)
     """The day that the videos belong to. Lives start at its midnight, UTC: a video file tells no time."""
@@ -98,7 +99,7 @@ def run(config: IngestConfig, run: Run) -> dict[str, Any]:
 
 
 def _folder(source: str) -> str:
-    path = Path(source).expanduser().resolve()
+    path = Path(source).resolve()
     if not path.is_dir():
         raise ConfigError(
             f"ingest.source {source}: wanted a folder, got none there; name it with --set ingest.source=DIR"

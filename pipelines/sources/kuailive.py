@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.config import PathText
 from pipelines.runtime.run import Run
 from pipelines.semantics import embed
 from pipelines.sources.kuailive_files import Release, read_kuailive, read_m3
@@ -39,7 +40,7 @@ TABLES = ("authors", "anchors", embed.TABLE, "users", "impressions")
 class KuaiLiveConfig:
     """Where the release lies, and which one it is."""
 
-    source: str = ""
+    source: PathText = ""
     """Folder with the release's files."""
     release: str = "kuailive"
     """kuailive, or m3 for KuaiLive-M3."""

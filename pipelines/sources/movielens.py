@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from models.config import PathText
 from pipelines.runtime.run import Run
 from pipelines.semantics import base_tokenizer
 from pipelines.semantics.base_tokenizer import BaseTokenizerConfig
@@ -35,7 +36,7 @@ LABELS = {"click": 3.0, "long_view": 4.0, "follow": 4.5, "gift": 5.0}
 class MovieLensConfig:
     """Where the ratings are, and how they are cut."""
 
-    source: str = ""
+    source: PathText = ""
     """Unpacked folder of GroupLens (ml-latest-small, ml-25m, ml-1m, ml-100k and their like), or a folder with
     ratings.parquet and items.parquet."""
     periods: int = 5

@@ -24,7 +24,8 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from models.artifacts.store import put_file
+from models.artifacts.store import open_root, put_file
+from models.config import PathText
 from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 from pipelines.tables.guard import Guard
@@ -40,7 +41,7 @@ _ABANDONED_NS = 86_400 * 10**9
 class StorageConfig:
     """Where tables and artifacts live."""
 
-    root: str = "runs/store"
+    root: PathText = "runs/store"
     """A folder, or a URL that pyarrow understands (s3://bucket/path, gs://bucket/path)."""
     least_share: float = 0.5
     """A day that is there is replaced only by one that has at least this share of its rows, told by their keys."""
@@ -76,11 +77,8 @@ class Storage:
     @classmethod
     def open(cls, root: str, *, oracle: bool = False) -> "Storage":
         """Storage at a folder or URL. The folder is made when first written to."""
-        if "://" in root:
-            filesystem, path = pafs.FileSystem.from_uri(root)
-            return cls(filesystem, path, url=root, oracle=oracle)
-        path = os.path.abspath(root)
-        return cls(pafs.LocalFileSystem(), path, url=path, oracle=oracle)
+        filesystem, path, url = open_root(root)
+        return cls(filesystem, path, url=url, oracle=oracle)
 
     def with_oracle(self) -> "Storage":
         """The same storage, for measuring and demonstrating: it may read the simulator's truth."""
