@@ -29,7 +29,7 @@ def impressions(click: list[int]) -> pa.Table:
 
 
 def test_a_sound_table_passes_unchanged():
-    assert contract.validate(users(), "users", DAY).equals(users().cast(contract.spec("users").schema))
+    assert values.validate(users(), "users", DAY).equals(users().cast(contract.spec("users").schema))
 
 
 def test_extra_columns_are_dropped_and_lossless_casts_made():
@@ -71,13 +71,13 @@ def test_a_repeated_key_is_named():
 
 def test_an_empty_day_does_not_validate():
     with pytest.raises(ContractError, match="wanted at least one row"):
-        contract.validate(users().slice(0, 0), "users", DAY)
+        values.validate(users().slice(0, 0), "users", DAY)
 
 
 def test_labels_are_zero_or_one():
-    contract.validate(impressions([0, 1]), "impressions", DAY)
+    values.validate(impressions([0, 1]), "impressions", DAY)
     with pytest.raises(ContractError, match="column click: wanted 0 or 1, got 2"):
-        contract.validate(impressions([0, 2]), "impressions", DAY)
+        values.validate(impressions([0, 2]), "impressions", DAY)
 
 
 def labelled(**labels: pa.Array) -> pa.Table:
@@ -104,23 +104,23 @@ def test_a_label_of_the_default_tasks_may_be_a_wider_integer():
 
 def test_any_label_is_zero_or_one_and_never_null():
     with pytest.raises(ContractError, match="column stay: wanted 0 or 1, got 2"):
-        contract.validate(labelled(stay=pa.array([0, 2], pa.uint8())), "impressions", DAY)
+        values.validate(labelled(stay=pa.array([0, 2], pa.uint8())), "impressions", DAY)
     with pytest.raises(ContractError, match="column stay: wanted no nulls"):
-        contract.validate(labelled(stay=pa.array([True, None])), "impressions", DAY)
+        values.validate(labelled(stay=pa.array([True, None])), "impressions", DAY)
 
 
 def test_reasons_of_rejections_are_a_closed_list():
     row = {"key": "a/b", "stage": "ingest", "reason": "mood", "detail": "", "attempts": 1}
     table = pa.Table.from_pylist([row], schema=contract.spec("rejections").schema)
     with pytest.raises(ContractError, match="column reason: wanted one of unreadable_video.*got mood"):
-        contract.validate(table, "rejections", DAY)
+        values.validate(table, "rejections", DAY)
 
 
 def test_an_anchor_field_holds_no_more_than_its_limit():
     row = {"author_id": 1, **{field: ["x"] for field in contract.FIELDS}, "theme": ["x", "y"]}
     table = pa.Table.from_pylist([row], schema=contract.spec("oracle_anchors").schema)
     with pytest.raises(ContractError, match=r"column theme: wanted at most 1 value\(s\), got 2"):
-        contract.validate(table, "oracle_anchors", DAY)
+        values.validate(table, "oracle_anchors", DAY)
 
 
 def test_problems_finds_every_column_at_once():
