@@ -109,7 +109,7 @@ class _Check:
             for first_row, raw in file.raw(columns, ROWS_PER_BATCH if not self._sample else 64):
                 sound = [c for c in columns if c not in wrong and self._is_cast(raw, c)]
                 rows = contract.conform(raw, self._name, self._day, sound)
-                for fault in values.faults(rows, self._name, self._day):
+                for fault in values.faults(rows, self._name, self._day, times=not file.is_ours):
                     self._note(fault.error(self._name, self._day, first_row, file.name))
                     sound.remove(fault.column)
                 wrong.update(set(columns).difference(sound))

@@ -56,6 +56,8 @@ def cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
             column = column.cast(pa.timestamp("ms"), safe=column.type.unit == "s").cast(pa.int64())
         if not _is_kept(column.type, field.type):
             raise ValueError
+        if types.is_decimal(column.type) and types.is_float32(field.type):
+            column = column.cast(pa.float64())  # Arrow's own cast makes 1.5000001 of 1.500 (pyarrow 26)
         if types.is_list_view(column.type) or types.is_large_list_view(column.type):
             column = _as_list(column)
         return column.cast(field.type)

@@ -240,8 +240,8 @@ CARRIED = ("authors", "users", "anchors", "anchor_embeddings")
 
 
 BY_ROW = ("segments",)
-"""Tables of which a bad row costs no more than itself: the jobs that read them set it aside and go on. Keys apart, its
-values are looked at where it is written and by `validate`, not where it is read."""
+"""Tables of which a bad row costs no more than itself: the jobs that read them set it aside and go on. `validate` finds
+it; a job that writes or reads it refuses no more than nulls in it, or in its key."""
 
 
 def newest_of(name: str) -> str:

@@ -7,6 +7,7 @@ job reads what a user brought. `validate` checks all of them.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import islice
 from types import MappingProxyType
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from pipelines.tables import contract
-from pipelines.tables.contract import CLOSED, FIELD_LIMITS, PROFILE, ContractError
+from pipelines.tables.contract import BY_ROW, CLOSED, FIELD_LIMITS, PROFILE, ContractError
 
 _DAY_MS = 86_400_000
 _LEAST: Mapping[str, int] = MappingProxyType(
@@ -31,6 +32,7 @@ _LATE_MS: Mapping[str, int] = MappingProxyType({"events": _DAY_MS, "segments": 7
 live to the day on which the live began (its segment 0 has to be of that day)."""
 _UNITS = (("seconds", 1000, 1), ("microseconds", 1, 1000), ("nanoseconds", 1, 1_000_000))
 """Name, and factor and divisor to milliseconds."""
+_FILL = "fill or drop them"
 _DATES = tuple((day - date(1970, 1, 1)).days for day in (date.min, date.max))
 
 
@@ -53,8 +55,12 @@ class Fault:
 
 
 def check(data: pa.Table, name: str, day: str) -> None:
-    """Raises ContractError for the first fault of `data`."""
-    for fault in faults(data, name, day):
+    """Raises ContractError for the first fault of what a job is about to write.
+
+    Times are the job's own matter: a period of `movielens` is a day of the tables. Of BY_ROW only nulls are refused, or
+    one row would cost the day of all others.
+    """
+    for fault in faults(data, name, day, times=False, deep=name not in BY_ROW):
         raise fault.error(name, day)
 
 
@@ -64,21 +70,28 @@ def validate(data: pa.Table, name: str, day: str) -> pa.Table:
     if not data.num_rows:
         raise contract.empty_day(name, day)
     contract.check_keys(data, name, day)
-    check(data, name, day)
+    for fault in faults(data, name, day):
+        raise fault.error(name, day)
     return data
 
 
-def faults(data: pa.Table, name: str, day: str) -> Iterator[Fault]:
-    """What is wrong with the values of `data`, the first fault of each column."""
+def faults(data: pa.Table, name: str, day: str, *, times: bool = True, deep: bool = True) -> Iterator[Fault]:
+    """What is wrong with the values of `data`, the first fault of each column.
+
+    Args: `times` asks whether they lie within the day, `deep` for more than that columns hold no nulls.
+    """
     for column in data.column_names:
-        for fault in _of_column(data, name, day, column):
-            yield fault
-            break
+        values, field = data[column], data.schema.field(column)
+        if not field.nullable and values.null_count:
+            row = pc.index(pc.is_null(values), True).as_py()
+            yield Fault(column=column, wanted="no nulls", got="null", row=row, remedy=_FILL)
+        elif deep:
+            yield from islice(_of_column(data, name, day, column, times), 1)
 
 
-def _of_column(data: pa.Table, name: str, day: str, column: str) -> Iterator[Fault]:
-    values, field = data[column], data.schema.field(column)
-    yield from _nested(values, column, 0 if field.nullable else values.null_count)
+def _of_column(data: pa.Table, name: str, day: str, column: str, times: bool) -> Iterator[Fault]:
+    values = data[column]
+    yield from _nested(values, column)
     if contract.is_label(name, column):
         remedy = "write labels as 0 or 1, and what is none not as uint8"
         yield from _wrong(column, values, pc.less_equal(values, 1), "0 or 1", remedy)
@@ -89,7 +102,7 @@ def _of_column(data: pa.Table, name: str, day: str, column: str) -> Iterator[Fau
     elif column in FIELD_LIMITS and types.is_list(values.type):
         lengths, most = pc.list_value_length(values), FIELD_LIMITS[column]
         yield from _wrong(column, lengths, pc.less_equal(lengths, most), f"at most {most} value(s)", "keep the first")
-    elif column in _TIMES:
+    elif times and column in _TIMES:
         yield from _outside_day(data, name, day, column)
 
 
@@ -110,22 +123,22 @@ def _wrong(
 
 
 def _nested(
-    values: pa.ChunkedArray, column: str, num_nulls: int, inside: str = "", row_of: Callable[[int], int] = int
+    values: pa.ChunkedArray, column: str, inside: str = "", row_of: Callable[[int], int] = int
 ) -> Iterator[Fault]:
-    """Nulls, and values that no number or text can be, in a column and in the lists and structs that it holds."""
-    if num_nulls:
-        row = row_of(pc.index(pc.is_null(values), True).as_py())
-        yield Fault(column=column, wanted=f"no nulls{inside}", got="null", row=row, remedy="fill or drop them")
+    """Nulls inside lists and structs, and values that no number or text can be, wherever they are in a column."""
+    if inside and values.null_count:
+        first = row_of(pc.index(pc.is_null(values), True).as_py())
+        yield Fault(column=column, wanted=f"no nulls{inside}", got="null", row=first, remedy=_FILL)
     elif types.is_list(values.type):
         ends = np.cumsum(pc.fill_null(pc.list_value_length(values), 0).to_numpy())
-        flat = pc.list_flatten(values)
-        yield from _nested(
-            flat, column, flat.null_count, " in its lists", lambda at: row_of(int(ends.searchsorted(at, "right")))
-        )
+
+        def row(at: int) -> int:
+            return row_of(int(ends.searchsorted(at, "right")))
+
+        yield from _nested(pc.list_flatten(values), column, " in its lists", row)
     elif types.is_struct(values.type):
         for field in values.type:
-            child = pc.struct_field(values, [field.name])
-            yield from _nested(child, column, child.null_count, f" in its {field.name}", row_of)
+            yield from _nested(pc.struct_field(values, [field.name]), column, f" in its {field.name}", row_of)
     else:
         yield from _leaf(values, column, inside, row_of)
 
