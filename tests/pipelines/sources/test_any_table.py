@@ -1,6 +1,7 @@
 """Whatever types and values a user's files hold: `validate` finds what is wrong, or every job reads them, alike."""
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.runtime import config
@@ -73,9 +74,10 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "date32[day]": st.dates(),
 }  # fmt: skip
 FAULTS: dict[str, st.SearchStrategy[Any]] = {
-    "int64": st.sampled_from([None, -5, 2**62]), "int32": st.sampled_from([None, -5]), "int16": st.sampled_from([None, -2]),
-    "uint8": st.sampled_from([None, 2]), "float": st.sampled_from([None, math.nan, math.inf, -1.0]), "string": st.none(),
-    "binary": st.none(), "date32[day]": st.none(),
+    "int64": st.sampled_from([None, -5, 2**40]), "int32": st.sampled_from([None, -5]),
+    "int16": st.sampled_from([None, -2]), "uint8": st.sampled_from([None, 2]),
+    "float": st.sampled_from([None, math.nan, math.inf, -1.0]), "string": st.none(), "binary": st.none(),
+    "date32[day]": st.none(),
 }  # fmt: skip
 
 
@@ -96,22 +98,25 @@ def value(kind: pa.DataType, name: str, with_faults: bool) -> st.SearchStrategy[
 
 @st.composite
 def days(draw: st.DrawFn, with_faults: bool) -> tuple[str, list[pa.Table], list[Row]]:
-    """A table, the files of a day of it, and their rows as they were meant."""
+    """A table, the files of a day of it, and their rows as they were meant. One column of a file may have faults."""
     name = draw(st.sampled_from(TABLES))
     schema = contract.schema_with(name, ["follow"] if name == "impressions" else [])
+    sizes = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    wrong = (draw(st.integers(0, len(sizes) - 1)), draw(st.sampled_from(schema.names))) if with_faults else None
     files, meant = [], []
-    for _ in range(draw(st.integers(1, 3))):
-        size, columns = draw(st.integers(1, 3)), {}
+    for number, size in enumerate(sizes):
+        held, arrays = {}, {}
         for field in schema:
-            drawn = value(field.type, field.name, with_faults)
-            held = draw(st.lists(st.none() | drawn if field.nullable else drawn, min_size=size, max_size=size))
-            if field.name in contract.spec(name).key[:1] and not (with_faults and draw(st.booleans())):
-                held = [100 * len(files) + index for index in range(size)]
-            columns[field.name] = (held, draw(spelled(field, held, with_faults)))
-        meant += [{column: held[index] for column, (held, _) in columns.items()} for index in range(size)]
-        names = draw(st.permutations(list(columns)))
-        files.append(pa.table({column: columns[column][1] for column in names} | {"day": ["yesterday"] * size}))
-    return name, files, meant
+            has_faults = (number, field.name) == wrong
+            drawn = value(field.type, field.name, has_faults)
+            cell = drawn | st.none() if field.nullable else drawn
+            held[field.name] = draw(st.lists(cell, min_size=size, max_size=size))
+            if field.name == contract.spec(name).key[0] and not has_faults:
+                held[field.name] = [100 * number + index for index in range(size)]
+            arrays[field.name] = draw(spelled(field, held[field.name], has_faults))
+        meant += [{column: values[index] for column, values in held.items()} for index in range(size)]
+        files.append(pa.table({column: arrays[column] for column in draw(st.permutations(schema.names))}))
+    return name, [file.append_column("day", pa.array(["yesterday"] * len(file))) for file in files], meant
 
 
 def spelled(field: pa.Field, held: list[Any], with_faults: bool) -> st.SearchStrategy[pa.Array]:
@@ -161,31 +166,37 @@ def settings_of(root: str) -> Settings:
     )
 
 
-def check(day: tuple[str, list[pa.Table], list[Row]]) -> ContractError | None:
-    """What `validate` says; where it says nothing, every job has read what was meant."""
-    name, files, meant = day
-    with TemporaryDirectory() as root:
-        storage = Storage.open(root)
-        folder = Path(storage.folder(name, DAY))
-        folder.mkdir(parents=True)
-        for number, file in enumerate(files):
-            pq.write_table(file, folder / f"{number}.parquet")
-        try:
-            run_job(validate, settings_of(root))
-        except ContractError as error:
-            return error
-        assert read_as_the_jobs_do(storage, name) == meant
-        return None
+def bring(root: str, name: str, files: list[pa.Table]) -> Storage:
+    storage = Storage.open(root)
+    folder = Path(storage.folder(name, DAY))
+    folder.mkdir(parents=True)
+    for number, file in enumerate(files):
+        pq.write_table(file, folder / f"{number}.parquet")
+    return storage
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(days(with_faults=False))
 def test_a_sound_day_is_read_in_whatever_types_it_is_written(day: tuple[str, list[pa.Table], list[Row]]) -> None:
-    assert check(day) is None
+    name, files, meant = day
+    with TemporaryDirectory() as root:
+        storage = bring(root, name, files)
+        run_job(validate, settings_of(root))
+        assert read_as_the_jobs_do(storage, name) == meant
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(days(with_faults=True))
 def test_any_day_that_passes_is_read_by_every_job(day: tuple[str, list[pa.Table], list[Row]]) -> None:
-    error = check(day)
-    event("passes" if error is None else "is refused")
+    name, files, meant = day
+    with TemporaryDirectory() as root:
+        storage = bring(root, name, files)
+        try:
+            run_job(validate, settings_of(root))
+        except ContractError:
+            with suppress(ContractError):  # a job says no more than that, whatever is wrong
+                storage.read(name, DAY)
+                if name == "impressions":
+                    run_job(examples, settings_of(root))
+        else:
+            assert read_as_the_jobs_do(storage, name) == meant
