@@ -119,14 +119,14 @@ class DayRows:
         needed = wanted if where is None else list(dict.fromkeys([*wanted, *flat]))
         schema = self._schema(needed)
         if not all(_is_typed(file, schema) for file in self._files):
-            pieces = [rows if where is None else rows.filter(where) for rows in self._cast(schema, _ROWS_AT_ONCE)]
+            pieces = [rows if where is None else rows.filter(where) for rows in self._cast(schema, wanted)]
             return pa.concat_tables([schema.empty_table(), *pieces]).select(wanted)
         try:
             rows = self._dataset(schema).to_table(columns=wanted, filter=where)
         except (OSError, pa.ArrowException) as error:
             raise damaged(self._table, self._day, error) from error
         if not self._is_ours and (wrong := self._fault(rows)):
-            for _ in self._cast(schema, _ROWS_AT_ONCE):
+            for _ in self._cast(schema, wanted):
                 pass  # finds the same, and says in which row of which file
             raise wrong
         return pa.table(rows.columns, schema=self._schema(wanted))
@@ -135,7 +135,7 @@ class DayRows:
         """All rows in bounded pieces, in the order of the files."""
         schema = self._schema(columns or self.schema.names)
         if not self._is_ours:
-            yield from self._cast(schema, batch_size)
+            yield from self._cast(schema, schema.names, batch_size)
             return
         read_ahead = {"batch_readahead": 1, "fragment_readahead": 1}
         for batch in self._dataset(schema).to_batches(batch_size=batch_size, columns=schema.names, **read_ahead):
@@ -153,12 +153,12 @@ class DayRows:
     def _dataset(self, schema: pa.Schema) -> pads.FileSystemDataset:
         return pads.FileSystemDataset(self._fragments, schema, _FORMAT, self._filesystem)
 
-    def _cast(self, schema: pa.Schema, batch_size: int) -> Iterator[pa.Table]:
-        """What a user brought, file by file: cast, and checked."""
+    def _cast(self, schema: pa.Schema, checked: Sequence[str], batch_size: int = _ROWS_AT_ONCE) -> Iterator[pa.Table]:
+        """What a user brought, file by file: cast, and the columns of `checked` checked."""
         for file in self._files:
             for first_row, raw in file.raw(schema.names, batch_size):
                 rows = contract.conform(raw, self._table, self._day, schema.names).select(schema.names)
-                if wrong := self._fault(rows, first_row, file.name):
+                if wrong := self._fault(rows.select(checked), first_row, file.name):
                     raise wrong
                 yield rows
 

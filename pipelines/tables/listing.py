@@ -36,7 +36,7 @@ class Listing:
         Raises ContractError where rows lie anywhere but right in a day's folder: no job would read them.
         """
         by_day: dict[str, dict[str, pafs.FileInfo]] = {}
-        strange: dict[str, None] = {}
+        strange: set[str] = set()
         for info in infos:
             if info.type != pafs.FileType.File:
                 continue
@@ -44,12 +44,12 @@ class Listing:
             if folder.startswith(_DAY) and "/" not in folder:
                 by_day.setdefault(folder.removeprefix(_DAY), {})[name] = info
             elif is_brought(name) and not _is_hidden(folder):
-                strange[folder] = None
+                strange.add(folder)
         for day, files in by_day.items():
             if not is_day(day) and any(map(is_brought, files)):
-                strange[f"{_DAY}{day}"] = None
+                strange.add(f"{_DAY}{day}")
         if strange:
-            raise _strange_folders(base.rpartition("/")[2], list(strange))
+            raise _strange_folders(base.rpartition("/")[2], sorted(strange))
         self._files: dict[str, Files] = {day: by_day[day] for day in sorted(by_day)}
         self.days = [day for day in self._files if self._holds(day, is_empty)]
         """Days that hold rows, oldest first."""
