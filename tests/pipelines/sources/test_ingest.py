@@ -17,7 +17,7 @@ from pipelines.runtime import config
 from pipelines.settings import Settings
 from pipelines.sources import ingest
 from pipelines.sources.rows import stable_id
-from pipelines.tables import contract
+from pipelines.tables import contract, values
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
 from tests.pipelines.films import CODECS, Pipe, encode, film, grey, with_cover
@@ -218,7 +218,7 @@ def test_the_job_writes_tables_report_and_rejections_once(
 
     storage = Storage.open(settings.storage.root)
     segments = storage.read("segments", "2026-01-01")
-    contract.validate(segments, "segments", "2026-01-01")
+    values.validate(segments, "segments", "2026-01-01")
     keys = segments.select(["author_id", "live_id", "segment"]).to_pylist()
     assert keys == sorted(keys, key=lambda k: tuple(k.values()))
     assert sorted(storage.read("authors", "2026-01-01")["profile"].to_pylist()) == ["ann", "night cook"]

@@ -17,6 +17,7 @@ from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
 from tests.pipelines.jobs import run_job
+from tests.pipelines.tables.test_contract import MIDNIGHT_MS
 from tests.pipelines.tables.test_storage import users
 
 DAY = "2026-01-01"
@@ -47,7 +48,7 @@ def segments(images: list[list[bytes]]) -> pa.Table:
             "author_id": 1,
             "live_id": 2,
             "segment": number,
-            "start_ts_ms": number * 30_000,
+            "start_ts_ms": MIDNIGHT_MS + number * 30_000,
             "frames": [{"offset_ms": 1000 * i, "jpeg": image} for i, image in enumerate(frames)],
             "speech": None,
             "comments": [],
