@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from pipelines.semantics.engine import ANSWERS, KEYS
+from pipelines.tables import sweep
 from pipelines.tables.storage import Storage
+from pipelines.tables.sweep import STAGING
 
 Key = tuple[str, int]
 """Day and author."""
-FOLDER = "staging"
-"""Below the storage root."""
 _INPUTS = pa.field("inputs", pa.binary(16))
 _PART = ANSWERS.append(_INPUTS)
 
@@ -29,7 +29,7 @@ class Staging:
     def __init__(self, storage: Storage, run: str, inputs: Mapping[str, Mapping[int, bytes]]) -> None:
         """Args: `inputs` is, by day and author, the hash of what the answer is made from (see carried.py)."""
         self._storage, self._inputs = storage, inputs
-        self._folders = {day: f"{storage.root}/{FOLDER}/{run}-{day}" for day in inputs}
+        self._folders = {day: f"{storage.root}/{STAGING}/{run}-{day}" for day in inputs}
         for folder in self._folders.values():
             storage.filesystem.create_dir(folder, recursive=True)
 
@@ -64,9 +64,10 @@ class Staging:
         return {(day, author) for day in self._folders for author in self.read(day)["author_id"].to_pylist()}
 
     def remove(self) -> None:
-        """Deletes the parts, once their days are committed."""
+        """Deletes the parts, once their days are committed, and what runs left that nobody went on with."""
         for folder in self._folders.values():
             self._storage.filesystem.delete_dir(folder)
+        sweep.staging(self._storage)
 
 
 def key_blocks(keys: list[Key], size: int) -> list[pa.Table]:

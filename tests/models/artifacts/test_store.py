@@ -1,6 +1,7 @@
 """The artifact store, read in place and through a node's cache: CURRENT names verified versions, damage is refused."""
 
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -300,3 +301,23 @@ def test_a_download_that_died_is_removed_and_one_at_work_is_not(
     os.utime(died, (0, 0))
     remote.fetch("bank")
     assert not died.exists() and at_work.exists()
+
+
+def test_publishing_takes_no_disk_on_the_node(
+    remote: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    remote.publish("bank", made(tmp_path, "one"), "r1", {})
+    remote.publish("bank", made(tmp_path, "one"), "r1", {})
+
+
+def test_a_sweep_takes_old_halves_alone(store: ArtifactStore, root: Path, tmp_path: Path) -> None:
+    store.publish("bank", made(tmp_path, "one"), "r1", {})
+    for run_id in ("half", "young"):
+        stored(root, run_id).parent.mkdir()
+        stored(root, run_id).write_text("half")
+    for path in (stored(root, "r1"), stored(root, "half"), stored(root, "half").parent):
+        os.utime(path, (0, 0))
+    assert store.sweep("bank", 3600) == ["half"]
+    assert not stored(root, "half").parent.exists()
+    assert stored(root, "young").exists() and content(store) == "one"
