@@ -14,6 +14,7 @@ from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError
 from pipelines.samples import examples
 from pipelines.semantics import anchors, vocabulary
+from pipelines.tables.sweep import sweep
 
 if TYPE_CHECKING:
     from pipelines.settings import Settings
@@ -54,4 +55,5 @@ def run(settings: "Settings") -> dict[str, Any]:
                 continue
             figures[name] = job.run(getattr(settings, name), run)
             log.info("daily %d/%d | %s | %.1f s", number, len(JOBS), name, time.perf_counter() - started)
+    sweep(run.storage)
     return figures

@@ -1,7 +1,8 @@
 """The daily anchor batch: segments -> `anchors` and `rejections`, one row per author and day in one of the two.
 
 The driver alone writes results, part by part, so a kill loses at most the rows in flight: the next run reads the
-finished parts and asks only for the keys that are missing. Re-running a finished day does nothing.
+finished parts and asks only for the keys that are missing. Re-running a finished day does nothing, and where segments
+came late, or were taken away, only their authors are asked for again.
 
 Run: python -m pipelines anchors --config pipelines/configs/demo.yaml
 """
@@ -15,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from models.config import DayText, PathText
 from pipelines.pages import report_json
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.run import Run
-from pipelines.semantics import engine, prompt
+from pipelines.semantics import carried, engine, prompt
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.checkpoint import STUDENT, model_fingerprint
 from pipelines.semantics.engine import EngineConfig
@@ -77,15 +77,16 @@ class DueDays:
 
 
 def run(config: AnchorsConfig, run: Run) -> dict[str, Any]:
-    """Reads segments and authors, writes anchors and rejections, and reports {rows_in, anchors, rejections, ...}.
+    """Reads segments and authors, writes anchors and rejections, and reports {rows_in, anchors, rejections, kept, ...}.
 
-    The figures are those of the days that this run did.
+    The figures are those of the days that this run did; `kept` is how many authors needed no engine, as nothing of them
+    has changed since the day was done before.
     """
     storage = run.storage.guarded(run.guard(STAGE, config.replace))
     work = DueDays.of(storage, config)
     log.info("anchors | %d day(s), %d to do | model %s", len(work.days), len(work.due), config.model)
     started = time.perf_counter()
-    figures: dict[str, Any] = {"rows_in": 0, "anchors": 0, "rejections": 0}
+    figures: dict[str, Any] = {"rows_in": 0, "anchors": 0, "rejections": 0, "kept": 0}
     figures |= {"authors_per_s": None, "engine_start_s": None}
     if work.due:
         with ExitStack() as held:
@@ -110,24 +111,24 @@ def lineage(storage: Storage, config: AnchorsConfig) -> dict[str, dict[str, str]
 
 def _write_days(config: AnchorsConfig, storage: Storage, work: DueDays) -> dict[str, Any]:
     """Asks the engine for all authors of the due days, then commits each day."""
-    wanted = {day: _authors(storage, day) for day in work.due}
-    staging = Staging(storage, f"anchors-{digest(work.made_from)}")
+    wanted = {day: carried.inputs_of(storage, day) for day in work.due}
+    staging = Staging(storage, f"anchors-{digest(carried.beside_segments(work.made_from[work.due[0]]))}", wanted)
+    kept = 0
+    for day, inputs in wanted.items():
+        staging.append(answers := carried.answers(storage, day, work.made_from[day], inputs))
+        kept += answers.num_rows
     rate = _ask(config, storage, [(day, author) for day, authors in wanted.items() for author in authors], staging)
     done = staging.keys()
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter(kept=kept)
     for day, authors in wanted.items():
         lost = [author for author in authors if (day, author) not in done]
+        carried.write(storage, day, work.made_from[day], {a: authors[a] for a in authors if (day, a) in done})
         counts.update(_commit(storage, config, day, staging, lost, work.made_from[day]))
         counts["rows_in"] += len(authors)
     if counts["rows_in"] != counts["anchors"] + counts["rejections"]:
         raise RuntimeError(f"anchors: rows in = anchors + rejections does not hold: {dict(counts)}")
     staging.remove()
     return {**counts, **rate}
-
-
-def _authors(storage: Storage, day: str) -> list[int]:
-    column = storage.read("segments", day, ["author_id"])["author_id"]
-    return sorted(pc.unique(column).to_pylist())
 
 
 def _ask(config: AnchorsConfig, storage: Storage, wanted: list[Key], staging: Staging) -> dict[str, Any]:

@@ -6,6 +6,7 @@ time.
 """
 
 import hashlib
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -103,6 +104,16 @@ def _strange_folders(table: str, folders: list[str]) -> ContractError:
     return ContractError(
         f"table {table}: wanted folders named day=YYYY-MM-DD, got {first or 'files that lie in none'}; {remedy}{others}"
     )
+
+
+def is_part(name: str) -> bool:
+    """True for what our own writes leave beside the marker: parts, listed by it or not, and unfinished puts."""
+    return name.startswith(UNCOMMITTED) or (name.startswith("_") and name.endswith(".tmp"))
+
+
+def is_older(file: pafs.FileInfo, seconds: float) -> bool:
+    """True for what was written longer ago than so many seconds."""
+    return time.time_ns() - (file.mtime_ns or 0) > seconds * 10**9
 
 
 def _state(files: Files) -> str:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -30,10 +29,10 @@ from pipelines.tables.contract import ContractError
 from pipelines.tables.day_rows import DayRows
 from pipelines.tables.guard import Guard
 from pipelines.tables.lease import Leases, leases_of
-from pipelines.tables.listing import EMPTY, MARKER, UNCOMMITTED, Listing, is_brought
+from pipelines.tables.listing import EMPTY, MARKER, UNCOMMITTED, Listing, is_brought, is_older, is_part
 
 log = logging.getLogger(__name__)
-_ABANDONED_NS = 86_400 * 10**9
+ABANDONED_S = 86_400
 """A part that no commit lists, and that is older than this, was left by a write that died."""
 
 
@@ -139,8 +138,8 @@ class Storage:
         commit = self.commit_of(name, day)
         if commit is None or dict(commit.made_from) != dict(made_from):
             return False
-        infos = self.filesystem.get_file_info(self._parquet(name, day, commit))
-        return all(info.type == pafs.FileType.File for info in infos)
+        infos = self.filesystem.get_file_info(pafs.FileSelector(self.folder(name, day)))
+        return set(commit.files) <= {info.base_name for info in infos}
 
     def fingerprint(self, name: str, day: str) -> str:
         """Hash of a day's content: from the marker, else of the files' names, sizes and times."""
@@ -305,11 +304,22 @@ class Storage:
         old = set() if replaced is None else set(replaced.files) - set(commit.files)
         self._delete(folder, old | ({EMPTY} if commit.files else set()) | (self._abandoned(folder) - set(commit.files)))
 
+    def sweep(self, name: str, day: str) -> list[str]:
+        """Deletes the files that writes of a day left when they died, and returns their names; `_commit` does it too.
+
+        Raises HeldError while a job writes that day.
+        """
+        folder = self.folder(name, day)
+        with self.lease(name, day):
+            commit = self.commit_of(name, day)
+            left = self._abandoned(folder) - set(commit.files if commit else ())
+            self._delete(folder, left)
+        return sorted(left)
+
     def _abandoned(self, folder: str) -> set[str]:
         """Parts, and unfinished puts, that nobody has written to for long."""
         infos = self.filesystem.get_file_info(pafs.FileSelector(folder))
-        ours = [i for i in infos if i.base_name.startswith((UNCOMMITTED, MARKER)) and i.base_name != MARKER]
-        return {info.base_name for info in ours if time.time_ns() - (info.mtime_ns or 0) > _ABANDONED_NS}
+        return {info.base_name for info in infos if is_part(info.base_name) and is_older(info, ABANDONED_S)}
 
     def _delete(self, folder: str, files: set[str]) -> None:
         """Deletes those of the files that are there: another writer may have been faster."""
