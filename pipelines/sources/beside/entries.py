@@ -12,7 +12,7 @@ class Unreadable(ValueError):
     """A whole file cannot be used; the message is one sentence on what it is, what was wanted and what to do."""
 
 
-class LeftOut(ValueError):  # noqa: N818 - what happens to one entry, no failure of the file
+class LeftOut(ValueError):
     """One entry cannot be used; the message is why, in the same words for all entries of which it is true."""
 
     def __init__(self, reason: str, example: str = "") -> None:
