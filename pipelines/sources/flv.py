@@ -4,14 +4,18 @@ A demuxer that meets a second header takes it for a packet of megabytes and lose
 """
 
 import io
-import mmap
+import re
 from bisect import bisect_right
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from typing import BinaryIO
 
 MAGIC = b"FLV\x01"
+HEADER = re.compile(rb"FLV\x01[\x00\x01\x04\x05]\x00\x00\x00\x09\x00\x00\x00\x00")
+"""What it holds, the length of the packet before included: none."""
 HEADER_BYTES = 13
 TAG_BYTES = 15
 """What a packet takes beside its content: 11 bytes before, 4 after."""
+READ_BYTES = 2**22
 
 
 class JoinedFlv(io.RawIOBase):
@@ -62,30 +66,33 @@ def parts(path: str) -> list[tuple[int, int]]:
     with open(path, "rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             return []
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            heads = [0, *_later_heads(content), len(content)]
-            return [
-                (begin + HEADER_BYTES if begin else 0, end if end == len(content) else _whole(content, begin, end))
-                for begin, end in zip(heads, heads[1:], strict=False)
-            ]
+        length = file.seek(0, io.SEEK_END)
+        heads = [0, *_later_heads(file), length]
+        return [
+            (begin + HEADER_BYTES if begin else 0, end if end == length else _whole(file, begin, end))
+            for begin, end in pairwise(heads)
+        ]
 
 
-def _later_heads(content: mmap.mmap) -> list[int]:
+def _later_heads(file: BinaryIO) -> list[int]:
+    """Where headers begin, but for the first. Reads piece by piece, each with the last bytes of the one before."""
     heads = []
-    at = content.find(MAGIC, HEADER_BYTES)
-    while at >= 0:
-        flags, rest = content[at + 4 : at + 5], content[at + 5 : at + HEADER_BYTES]
-        if flags in (b"\x00", b"\x01", b"\x04", b"\x05") and rest == b"\x00\x00\x00\x09\x00\x00\x00\x00":
-            heads.append(at)
-        at = content.find(MAGIC, at + 1)
-    return heads
+    start = HEADER_BYTES
+    while True:
+        file.seek(start)
+        content = file.read(READ_BYTES)
+        heads += [start + found.start() for found in HEADER.finditer(content)]
+        if len(content) < READ_BYTES:
+            return heads
+        start += READ_BYTES - HEADER_BYTES + 1
 
 
-def _whole(content: mmap.mmap, begin: int, end: int) -> int:
+def _whole(file: BinaryIO, begin: int, end: int) -> int:
     """Where the last whole packet of a part ends."""
     at = begin + HEADER_BYTES
     while at + TAG_BYTES <= end:
-        after = at + TAG_BYTES + int.from_bytes(content[at + 1 : at + 4])
+        file.seek(at + 1)
+        after = at + TAG_BYTES + int.from_bytes(file.read(3))
         if after > end:
             break
         at = after
