@@ -19,7 +19,7 @@ from pipelines.tables.contract import ContractError
 from pipelines.tables.day_rows import DayFile, all_columns
 from pipelines.tables.storage import Storage
 
-ROWS_PER_BATCH = 16_384
+ROWS_PER_BATCH = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

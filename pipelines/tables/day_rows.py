@@ -4,7 +4,8 @@ The files that our jobs wrote were cast and checked when they were written, and 
 brought, which may differ in their types from one another, are cast where they need it and checked as they are read.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -13,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 from pyarrow import fs as pafs
-from pyarrow import types
 
 from pipelines.tables import contract, values
 from pipelines.tables.contract import ContractError
@@ -32,7 +33,9 @@ class DayFile:
     table: str
     day: str
     path: str
+    filesystem: pafs.FileSystem
     fragment: Any
+    """The file as a piece of a dataset."""
     schema: pa.Schema
     """As the file says."""
 
@@ -52,7 +55,7 @@ class DayFile:
                 f"table {table}, day {day}: wanted one column {twice[0]}, got {schema.names.count(twice[0])} in "
                 f"{path}; leave the others out"
             )
-        return cls(table=table, day=day, path=path, fragment=fragment, schema=schema)
+        return cls(table=table, day=day, path=path, filesystem=filesystem, fragment=fragment, schema=schema)
 
     @property
     def name(self) -> str:
@@ -68,10 +71,10 @@ class DayFile:
         """(first row, rows) in bounded pieces, with the types of the file. Raises ContractError for damaged pages."""
         first, wanted = 0, [column for column in columns if column in self.schema.names]
         try:
-            for batch in self.fragment.to_batches(columns=wanted, batch_size=batch_size, batch_readahead=1):
-                if batch.num_rows:
+            with self.filesystem.open_input_file(self.path) as source:
+                for batch in pq.ParquetFile(source).iter_batches(batch_size, columns=wanted):
                     yield first, pa.Table.from_batches([batch])
-                first += batch.num_rows
+                    first += batch.num_rows
         except (OSError, pa.ArrowException) as error:
             raise damaged(self.table, self.day, error) from error
 
@@ -113,20 +116,17 @@ class DayRows:
         return int(self._dataset(self.schema).count_rows())
 
     def table(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
-        """All rows, or those of `where`, which may ask for any column that is no list."""
+        """All rows, or those of `where`, in the order of the files."""
         wanted = list(columns or self.schema.names)
-        flat = [field.name for field in self.schema if not types.is_nested(field.type)]
-        needed = wanted if where is None else list(dict.fromkeys([*wanted, *flat]))
-        schema = self._schema(needed)
-        if not all(_is_typed(file, schema) for file in self._files):
-            pieces = [rows if where is None else rows.filter(where) for rows in self._cast(schema, wanted)]
-            return pa.concat_tables([schema.empty_table(), *pieces]).select(wanted)
-        try:
-            rows = self._dataset(schema).to_table(columns=wanted, filter=where)
-        except (OSError, pa.ArrowException) as error:
-            raise damaged(self._table, self._day, error) from error
+        asked = _asked_by(where, self.schema.names)
+        schema, filtered = self._schema(dict.fromkeys([*wanted, *asked])), self._schema(asked)
+        if all(_is_typed(file, schema) for file in self._files):
+            rows = self._scanned(self._dataset(schema), wanted, where)
+        else:
+            parts = [self._cast_file(file, schema, filtered, where).select(wanted) for file in self._files]
+            rows = pa.concat_tables(parts)
         if not self._is_ours and (wrong := self._fault(rows)):
-            for _ in self._cast(schema, wanted):
+            for _ in self.batches(_ROWS_AT_ONCE, wanted):
                 pass  # finds the same, and says in which row of which file
             raise wrong
         return pa.table(rows.columns, schema=self._schema(wanted))
@@ -134,40 +134,60 @@ class DayRows:
     def batches(self, batch_size: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """All rows in bounded pieces, in the order of the files."""
         schema = self._schema(columns or self.schema.names)
-        if not self._is_ours:
-            yield from self._cast(schema, schema.names, batch_size)
+        if self._is_ours:
+            yield from self._streamed(schema, batch_size)
             return
-        read_ahead = {"batch_readahead": 1, "fragment_readahead": 1}
-        for batch in self._dataset(schema).to_batches(batch_size=batch_size, columns=schema.names, **read_ahead):
-            if batch.num_rows:
-                yield pa.table(batch.columns, schema=schema)
+        for file in self._files:
+            for first_row, raw in file.raw(schema.names, batch_size):
+                rows = self._conformed(raw, schema)
+                if wrong := self._fault(rows, first_row, file.name):
+                    raise wrong
+                yield rows
 
-    def _schema(self, columns: Sequence[str]) -> pa.Schema:
+    def _streamed(self, schema: pa.Schema, batch_size: int) -> Iterator[pa.Table]:
+        read_ahead = {"batch_readahead": 1, "fragment_readahead": 1}
+        try:
+            for batch in self._dataset(schema).to_batches(batch_size=batch_size, columns=schema.names, **read_ahead):
+                if batch.num_rows:
+                    yield pa.table(batch.columns, schema=schema)
+        except (OSError, pa.ArrowException) as error:
+            raise damaged(self._table, self._day, error) from error
+
+    def _cast_file(
+        self, file: DayFile, schema: pa.Schema, filtered: pa.Schema, where: pc.Expression | None
+    ) -> pa.Table:
+        """The rows of one file, cast. Arrow filters them as it reads where the columns of `filtered` need no cast."""
+        if where is None or _is_typed(file, filtered):
+            return self._conformed(self._scanned(file.fragment, schema.names, where), schema)
+        return self._conformed(self._scanned(file.fragment, schema.names, None), schema).filter(where)
+
+    def _scanned(self, source: Any, columns: Sequence[str], where: pc.Expression | None) -> pa.Table:
+        try:
+            return source.to_table(columns=list(columns), filter=where)
+        except (OSError, pa.ArrowException) as error:
+            raise damaged(self._table, self._day, error) from error
+
+    def _conformed(self, raw: pa.Table, schema: pa.Schema) -> pa.Table:
+        return contract.conform(raw, self._table, self._day, schema.names).select(schema.names)
+
+    def _schema(self, columns: Iterable[str]) -> pa.Schema:
         """Of the columns asked for, in that order. Raises ContractError where a file lacks one."""
         for file in self._files:
             if missing := [name for name in columns if name not in file.schema.names]:
                 raise contract.missing_columns(self._table, self._day, missing, file.schema.names)
-        schema = contract.schema_of(self._table, self._found, columns)
+        schema = contract.schema_of(self._table, self._found, list(columns))
         return pa.schema([schema.field(name) for name in columns])
 
     def _dataset(self, schema: pa.Schema) -> pads.FileSystemDataset:
         return pads.FileSystemDataset(self._fragments, schema, _FORMAT, self._filesystem)
-
-    def _cast(self, schema: pa.Schema, checked: Sequence[str], batch_size: int = _ROWS_AT_ONCE) -> Iterator[pa.Table]:
-        """What a user brought, file by file: cast, and the columns of `checked` checked."""
-        for file in self._files:
-            for first_row, raw in file.raw(schema.names, batch_size):
-                rows = contract.conform(raw, self._table, self._day, schema.names).select(schema.names)
-                if wrong := self._fault(rows.select(checked), first_row, file.name):
-                    raise wrong
-                yield rows
 
     def _fault(self, rows: pa.Table, first_row: int = 0, file: str = "") -> ContractError | None:
         """The first thing that is wrong with the values of rows that were cast."""
         if self._table in contract.BY_ROW:
             key = contract.spec(self._table).key
             rows = rows.select([name for name in rows.column_names if name in key])
-        for fault in values.faults(rows, self._table, self._day):
+        times = not self._files[0].is_ours
+        for fault in values.faults(rows, self._table, self._day, times=times):
             return fault.error(self._table, self._day, first_row, file)
         return None
 
@@ -175,3 +195,8 @@ class DayRows:
 def _is_typed(file: DayFile, schema: pa.Schema) -> bool:
     """Whether a file holds the columns of `schema` with just its types."""
     return all(field.name in file.schema.names and file.schema.field(field.name).type == field.type for field in schema)
+
+
+def _asked_by(where: pc.Expression | None, names: Sequence[str]) -> list[str]:
+    """The columns that a filter asks for, and maybe more: Arrow names them in its text alone."""
+    return [] if where is None else [name for name in names if re.search(rf"\b{re.escape(name)}\b", str(where))]
