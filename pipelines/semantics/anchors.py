@@ -11,20 +11,22 @@ import logging
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.config import DayText, PathText
 from pipelines.pages import report_json
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.run import Run
-from pipelines.semantics import carried, engine, prompt
+from pipelines.semantics import carried, engine, preflight, prompt
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.checkpoint import STUDENT, model_fingerprint
-from pipelines.semantics.engine import EngineConfig
+from pipelines.semantics.engine_config import EngineConfig
+from pipelines.semantics.plan import Plan
 from pipelines.semantics.staging import Key, Staging, key_blocks
 from pipelines.tables import contract, newest, rejections
 from pipelines.tables.anchor_text import canonical_text
@@ -34,6 +36,8 @@ from pipelines.tables.storage import Storage
 
 log = logging.getLogger(__name__)
 STAGE = "anchors"
+_OF_THE_DATA = ("no_frames", "bad_image")
+"""Reasons that say nothing of the engine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +56,8 @@ class AnchorsConfig:
     """Authors a Ray Data block."""
     replace: bool = False
     """Whether a day may be replaced by one that lacks most of its rows (storage.least_share)."""
+    plan: bool = False
+    """Print what there is to do, and what each prompt costs, and end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +86,26 @@ def run(config: AnchorsConfig, run: Run) -> dict[str, Any]:
     """Reads segments and authors, writes anchors and rejections, and reports {rows_in, anchors, rejections, kept, ...}.
 
     The figures are those of the days that this run did; `kept` is how many authors needed no engine, as nothing of them
-    has changed since the day was done before.
+    has changed since the day was done before. Raises ConfigError for a checkpoint that cannot write anchors, before Ray
+    starts, and EngineError for an engine that cannot go on.
     """
     storage = run.storage.guarded(run.guard(STAGE, config.replace))
     work = DueDays.of(storage, config)
     log.info("anchors | %d day(s), %d to do | model %s", len(work.days), len(work.due), config.model)
     started = time.perf_counter()
+    if work.due or config.plan:
+        checkpoint = preflight.look(config.model, use_gpu=config.engine.use_gpu)
+        config = replace(config, engine=preflight.fitted(checkpoint, config.prompt, config.engine))
+    if config.plan:
+        authors = {day: storage.read("segments", day, ["author_id"])["author_id"] for day in work.due}
+        rows = {day: pc.count_distinct(column).as_py() for day, column in authors.items()}
+        plan = Plan.of(
+            checkpoint, config.prompt, config.engine, rows=rows, before=report_json.read(run.folder).get(STAGE)
+        )
+        print(plan)
+        return {"plan": asdict(plan)}
     figures: dict[str, Any] = {"rows_in": 0, "anchors": 0, "rejections": 0, "kept": 0}
-    figures |= {"authors_per_s": None, "engine_start_s": None}
+    figures |= {"authors_per_s": None, "engine_start_s": None, "model": config.model}
     if work.due:
         with ExitStack() as held:
             for day in work.due:
@@ -175,6 +193,7 @@ def _commit(
     day done."""
     answers = staging.read(day)
     good, bad = split(answers, config.model)
+    _refuse_nothing(day, good, bad)
     bad += [
         {"key": str(a), "reason": "engine_error", "detail": "no answer came back in two attempts", "attempts": 2}
         for a in lost
@@ -205,8 +224,20 @@ def split(answers: pa.Table, model: str) -> tuple[list[dict[str, Any]], list[dic
             except ValueError as error:
                 cut = not row["answer"].rstrip().endswith("}")
                 reason, detail = "truncated_answer" if cut else "invalid_json", f"{error}: {row['answer'][:300]}"
-        bad.append({"key": str(row["author_id"]), "reason": reason, "detail": detail})
+        bad.append({"key": str(row["author_id"]), "reason": reason, "detail": detail, "attempts": row["attempts"] or 1})
     return good, bad
+
+
+def _refuse_nothing(day: str, good: list[dict[str, Any]], bad: list[dict[str, Any]]) -> None:
+    """Raises RuntimeError for a day that the engine made nothing of: no earlier anchors are to be replaced by none."""
+    reasons = Counter(row["reason"] for row in bad if row["reason"] not in _OF_THE_DATA)
+    if reasons and not good:
+        reason, count = reasons.most_common(1)[0]
+        detail = next(row["detail"] for row in bad if row["reason"] == reason)
+        raise RuntimeError(
+            f"anchors: day {day} is left as it was, since none of {len(bad)} authors has an anchor; {count} times "
+            f"{reason}, the first: {detail}"
+        )
 
 
 def _anchor(row: dict[str, Any], fields: dict[str, list[str]], model: str) -> dict[str, Any]:

@@ -38,6 +38,7 @@ REASONS = (
     "bad_transcript",
     "bad_row",
     "not_on_air",
+    "prompt_too_long",
     "engine_error",
     "invalid_json",
     "truncated_answer",
