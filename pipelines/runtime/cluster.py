@@ -28,6 +28,7 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     """Ray for the duration of a job. Token authentication is on unless RAY_AUTH_MODE says otherwise."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a late call after a job's end would start a second Ray
     import ray
 
     if ray.is_initialized():
