@@ -15,6 +15,7 @@ BENCHES = {
     "tokenizer": "training and encoding of the Live-Streaming Tokenizer over the Qwen vocabulary",
     "training": "seconds of a training step, Base and SARM by encode window and budget, and where they go",
     "proportions": "seconds of a training step where Base is as wide as an industrial ranker",
+    "kills": "what a SIGKILL at a random step of training costs, and whether the same ranker comes out",
     "serving": "requests a second and latency of the deployments",
 }
 """Module of this package -> what it measures. A module has `main(argv) -> int`."""

@@ -11,7 +11,7 @@ from models.home import HoMEConfig
 from models.ranker import RankerConfig
 from pipelines.analysis.analyse import AnalyseConfig
 from pipelines.ranking import fit
-from pipelines.ranking.checkpoint import Progress, folder_after
+from pipelines.ranking.checkpoint import PROGRESS, Progress, folder_after, read_progress
 from pipelines.ranking.gate import GateConfig
 from pipelines.ranking.plan import TrainConfig, make_plan
 from pipelines.ranking.publish import PublishConfig
@@ -100,10 +100,8 @@ def tiny_settings(root: Path) -> Settings:
     )
 
 
-@pytest.fixture(scope="session")
-def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with a base tokenizer and a store: world, true anchors as `anchors`, vocabulary and examples."""
-    root = tmp_path_factory.mktemp("tiny")
+def write_tiny_store(root: Path) -> None:
+    """A base tokenizer and a store below `root`: world, true anchors as `anchors`, vocabulary and examples."""
     settings = tiny_settings(root)
     run_job(world, settings)
     storage = Storage.open(settings.storage.root)
@@ -111,6 +109,13 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_base_tokenizer(texts, root / "tokenizer.json")
     run_job(vocabulary, settings)
     run_job(examples, settings)
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of one that the tests of a session share."""
+    root = tmp_path_factory.mktemp("tiny")
+    write_tiny_store(root)
     return root
 
 
@@ -127,6 +132,12 @@ def train_here(settings: Settings, number: int = 1) -> dict[str, Progress]:
         )
         publish_checkpoint(work / folder_after(done[plan.name]), plan, f"{plan.name}-{number}", artifacts, made_from)
     return done
+
+
+def last_checkpoint(below: Path) -> Path | None:
+    """The folder of the one that has the most steps, among those that Ray Train left."""
+    steps = {file.parent: read_progress(file.parent).step for file in below.rglob(PROGRESS)}
+    return max(steps, key=lambda folder: steps[folder], default=None)
 
 
 @pytest.fixture(scope="session")
