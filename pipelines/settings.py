@@ -111,7 +111,11 @@ class Settings:
     def open(self) -> Run:
         """What a job is told beside its own section."""
         return Run(
-            seed=self.seed, folder=Path(self.run_dir), storage=Storage.open(self.storage.root), cluster=self.cluster
+            seed=self.seed,
+            folder=Path(self.run_dir),
+            storage=Storage.open(self.storage.root),
+            cluster=self.cluster,
+            least_share=self.storage.least_share,
         )
 
     def written_by(self, job: str) -> dict[str, str]:

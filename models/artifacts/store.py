@@ -141,6 +141,23 @@ class ArtifactStore:
             log.info("published %s %s", kind, run_id)
         return published or manifest
 
+    def sweep(self, kind: str, older_than_s: float) -> list[str]:
+        """Removes versions of a kind that nobody can read, as no manifest was stored: what is whole, or newer, stays.
+
+        Returns their run ids. Only for who keeps all others from publishing an artifact of the kind meanwhile.
+        """
+        base, oldest_ns = f"{self._path}/artifacts/{kind}", time.time_ns() - older_than_s * 10**9
+        versions: dict[str, dict[str, int]] = {}
+        for info in self._filesystem.get_file_info(pafs.FileSelector(base, allow_not_found=True, recursive=True)):
+            version, _, name = info.path.partition(f"artifacts/{kind}/")[2].partition("/")
+            if version.startswith("v="):
+                versions.setdefault(version, {})[name] = info.mtime_ns or 0
+        halves = [v for v, files in versions.items() if MANIFEST not in files and max(files.values()) < oldest_ns]
+        for version in halves:
+            self._filesystem.delete_dir(f"{base}/{version}")
+            log.info("swept %s/%s: its publisher died before it was whole", base, version)
+        return [version[2:] for version in halves]
+
     def _holds(self, path: str) -> bool:
         return bool(self._filesystem.get_file_info(path).type == pafs.FileType.File)
 
@@ -159,9 +176,16 @@ class ArtifactStore:
         source = self.folder(kind, run_id)
         if self.is_local:
             return Manifest.verify(Path(source))
-        with tempfile.TemporaryDirectory() as scratch:
-            self._download(source, Path(scratch), None)
-            return Manifest.verify(Path(scratch))
+        manifest = Manifest.parse(self._manifest_bytes(source), source)
+        manifest.check(source, lambda name: self._sha256(f"{source}/{name}"))
+        return manifest
+
+    def _sha256(self, path: str) -> str | None:
+        """The hash of a file, read as a stream; None where there is none."""
+        if not self._holds(path):
+            return None
+        with self._filesystem.open_input_stream(path) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def _upload(self, local: Path, manifest: Manifest) -> None:
         """The manifest goes last: without it the version cannot be read. A failure takes all of it away again."""

@@ -78,9 +78,9 @@ class TrainConfig:
     log_every: int = 50
     """Steps from one line of progress, and one point of the loss curve, to the next."""
     max_failures: int = 2
-    """Worker failures after which training goes on from its last finished day, before it gives up."""
+    """Failures (a lost worker, node or controller is one) after which training goes on from its last finished day."""
     checkpoints: PathText | None = None
-    """Folder or URL for checkpoints, shared by all nodes; null = `ray` below run_dir."""
+    """Folder or URL for checkpoints, which all nodes must see; null = `ray` below run_dir."""
     scaling: TrainScaling = field(default_factory=TrainScaling)
     """Workers."""
     ranker: RankerConfig = field(default_factory=RankerConfig)

@@ -13,6 +13,7 @@ from pathlib import Path
 from models.artifacts.manifest import ArtifactError
 from pipelines.runtime.config import ConfigError
 from pipelines.tables.contract import ContractError
+from pipelines.tables.lease import HeldError
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 USER_ERRORS = (ConfigError, ContractError, ArtifactError)
@@ -92,7 +93,7 @@ def _explained(error: BaseException) -> Verdict | None:
         told = _IN_A_TRACE.findall(trace)
         return _by_name(*told[-1]) if told else None
     if isinstance(error, USER_ERRORS):
-        return Verdict(exit_code=REFUSED, error=_one_line(str(error)))
+        return Verdict(exit_code=REFUSED, error=_one_line(str(error)), retry=isinstance(error, HeldError))
     if isinstance(error, OSError):
         return _of_the_system(error.errno, _one_line(str(error)))
     return None

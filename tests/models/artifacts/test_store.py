@@ -2,6 +2,7 @@
 
 import os
 import resource
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -354,3 +355,23 @@ def test_a_key_in_a_url_is_not_repeated() -> None:
     with pytest.raises(ArtifactError) as error:
         open_root("foo://user:secret@host/x")
     assert "secret" not in str(error.value) and "foo://host/x" in str(error.value)
+
+
+def test_publishing_takes_no_disk_on_the_node(
+    remote: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    remote.publish("bank", made(tmp_path, "one"), "r1", {})
+    remote.publish("bank", made(tmp_path, "one"), "r1", {})
+
+
+def test_a_sweep_takes_old_halves_alone(store: ArtifactStore, root: Path, tmp_path: Path) -> None:
+    store.publish("bank", made(tmp_path, "one"), "r1", {})
+    for run_id in ("half", "young"):
+        stored(root, run_id).parent.mkdir()
+        stored(root, run_id).write_text("half")
+    for path in (stored(root, "r1"), stored(root, "half"), stored(root, "half").parent):
+        os.utime(path, (0, 0))
+    assert store.sweep("bank", 3600) == ["half"]
+    assert not stored(root, "half").parent.exists()
+    assert stored(root, "young").exists() and content(store) == "one"
