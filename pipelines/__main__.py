@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from models.artifacts.manifest import ArtifactError
-from pipelines.runtime import config
+from pipelines.runtime import config, on_worker
 from pipelines.tables.contract import ContractError
 
 JOBS = {  # word: module below pipelines/, help
@@ -83,7 +83,10 @@ def main(argv: list[str] | None = None) -> int:
         config.dump(settings, run_dir / "config" / f"{args.job}.yaml")
         started = time.perf_counter()
         job = importlib.import_module(f"pipelines.{JOBS[args.job][0]}")
-        metrics = job.run(settings) if args.job in CHAINS else job.run(getattr(settings, args.job), settings.open())
+        if args.job in CHAINS:
+            metrics = job.run(settings)
+        else:
+            metrics = on_worker.run_job(job, getattr(settings, args.job), settings.open())
     except (config.ConfigError, ContractError, ArtifactError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.ranking import evaluate, publish, train
 from pipelines.runtime.cluster import connected
+from pipelines.runtime.on_worker import run_job
 from pipelines.samples import examples
 from pipelines.semantics import anchors, vocabulary
 from pipelines.tables.sweep import sweep
@@ -40,7 +41,7 @@ def run(settings: "Settings") -> dict[str, Any]:
                 log.info("daily %d/%d | %s | brought with the tables: no segments", number, len(JOBS), name)
                 figures[name] = {"how": "brought"}
                 continue
-            figures[name] = job.run(getattr(settings, name), run)
+            figures[name] = run_job(job, getattr(settings, name), run)
             log.info("daily %d/%d | %s | %.1f s", number, len(JOBS), name, time.perf_counter() - started)
     sweep(run.storage)
     return figures

@@ -2,9 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,15 @@ class ClusterConfig:
     """Logical CPUs of a local cluster. Stages each want one, so fewer than 8 can deadlock a Ray Data pipeline."""
     object_store_gb: float = 1.0
     """Object store of a local cluster, GiB."""
+    job_cpus: int = 1
+    """CPUs that a job reserves which runs as one task on a shared cluster, and its compute threads."""
+    job_labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the nodes on which such jobs may run; none = any node."""
+
+
+def is_shared(config: ClusterConfig) -> bool:
+    """True where jobs join a running cluster: by its address, by RAY_ADDRESS, or as a submitted job."""
+    return bool(config.address or os.environ.get("RAY_ADDRESS"))
 
 
 @contextmanager
@@ -33,9 +42,8 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = config.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, log_to_driver=False)
+    if is_shared(config):
+        ray.init(address=config.address or os.environ["RAY_ADDRESS"], log_to_driver=False)
     else:
         inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if str(ROOT) not in inherited:  # workers import this project wherever the job was started from
