@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, make_dataclass
 from typing import TYPE_CHECKING, Any
 
+from models.config import PathText
 from models.ranker import RankerConfig
 from pipelines.ranking.checkpoint import Progress
 from pipelines.ranking.variants import SOURCES, ranker_name
@@ -77,9 +78,9 @@ class TrainConfig:
     log_every: int = 50
     """Steps from one line of progress, and one point of the loss curve, to the next."""
     max_failures: int = 2
-    """Worker failures after which training goes on from its last finished day, before it gives up."""
-    checkpoints: str | None = None
-    """Folder or URL for checkpoints, shared by all nodes; null = `ray` below run_dir."""
+    """Failures (a lost worker, node or controller is one) after which training goes on from its last finished day."""
+    checkpoints: PathText | None = None
+    """Folder or URL for checkpoints, which all nodes must see; null = `ray` below run_dir."""
     scaling: TrainScaling = field(default_factory=TrainScaling)
     """Workers."""
     ranker: RankerConfig = field(default_factory=RankerConfig)

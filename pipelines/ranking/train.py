@@ -5,7 +5,6 @@ Run: python -m pipelines train --config pipelines/configs/demo.yaml
 """
 
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -19,18 +18,14 @@ from pipelines.ranking.fit import train
 from pipelines.ranking.plan import TrainConfig, TrainingPlan, make_plan
 from pipelines.ranking.worker import Worker
 from pipelines.runtime.cluster import connected
-from pipelines.runtime.progress import progress_lines
+from pipelines.runtime.ray_train import Training, fit
 from pipelines.runtime.run import Run
+from pipelines.runtime.shared import require_shared
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage, shared_root
 
 log = logging.getLogger(__name__)
-_RAY_TRAIN = {
-    # A worker that hangs is noticed after this long; the default is ten minutes.
-    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
-}
 
 
 def run(config: TrainConfig, run: Run) -> dict[str, Any]:
@@ -50,11 +45,13 @@ def run(config: TrainConfig, run: Run) -> dict[str, Any]:
             jobs.append((plan, made_from, run_id))
     if not jobs:
         return metrics
-    os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_TRAIN.items()})
     with connected(run.cluster):
+        places = {"storage.root": run.storage.url, "train.checkpoints": _checkpoints(config, run)}
+        require_shared(places, config.scaling)
         for plan, made_from, run_id in jobs:
             started = time.perf_counter()
-            trained = _fit(config, run, plan, run_id, artifacts, made_from)
+            with artifacts.lease(plan.name):
+                trained = _fit(config, run, plan, run_id, artifacts, made_from)
             metrics["rankers"][plan.name] = {"run_id": run_id, "how": "trained", **trained}
             metrics["rankers"][plan.name]["seconds"] = round(time.perf_counter() - started, 1)
     return metrics
@@ -64,38 +61,27 @@ def _fit(
     config: TrainConfig, run: Run, plan: TrainingPlan, run_id: str, artifacts: Artifacts, made_from: Mapping[str, str]
 ) -> dict[str, Any]:
     """One run of Ray Train, and the publication of its last checkpoint."""
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    where = config.checkpoints or str(run.folder.resolve() / "ray")
-    with progress_lines(log) as lines:
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={
-                "plan": plan,
-                "root": shared_root(run.storage.url),
-                "threads": config.scaling.cpus_per_worker,
-                "made_from": dict(made_from),
-                "lines": lines,
-            },
-            scaling_config=ScalingConfig(
-                num_workers=config.scaling.num_workers,
-                use_gpu=config.scaling.use_gpu,
-                resources_per_worker={"CPU": config.scaling.cpus_per_worker}
-                | ({"GPU": 1} if config.scaling.use_gpu else {}),
-            ),
-            run_config=RunConfig(
-                name=f"{plan.name}-{run_id}",
-                storage_path=where,
-                failure_config=FailureConfig(max_failures=config.max_failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=2),
-            ),
-        )
-        result = trainer.fit()
+    given = {
+        "plan": plan,
+        "root": shared_root(run.storage.url),
+        "threads": config.scaling.cpus_per_worker,
+        "made_from": dict(made_from),
+    }
+    training = Training(
+        name=f"{plan.name}-{run_id}",
+        storage_path=_checkpoints(config, run),
+        scaling=config.scaling,
+        max_failures=config.max_failures,
+    )
+    result, failures = fit(_worker, given, training, log)
     if result.checkpoint is None:
-        raise RuntimeError(f"training {plan.name} left no checkpoint below {where}")
+        raise RuntimeError(f"training {plan.name} left no checkpoint below {training.storage_path}")
     with result.checkpoint.as_directory() as folder:
-        return publish_checkpoint(Path(folder), plan, run_id, artifacts, made_from)
+        return publish_checkpoint(Path(folder), plan, run_id, artifacts, made_from) | {"failures": failures}
+
+
+def _checkpoints(config: TrainConfig, run: Run) -> str:
+    return shared_root(config.checkpoints or str(run.folder / "ray"))
 
 
 def publish_checkpoint(
@@ -146,7 +132,7 @@ def _worker(config: dict[str, Any]) -> None:
             work=Path(work),
             worker=worker,
             report=report,
-            log_line=config["lines"].put_nowait if worker.rank == 0 else _silent,
+            log_line=config["lines"].put if worker.rank == 0 else _silent,
             resume=resume,
         )
 

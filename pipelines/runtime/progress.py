@@ -1,4 +1,8 @@
-"""Lines of progress from the workers of Ray Train to the log of the job that started them."""
+"""Lines of progress from the workers of Ray Train to the log of the job that started them.
+
+They are for people, and training never depends on them: a worker hands a line over and goes on, and where the actor
+that carries lines dies, Ray starts it again, those that it held are lost, and the job's log says so once.
+"""
 
 import logging
 import threading
@@ -6,37 +10,77 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_EVERY_S = 0.5
+
+
+class Lines:
+    """The workers' end; it may travel in `train_loop_config`."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+
+    def put(self, line: str) -> None:
+        """Hands a line over; neither waits until it has arrived nor fails where it does not."""
+        self._mailbox.put.remote(line)
+
+
+class _Mailbox:
+    """The actor that carries lines."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def put(self, line: str) -> None:
+        self._lines.append(line)
+
+    def take(self) -> list[str]:
+        """Lines since the last call, in their order."""
+        lines, self._lines = self._lines, []
+        return lines
+
 
 @contextmanager
-def progress_lines(log: logging.Logger) -> Iterator[Any]:
-    """A `ray.util.queue.Queue` whose lines land in `log` of this process: workers' own logs stay on their nodes.
-
-    Hand the queue to the workers (it may travel in `train_loop_config`) and let rank 0 alone call `put_nowait(line)`:
+def progress_lines(log: logging.Logger) -> Iterator[Lines]:
+    """What workers put into the `Lines` lands in `log` of this process: workers' own logs stay on their nodes.
 
         with progress_lines(log) as lines:
             TorchTrainer(worker, train_loop_config={"lines": lines}).fit()
 
-    Needs a connected Ray. Lines keep their order, and what was put before the block ends is logged before it is left.
+    Let rank 0 alone call `put`. Needs a connected Ray. Lines of one worker keep their order, and what had arrived when
+    the block ends is logged before it is left.
     """
-    from ray.util.queue import Empty, Queue
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    lines = Queue(actor_options={"num_cpus": 0})
+    # Beside this process: another node that is lost takes no lines with it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = ray.remote(_Mailbox).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
     done = threading.Event()
-
-    def show() -> None:
-        while True:
-            ended = done.is_set()
-            try:
-                log.info("%s", lines.get(timeout=0.5))
-            except Empty:
-                if ended:
-                    return
-
-    thread = threading.Thread(target=show, name="progress", daemon=True)
+    thread = threading.Thread(target=_show, args=(mailbox, log, done), name="progress", daemon=True)
     thread.start()
     try:
-        yield lines
+        yield Lines(mailbox)
     finally:
         done.set()
         thread.join(timeout=10)
-        lines.shutdown()
+        ray.kill(mailbox)
+
+
+def _show(mailbox: Any, log: logging.Logger, done: threading.Event) -> None:
+    """Logs what arrives until `done`, and says once that an actor is gone, not at every look at it."""
+    import ray
+    from ray.exceptions import RayActorError
+
+    is_gone = has_ended = False
+    while not has_ended:
+        has_ended = done.wait(_EVERY_S)
+        try:
+            lines = ray.get(mailbox.take.remote())
+        except RayActorError:
+            if not (is_gone or has_ended):
+                log.warning("some lines of progress are lost: the actor that carries them died; training goes on")
+            is_gone = True
+            continue
+        is_gone = False
+        for line in lines:
+            log.info("%s", line)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.runtime.cluster import ClusterConfig
+from pipelines.tables.guard import Guard
 from pipelines.tables.storage import Storage
 
 
@@ -19,3 +20,9 @@ class Run:
     """Where tables and artifacts live."""
     cluster: ClusterConfig
     """How the job reaches Ray."""
+    least_share: float = 0.5
+    """See StorageConfig."""
+
+    def guard(self, job: str, replace: bool) -> Guard:
+        """What a job whose rows come from outside may replace."""
+        return Guard(job=job, least_share=self.least_share, replace=replace)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from models.config import PathText
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.run import Run
 from pipelines.semantics import preflight
@@ -41,7 +42,7 @@ _CONTEXT = 1024
 class EmbedConfig:
     """How the anchors' text is embedded."""
 
-    model: str = "pipelines/world/student"
+    model: PathText = "pipelines/world/student"
     """Folder of the Qwen-VL checkpoint."""
     pooling: str = "MEAN"
     """vLLM's pooling type: MEAN over the tokens, or LAST."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.config import DayText, PathText
 from pipelines.runtime.config import ConfigError
 from pipelines.runtime.run import Run
 from pipelines.runtime.shares import is_worth_saying, share
@@ -44,9 +45,9 @@ COUNTED = "counted.json"
 class VocabularyConfig:
     """How the tokenizer is made."""
 
-    base_tokenizer: str = ""
+    base_tokenizer: PathText = ""
     """The `tokenizer.json` of the model that writes the anchors, or the one that the job base_tokenizer made."""
-    until: str | None = None
+    until: DayText | None = None
     """Newest day of anchors to learn from, YYYY-MM-DD; null = those known before the newest `test_days` days of
     impressions, which are scored."""
     test_days: int = 1

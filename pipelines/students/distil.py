@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from models.artifacts.manifest import Manifest
+from models.config import PathText
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError, to_dict
-from pipelines.runtime.progress import progress_lines
+from pipelines.runtime.ray_train import Training, fit
 from pipelines.runtime.run import Run
 from pipelines.runtime.scaling import TrainScaling
+from pipelines.runtime.shared import require_shared
 from pipelines.semantics import prompt
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.students.loop import LoopConfig
@@ -56,9 +58,9 @@ class LoraSettings:
 class DistilConfig:
     """What is fine-tuned, on what, for how long."""
 
-    output: str = "runs/distil/student"
-    """Folder of the checkpoint; replaced only once the new one is whole."""
-    base: str | None = None
+    output: PathText = "runs/distil/student"
+    """Folder of the checkpoint; replaced only once the new one is whole. On several nodes, one that all of them see."""
+    base: PathText | None = None
     """Folder of a checkpoint to start from; None makes a small student."""
     student: StudentConfig = field(default_factory=StudentConfig)
     """Shape of the small student, where `base` is None."""
@@ -72,6 +74,8 @@ class DistilConfig:
     """Workers of Ray Train; a step takes `loop.batch_size` pairs of each."""
     held_out: int = 256
     """Author-days kept out of training, on which accuracies are measured."""
+    max_failures: int = 2
+    """Failures (a lost worker, node or controller is one) after which fine-tuning begins again, from `base`."""
 
     def __post_init__(self) -> None:
         if self.lora is not None and self.base is None:
@@ -90,6 +94,7 @@ def run(config: DistilConfig, run: Run) -> dict[str, Any]:
     storage = run.storage
     pairs = _pairs(storage, config)
     held_out, rest = pairs[: config.held_out], pairs[config.held_out :]
+    output = Path(config.output).absolute()
     work = run.folder.resolve() / "distil" / "work"  # emptied: a base or an output may lie beside it
     shutil.rmtree(work, ignore_errors=True)
     start = Path(config.base).resolve() if config.base else work / "untrained"
@@ -99,6 +104,8 @@ def run(config: DistilConfig, run: Run) -> dict[str, Any]:
         student.create(config.student, vocabulary_texts(rest), run.seed, start)
     del pairs, rest  # the workers read their own, and the machine may be theirs too
     with connected(run.cluster):
+        places = {"storage.root": storage.url, "run_dir": str(work), "distil.output": str(output.parent)}
+        require_shared(places | ({"distil.base": f"{start}/config.json"} if config.base else {}), config.scaling)
         trained = _fit(config, run, str(start), storage.url, work)
     scores = measure(work / "trained", held_out, config.loop.batch_size)
     card = {
@@ -109,7 +116,7 @@ def run(config: DistilConfig, run: Run) -> dict[str, Any]:
         **trained,
         "held_out": scores,
     }
-    publish(work / "trained", Path(config.output), card)
+    publish(work / "trained", output, card)
     log.info("distil | held out %s", scores["agreement"])
     return {key: card[key] for key in ("seconds", "steps", "loss", "held_out")} | {"output": config.output}
 
@@ -126,28 +133,17 @@ def _pairs(storage: Storage, config: DistilConfig) -> list[Pair]:
 
 def _fit(config: DistilConfig, run: Run, start: str, root: str, work: Path) -> dict[str, Any]:
     """One run of Ray Train; rank 0 leaves the checkpoint and its figures in `work`/trained."""
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    gpu = {"GPU": 1} if config.scaling.use_gpu else {}
     raw = {"config": config, "seed": run.seed, "start": start, "root": root, "work": str(work)}
-    with progress_lines(log) as lines:
-        TorchTrainer(
-            _worker,
-            train_loop_config=raw | {"lines": lines},
-            scaling_config=ScalingConfig(
-                num_workers=config.scaling.num_workers,
-                use_gpu=config.scaling.use_gpu,
-                resources_per_worker={"CPU": config.scaling.cpus_per_worker} | gpu,
-            ),
-            run_config=RunConfig(name="distil", storage_path=str(work / "ray")),
-        ).fit()
+    training = Training(
+        name="distil", storage_path=str(work / "ray"), scaling=config.scaling, max_failures=config.max_failures
+    )
+    _, failures = fit(_worker, raw, training, log)
     figures = work / "trained" / "figures.json"
     if not figures.is_file():
         raise RuntimeError(f"distil: wanted {figures} from worker 0, got none; see the worker logs below {work}/ray")
     loaded: dict[str, Any] = json.loads(figures.read_text())
     figures.unlink()
-    return loaded
+    return loaded | {"failures": failures}
 
 
 def _worker(raw: dict[str, Any]) -> None:
@@ -174,7 +170,7 @@ def _worker(raw: dict[str, Any]) -> None:
     figures = train(
         module, Collator(processor), pairs, config.loop,
         seed=raw["seed"], rank=rank, world_size=world_size, device=str(device),
-        report=lambda row: raw["lines"].put_nowait(_line(row, config.loop)) if rank == 0 else None,
+        report=lambda row: raw["lines"].put(_line(row, config.loop)) if rank == 0 else None,
     )  # fmt: skip
     if rank == 0:
         folder = Path(raw["work"]) / "trained"

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 _FORM = "1"
 """Changes when other rows are carried from the same days."""
 ROWS_PER_FILE = 65_536
+_WAIT_S = 600.0
+"""For another reader that carries the same day."""
 _ROWS_HELD = 4 * ROWS_PER_FILE
 """Rows of days that are merged at a time: a table of many days that nobody carried yet is carried in steps."""
 
@@ -75,6 +77,12 @@ def _is_current(storage: Storage, name: str, day: str, listing: Listing) -> bool
 
 def _catch_up(storage: Storage, name: str, days: Sequence[str], listing: Listing) -> None:
     """Carries the last of `days`, from the newest day before it that is carried already and still holds."""
+    with storage.lease(contract.newest_of(name), days[-1], wait_s=_WAIT_S):
+        if not _is_current(storage, name, days[-1], listing):  # another reader may have done it meanwhile
+            _carry_from_last(storage, name, days, listing)
+
+
+def _carry_from_last(storage: Storage, name: str, days: Sequence[str], listing: Listing) -> None:
     start = len(days) - 1
     while start and not _is_current(storage, name, days[start - 1], listing):
         start -= 1
@@ -103,7 +111,8 @@ def _carry(
     old: Iterator[pa.Table] = iter(())
     if base is not None and rows_of(storage, table, base):
         old = (contract.conform(c, table, base) for c in batches(storage.dataset(table, base), ROWS_PER_FILE))
-    commit = storage.write(table, day, _of_equal_size(_merged(old, new, key)), made_from)
+    with storage.lease(table, day, wait_s=_WAIT_S):
+        commit = storage.write(table, day, _of_equal_size(_merged(old, new, key)), made_from)
     log.debug("%s carried to %s | %d rows", table, day, commit.rows)
 
 

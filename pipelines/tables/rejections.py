@@ -10,6 +10,8 @@ from pipelines.tables import contract
 from pipelines.tables.storage import Commit, Storage
 
 TABLE = "rejections"
+_WAIT_S = 120.0
+"""For another stage that is replacing its own rows."""
 
 
 def replace(storage: Storage, day: str, stage: str, rows: Iterable[Mapping[str, Any]]) -> Commit:
@@ -31,9 +33,10 @@ def replace(storage: Storage, day: str, stage: str, rows: Iterable[Mapping[str, 
     unknown = sorted({row["reason"] for row in own} - set(contract.REASONS))
     if unknown:
         raise ValueError(f"rejections, stage {stage}: wanted a reason of {contract.REASONS}, got {', '.join(unknown)}")
-    tables = [of_stage(storage, day, stage, invert=True)]
-    tables.append(pa.Table.from_pylist(own, schema=contract.spec(TABLE).schema))
-    return storage.write(TABLE, day, [table for table in tables if table.num_rows])
+    with storage.lease(TABLE, day, wait_s=_WAIT_S):
+        tables = [of_stage(storage, day, stage, invert=True)]
+        tables.append(pa.Table.from_pylist(own, schema=contract.spec(TABLE).schema))
+        return storage.write(TABLE, day, [table for table in tables if table.num_rows])
 
 
 def of_stage(storage: Storage, day: str, stage: str, *, invert: bool = False) -> pa.Table:

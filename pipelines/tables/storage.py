@@ -10,31 +10,44 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from models.artifacts.store import put_file
-from pipelines.tables import contract
+from models.artifacts.store import open_root, put_file
+from models.config import PathText
+from pipelines.tables import contract, values
 from pipelines.tables.contract import ContractError
-from pipelines.tables.listing import EMPTY, MARKER, UNCOMMITTED, Listing
+from pipelines.tables.day_rows import DayRows
+from pipelines.tables.guard import Guard
+from pipelines.tables.lease import Leases, leases_of
+from pipelines.tables.listing import EMPTY, MARKER, UNCOMMITTED, Listing, is_brought, is_older, is_part
 
 log = logging.getLogger(__name__)
+ABANDONED_S = 86_400
+"""A part that no commit lists, and that is older than this, was left by a write that died."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StorageConfig:
     """Where tables and artifacts live."""
 
-    root: str = "runs/store"
+    root: PathText = "runs/store"
     """A folder, or a URL that pyarrow understands (s3://bucket/path, gs://bucket/path)."""
+    least_share: float = 0.5
+    """A day that is there is replaced only by one that has at least this share of its rows, told by their keys."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.least_share <= 1:
+            raise ValueError(f"least_share: wanted 0 to 1, got {self.least_share}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,25 +63,41 @@ class Commit:
 class Storage:
     """Reads and writes the contract's tables below one root."""
 
-    def __init__(self, filesystem: pafs.FileSystem, root: str, *, url: str, oracle: bool = False) -> None:
-        """Args: `url` opens the same storage in another process; `oracle` allows reading the simulator's truth."""
+    def __init__(
+        self, filesystem: pafs.FileSystem, root: str, *, url: str, oracle: bool = False, guard: Guard | None = None
+    ) -> None:
+        """Args: `url` opens the same storage in another process; `oracle` allows reading the simulator's truth; `guard`
+        refuses some writes."""
         self.url = url
         self.filesystem = filesystem
         self.root = root.rstrip("/")
-        self._oracle = oracle
+        self._oracle, self._guard = oracle, guard
 
     @classmethod
     def open(cls, root: str, *, oracle: bool = False) -> "Storage":
         """Storage at a folder or URL. The folder is made when first written to."""
-        if "://" in root:
-            filesystem, path = pafs.FileSystem.from_uri(root)
-            return cls(filesystem, path, url=root, oracle=oracle)
-        path = os.path.abspath(root)
-        return cls(pafs.LocalFileSystem(), path, url=path, oracle=oracle)
+        filesystem, path, url = open_root(root)
+        return cls(filesystem, path, url=url, oracle=oracle)
 
     def with_oracle(self) -> "Storage":
         """The same storage, for measuring and demonstrating: it may read the simulator's truth."""
         return Storage(self.filesystem, self.root, url=self.url, oracle=True)
+
+    def guarded(self, guard: Guard | None) -> "Storage":
+        """The same storage, for jobs whose rows come from outside: `write` refuses what the guard refuses."""
+        return Storage(self.filesystem, self.root, url=self.url, oracle=self._oracle, guard=guard)
+
+    @cached_property
+    def leases(self) -> Leases:
+        """What keeps two jobs from writing the same thing at the same time."""
+        return leases_of(self.url, self.filesystem)
+
+    def lease(self, name: str, day: str, wait_s: float = 0.0) -> AbstractContextManager[None]:
+        """Held while a day of a table is written; raises HeldError where another job holds it for more than `wait_s`.
+
+        `write` takes it for itself. A job takes it where it works for long before it writes.
+        """
+        return self.leases.hold(_lease_of(name, day), wait_s)
 
     def folder(self, name: str, day: str) -> str:
         """Path of one table's day, inside `filesystem`."""
@@ -105,9 +134,12 @@ class Storage:
             ) from error
 
     def is_current(self, name: str, day: str, made_from: Mapping[str, str]) -> bool:
-        """True if the day is committed and was made from exactly these inputs."""
+        """True if the day is committed, was made from exactly these inputs, and its files are there."""
         commit = self.commit_of(name, day)
-        return commit is not None and dict(commit.made_from) == dict(made_from)
+        if commit is None or dict(commit.made_from) != dict(made_from):
+            return False
+        infos = self.filesystem.get_file_info(pafs.FileSelector(self.folder(name, day)))
+        return set(commit.files) <= {info.base_name for info in infos}
 
     def fingerprint(self, name: str, day: str) -> str:
         """Hash of a day's content: from the marker, else of the files' names, sizes and times."""
@@ -123,7 +155,7 @@ class Storage:
             return [f"{folder}/{file}" for file in commit.files]
         infos = self.filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
         # Without a marker, our own parts are an unfinished write; what a user brought beside them stays visible.
-        return sorted(i.path for i in infos if i.path.endswith(".parquet") and not i.base_name.startswith(UNCOMMITTED))
+        return sorted(i.path for i in infos if is_brought(i.base_name))
 
     def files(self, name: str, day: str) -> list[str]:
         """Parquet files of a day. Raises ContractError where there are none, naming the days that exist."""
@@ -141,35 +173,20 @@ class Storage:
     def read(
         self, name: str, day: str, columns: list[str] | None = None, where: pc.Expression | None = None
     ) -> pa.Table:
-        """A day's rows, conformed to the contract (all of it, or the columns asked for)."""
+        """A day's rows, with the contract's types (all columns, or those asked for)."""
         files = self.files(name, day)
         if not files:
             return _empty(name, columns)
-        dataset = self._open(name, day, files)
-        wanted = columns or contract.schema_of(name, dataset.schema).names
-        missing = [column for column in wanted if column not in dataset.schema.names]
-        if missing:
-            raise contract.missing_columns(name, day, missing, dataset.schema.names)
-        try:
-            data = dataset.to_table(columns=wanted, filter=where)
-        except (OSError, pa.ArrowException) as error:
-            raise ContractError(f"table {name}, day {day}: {error}; replace the damaged file") from error
-        return contract.conform(data, name, day, wanted).select(wanted)
+        return DayRows(self.filesystem, files, name, day).table(columns, where)
 
-    def dataset(self, name: str, day: str) -> pads.Dataset:
-        """A day as a pyarrow dataset, for reading in batches."""
-        return self._open(name, day, self.files(name, day))
-
-    def _open(self, name: str, day: str, files: list[str]) -> pads.Dataset:
-        try:
-            return pads.dataset(files, filesystem=self.filesystem, format="parquet")
-        except (OSError, pa.ArrowException) as error:
-            raise ContractError(f"table {name}, day {day}: {error}; replace the damaged file") from error
+    def dataset(self, name: str, day: str) -> DayRows:
+        """A day that has files, for reading in batches."""
+        return DayRows(self.filesystem, self.files(name, day), name, day)
 
     def labels(self, name: str, day: str) -> list[str]:
         """Label columns of a day of LABELLED, in order; none where the day has no rows."""
         files = self.files(name, day)
-        names = contract.schema_of(name, self._open(name, day, files).schema).names if files else []
+        names = DayRows(self.filesystem, files, name, day).schema.names if files else []
         return [column for column in names if contract.is_label(name, column)]
 
     def read_days(self, name: str, days: Iterable[str], columns: list[str] | None = None) -> pa.Table:
@@ -182,9 +199,15 @@ class Storage:
         """Streams `chunks` into a day, checks keys, and commits it. A failure leaves the previous version visible.
 
         Memory is one chunk plus the key columns. Rows of an empty day are allowed: the job ran and found nothing.
-        A write that fails takes its own files away. The parts of one that was killed stay, since nothing tells them
-        from those of a writer at work; no reader sees them, and they go with the day's folder.
+        A write that fails takes its own files away; those of one that was killed go with a later write of that day.
+        Raises HeldError while another job writes that day, and ContractError where the guard refuses the new rows.
         """
+        with self.lease(name, day):
+            return self._write(name, day, chunks, made_from)
+
+    def _write(
+        self, name: str, day: str, chunks: Iterable[pa.Table], made_from: Mapping[str, str] | None = None
+    ) -> Commit:
         folder = self.folder(name, day)
         self.filesystem.create_dir(folder, recursive=True)
         files, rows, digest, keys = [], 0, hashlib.sha256(), []
@@ -192,6 +215,7 @@ class Storage:
         try:
             for number, chunk in enumerate(chunks):
                 chunk = contract.conform(chunk, name, day)
+                values.check(chunk, name, day)
                 content = _parquet_bytes(chunk)
                 file_digest = hashlib.sha256(content)
                 files.append(f"{UNCOMMITTED}{run}-{number:05d}-{file_digest.hexdigest()[:16]}.parquet")
@@ -201,12 +225,28 @@ class Storage:
                 rows += chunk.num_rows
             if keys:
                 contract.check_keys(pa.concat_tables(keys), name, day)
+            if self._guard is not None:
+                self._check_guard(self._guard, name, day, keys)
+            self.leases.confirm(_lease_of(name, day))
         except BaseException:
             self._delete(folder, set(files))
             raise
         commit = Commit(files=tuple(files), rows=rows, fingerprint=digest.hexdigest(), made_from=dict(made_from or {}))
         self._commit(name, day, commit)
         return commit
+
+    def _check_guard(self, guard: Guard, name: str, day: str, keys: Sequence[pa.Table]) -> None:
+        """Asks the guard where the day is there, and can be read."""
+        key = list(contract.spec(name).key)
+        try:
+            old = self.read(name, day, key) if self.holds(name, day) else None
+        except ContractError as error:
+            log.warning("%s; it is written anew", error)
+            return
+        if old is not None and old.num_rows:
+            new = pa.concat_tables(keys or [old.slice(0, 0)])
+            kept = old.join(new, key, join_type="left semi").num_rows
+            guard.check(f"table {name}, day {day}", old=old.num_rows, kept=kept, new=new.num_rows)
 
     def adopt(self, name: str, day: str, other: "Storage") -> None:
         """Makes a day of `other`, on the same filesystem, a day of this storage too; nothing where it is one already.
@@ -222,10 +262,11 @@ class Storage:
             rows=other.dataset(name, day).count_rows(),
             fingerprint=other.fingerprint(name, day),
         )
-        self.filesystem.create_dir(folder, recursive=True)
-        for file, path in files.items():
-            self._link(path, f"{folder}/{file}")
-        self._commit(name, day, commit)
+        with self.lease(name, day):
+            self.filesystem.create_dir(folder, recursive=True)
+            for file, path in files.items():
+                self._link(path, f"{folder}/{file}")
+            self._commit(name, day, commit)
 
     def _link(self, path: str, target: str) -> None:
         if self.filesystem.get_file_info(target).type == pafs.FileType.File:
@@ -253,21 +294,42 @@ class Storage:
     def _commit(self, name: str, day: str, commit: Commit) -> None:
         """Makes the commit the day's, then deletes what the commit that it replaces listed and it does not.
 
-        Nothing else: another writer's parts and a file that a user brought are not ours to delete. EMPTY comes before
-        the marker and goes after it, so that `listing` is right at every moment.
+        Beside that the parts of a write that died, once they are old; a file that a user brought is not ours to delete.
+        EMPTY comes before the marker and goes after it, so that `listing` is right at every moment.
         """
         folder, replaced = self.folder(name, day), self.commit_of(name, day)
         if not commit.files:
             self.write_text(f"{folder}/{EMPTY}", "")
         self.write_json(f"{folder}/{MARKER}", asdict(commit))
         old = set() if replaced is None else set(replaced.files) - set(commit.files)
-        self._delete(folder, old | ({EMPTY} if commit.files else set()))
+        self._delete(folder, old | ({EMPTY} if commit.files else set()) | (self._abandoned(folder) - set(commit.files)))
+
+    def sweep(self, name: str, day: str) -> list[str]:
+        """Deletes the files that writes of a day left when they died, and returns their names; `_commit` does it too.
+
+        Raises HeldError while a job writes that day.
+        """
+        folder = self.folder(name, day)
+        with self.lease(name, day):
+            commit = self.commit_of(name, day)
+            left = self._abandoned(folder) - set(commit.files if commit else ())
+            self._delete(folder, left)
+        return sorted(left)
+
+    def _abandoned(self, folder: str) -> set[str]:
+        """Parts, and unfinished puts, that nobody has written to for long."""
+        infos = self.filesystem.get_file_info(pafs.FileSelector(folder))
+        return {info.base_name for info in infos if is_part(info.base_name) and is_older(info, ABANDONED_S)}
 
     def _delete(self, folder: str, files: set[str]) -> None:
         """Deletes those of the files that are there: another writer may have been faster."""
         for info in self.filesystem.get_file_info([f"{folder}/{file}" for file in sorted(files)]):
             if info.type == pafs.FileType.File:
                 self.filesystem.delete_file(info.path)
+
+
+def _lease_of(name: str, day: str) -> str:
+    return f"{contract.spec(name).name}/day={day}"
 
 
 def _empty(name: str, columns: list[str] | None) -> pa.Table:
@@ -284,11 +346,9 @@ def _parquet_bytes(chunk: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-def batches(dataset: pads.Dataset, batch_size: int, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """A dataset's rows in bounded pieces, in file order."""
-    for batch in dataset.to_batches(batch_size=batch_size, columns=columns, batch_readahead=1, fragment_readahead=1):
-        if batch.num_rows:
-            yield pa.Table.from_batches([batch])
+def batches(rows: DayRows, batch_size: int, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """A day's rows in bounded pieces, in file order."""
+    return rows.batches(batch_size, columns)
 
 
 def shared_root(root: str) -> str:

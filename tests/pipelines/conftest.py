@@ -11,8 +11,10 @@ from models.home import HoMEConfig
 from models.ranker import RankerConfig
 from pipelines.analysis.analyse import AnalyseConfig
 from pipelines.ranking import fit
-from pipelines.ranking.checkpoint import Progress, folder_after
+from pipelines.ranking.checkpoint import PROGRESS, Progress, folder_after, read_progress
+from pipelines.ranking.gate import GateConfig
 from pipelines.ranking.plan import TrainConfig, make_plan
+from pipelines.ranking.publish import PublishConfig
 from pipelines.ranking.train import publish_checkpoint
 from pipelines.ranking.worker import Worker
 from pipelines.runtime.cluster import ClusterConfig
@@ -94,13 +96,12 @@ def tiny_settings(root: Path) -> Settings:
         examples=ExamplesConfig(history_length=6),
         train=tiny_train(),
         analyse=AnalyseConfig(frequent_terms=5),
+        publish=PublishConfig(gate=GateConfig(rule="off")),
     )
 
 
-@pytest.fixture(scope="session")
-def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with a base tokenizer and a store: world, true anchors as `anchors`, vocabulary and examples."""
-    root = tmp_path_factory.mktemp("tiny")
+def write_tiny_store(root: Path) -> None:
+    """A base tokenizer and a store below `root`: world, true anchors as `anchors`, vocabulary and examples."""
     settings = tiny_settings(root)
     run_job(world, settings)
     storage = Storage.open(settings.storage.root)
@@ -108,11 +109,18 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_base_tokenizer(texts, root / "tokenizer.json")
     run_job(vocabulary, settings)
     run_job(examples, settings)
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of one that the tests of a session share."""
+    root = tmp_path_factory.mktemp("tiny")
+    write_tiny_store(root)
     return root
 
 
-def train_here(settings: Settings) -> dict[str, Progress]:
-    """The job train in this process, without Ray: the same plans, the same publication."""
+def train_here(settings: Settings, number: int = 1) -> dict[str, Progress]:
+    """The job train in this process, without Ray: the same plans, the same publication, as version `number`."""
     run = settings.open()
     artifacts = Artifacts(run.storage)
     done = {}
@@ -122,8 +130,14 @@ def train_here(settings: Settings) -> dict[str, Progress]:
         done[plan.name] = fit.train(
             plan, run.storage, made_from, work=work, worker=Worker(), report=lambda *_: None, log_line=print
         )
-        publish_checkpoint(work / folder_after(done[plan.name]), plan, f"{plan.name}-1", artifacts, made_from)
+        publish_checkpoint(work / folder_after(done[plan.name]), plan, f"{plan.name}-{number}", artifacts, made_from)
     return done
+
+
+def last_checkpoint(below: Path) -> Path | None:
+    """The folder of the one that has the most steps, among those that Ray Train left."""
+    steps = {file.parent: read_progress(file.parent).step for file in below.rglob(PROGRESS)}
+    return max(steps, key=lambda folder: steps[folder], default=None)
 
 
 @pytest.fixture(scope="session")

@@ -209,6 +209,17 @@ def test_corrected_files_replace_all_that_a_run_before_wrote(tmp_path: Path) -> 
     assert storage.days("rejections") == []
 
 
+def test_a_file_that_was_cut_replaces_nothing(tmp_path: Path) -> None:
+    run_job(job, _plain(tmp_path))
+    before = _rows(_plain(tmp_path), "impressions")
+    cut = _plain(tmp_path, SHOWN[:2])
+    with pytest.raises(ContractError, match=r"wanted at least 50% of the 3 rows there .*--set csv.replace=true"):
+        run_job(job, cut)
+    assert _rows(cut, "impressions") == before
+    run_job(job, _plain(tmp_path, SHOWN[:2], replace=True))
+    assert len(_rows(cut, "impressions")) == 1
+
+
 def test_days_of_other_jobs_stay(tmp_path: Path) -> None:
     settings = _plain(tmp_path)
     run_job(job, settings)

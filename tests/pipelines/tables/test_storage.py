@@ -1,5 +1,7 @@
 """Tables on storage: a day is seen whole or not at all, whatever dies when."""
 
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,7 +95,7 @@ def test_a_write_sweeps_what_it_replaces(storage: Storage):
     assert len(list(Path(storage.folder("users", DAY)).iterdir())) == 2  # one file and the marker
 
 
-def test_a_write_leaves_another_writers_parts_and_a_users_file(storage: Storage):
+def test_a_write_leaves_young_parts_and_a_users_file(storage: Storage):
     left, mine = left_by_a_killed_process(storage), Path(storage.folder("users", DAY)) / "mine.parquet"
     pq.write_table(users(5), mine)
     for user in (1, 2):
@@ -102,15 +104,58 @@ def test_a_write_leaves_another_writers_parts_and_a_users_file(storage: Storage)
     assert storage.read("users", DAY)["user_id"].to_pylist() == [2]
 
 
-def test_of_two_writers_at_once_the_last_to_commit_is_whole(storage: Storage):
-    def another_commits_in_the_middle() -> Iterator[pa.Table]:
+def test_a_write_sweeps_old_parts_of_a_killed_process(storage: Storage):
+    left = left_by_a_killed_process(storage)
+    os.utime(left, (0, 0))
+    storage.write("users", DAY, [users(1)])
+    assert not left.exists()
+    assert storage.read("users", DAY)["user_id"].to_pylist() == [1]
+
+
+def another_job_writes(storage: Storage, *ids: int) -> str:
+    """What another job is told that writes the day at this moment, "" where it may."""
+    told = [""]
+
+    def write() -> None:
+        try:
+            Storage.open(storage.url).write("users", DAY, [users(*ids)])
+        except ContractError as error:
+            told[0] = str(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    return told[0]
+
+
+def test_of_two_writers_at_once_the_second_is_told_and_changes_nothing(storage: Storage):
+    told = []
+
+    def another_writes_in_the_middle() -> Iterator[pa.Table]:
         yield users(1)
-        storage.write("users", DAY, [users(9)])
+        told.append(another_job_writes(storage, 9))
         yield users(2)
 
-    storage.write("users", DAY, another_commits_in_the_middle())
+    storage.write("users", DAY, another_writes_in_the_middle())
+    assert "users/day=2026-01-01: another job is writing it" in told[0]
     assert storage.read("users", DAY)["user_id"].to_pylist() == [1, 2]
     assert len(list(Path(storage.folder("users", DAY)).iterdir())) == 3  # two files and the marker
+    assert another_job_writes(storage, 9) == ""
+
+
+def test_a_job_holds_a_day_from_before_it_writes(storage: Storage):
+    with storage.lease("users", DAY):
+        assert "another job is writing it" in another_job_writes(storage, 9)
+        storage.write("users", DAY, [users(1)])
+    assert storage.read("users", DAY)["user_id"].to_pylist() == [1]
+
+
+def test_a_day_whose_files_are_gone_is_not_current(storage: Storage):
+    storage.write("users", DAY, [users(1)], {"config": "a"})
+    next(Path(storage.folder("users", DAY)).glob("*.parquet")).unlink()
+    assert not storage.is_current("users", DAY, {"config": "a"})
+    storage.write("users", DAY, [users(1)], {"config": "a"})
+    assert storage.read("users", DAY)["user_id"].to_pylist() == [1]
 
 
 def test_a_repeated_key_across_chunks_is_refused(storage: Storage):
@@ -167,18 +212,6 @@ def test_a_history_changes_with_its_days_and_no_others(storage: Storage):
     assert after.stamp("2026-01-02") != before.stamp("2026-01-02") and after.stamp("2026-01-09") == ""
 
 
-def test_two_writers_of_the_same_rows_at_the_same_time_leave_them_whole(storage: Storage):
-    """The other writer commits while this one is in the middle of its day."""
-
-    def chunks() -> Iterator[pa.Table]:
-        yield users(1, 2)
-        storage.write("users", DAY, [users(1, 2), users(3)])
-        yield users(3)
-
-    storage.write("users", DAY, chunks())
-    assert storage.read("users", DAY)["user_id"].to_pylist() == [1, 2, 3]
-
-
 def test_what_another_writer_is_about_to_put_is_left_alone(storage: Storage):
     storage.write("users", DAY, [users(1)])
     unfinished = Path(storage.folder("users", DAY)) / f"{MARKER}.12ab.tmp"
@@ -219,6 +252,16 @@ def test_a_damaged_marker_is_named(storage: Storage):
     (Path(storage.folder("users", DAY)) / MARKER).write_text('{"files": ["a.par')
     with pytest.raises(ContractError, match="table users, day 2026-01-01: wanted a commit marker"):
         storage.read("users", DAY)
+
+
+def test_a_look_at_the_files_of_a_day_is_one_request_however_many_there_are(storage: Storage):
+    asked = []
+    for files in (1, 30):
+        storage.write("users", DAY, [users(number) for number in range(files)], {"config": "a"})
+        counted, calls = counting(storage.root)
+        assert counted.is_current("users", DAY, {"config": "a"})
+        asked.append(dict(calls))
+    assert asked[0] == asked[1]
 
 
 def test_a_day_is_current_only_for_the_inputs_it_was_made_from(storage: Storage):

@@ -1,0 +1,73 @@
+"""Training on a cluster of several nodes: what it survives, what that counts, and storage that not all nodes see."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from subprocess import Popen
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.sarm.memory_bank import MemoryBank
+from pipelines.ranking.checkpoint import bank_file
+from pipelines.settings import Settings
+from tests.pipelines.conftest import last_checkpoint
+from tests.pipelines.machines import PROGRESS, TRAIN_WORKER, Machines, kill, machines
+from tests.pipelines.two_workers import train_on_two
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Machines]:
+    """Two worker nodes: the training workers fit on one, and the other one is left when it is lost."""
+    with machines(2) as cluster:
+        yield cluster
+
+
+def lines_of(job: "Popen[str]") -> Iterator[str]:
+    assert job.stderr is not None
+    yield from job.stderr
+
+
+def in_small_steps(settings: Settings, checkpoints: Path) -> Settings:
+    train = replace(settings.train, base=False, batch_size=32, log_every=1, checkpoints=str(checkpoints))
+    return replace(settings, train=train)
+
+
+def test_a_folder_that_only_this_node_sees_is_refused(cluster: Machines, tiny: Settings, tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    # The same path is another folder, or none, in every process that does not inherit the descriptor.
+    own = in_small_steps(tiny, Path(f"/proc/self/fd/{descriptor}/checkpoints"))
+    job = cluster.start("train", own, pass_fds=[descriptor])
+    log = list(lines_of(job))
+    os.close(descriptor)
+    assert job.wait() == 2
+    assert log[-1].startswith(f"error: train.checkpoints {own.train.checkpoints}: wanted storage that every node sees")
+    assert "give a mount that all 3 nodes share" in log[-1]
+
+
+def test_a_lost_node_is_one_failure_and_a_lost_actor_of_lines_none(
+    cluster: Machines, tiny: Settings, tmp_path: Path
+) -> None:
+    tiny = in_small_steps(tiny, tmp_path / "checkpoints")
+    banks, weights = train_on_two(tiny, tmp_path)
+    job, log, lost = cluster.start("train", tiny), [], False
+    for line in lines_of(job):
+        log.append(line)
+        if "step 5/" in line:
+            kill(*cluster.processes(PROGRESS))
+        if "| 2026-01-02 |" in line and not lost:
+            raylet, lost = cluster.raylet_of(cluster.processes(TRAIN_WORKER)[0]), True
+            kill(raylet, *raylet.children(recursive=True))
+    assert job.wait() == 0, "".join(log)
+    assert ["failure 1 of at most 2" in line for line in log if " | failure " in line] == [True]
+    assert sum("some lines of progress are lost" in line for line in log) == 1
+    assert sum("goes on after 2026-01-01" in line for line in log) == 1
+    last = last_checkpoint(tmp_path / "checkpoints")
+    assert last is not None
+    found = load_file(last / "model.safetensors")
+    assert all(torch.equal(found[name], weights[0][name]) for name in found)
+    assert torch.equal(MemoryBank.load(last / bank_file("sarm"), torch.device("cpu")).vectors, banks[0])
