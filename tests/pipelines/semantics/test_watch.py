@@ -94,7 +94,7 @@ class CrashingGather(Gather):
     def _gathered(self, keys: list[Any]) -> list[dict[str, Any]]:
         rows = [key for key in keys if key[1] == CRASHES_GATHER]
         if rows:
-            self._wait(self._attempts.took.remote(self._me, [("gather", *key) for key in keys]))
+            self._wait(self._attempts.took.remote(self._me, keys))
             os._exit(1)
         return super()._gathered(keys)
 
