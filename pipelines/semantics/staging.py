@@ -63,6 +63,15 @@ class Staging:
         """Keys of every finished row."""
         return {(day, author) for day in self._folders for author in self.read(day)["author_id"].to_pylist()}
 
+    def forget(self, day: str) -> None:
+        """Deletes what is kept of one day, so that the next run asks for all of it."""
+        table = self.read()
+        others = table.filter(pc.not_equal(table["day"], day))
+        self.remove()
+        self._storage.filesystem.create_dir(self.folder, recursive=True)
+        if others.num_rows:
+            self.append(others)
+
     def remove(self) -> None:
         """Deletes the parts, once their days are committed, and what runs left that nobody went on with."""
         for folder in self._folders.values():

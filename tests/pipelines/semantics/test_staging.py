@@ -52,6 +52,16 @@ def test_days_of_one_batch_are_kept_apart(tmp_path: Path) -> None:
     assert [staging.read(day)["answer"].to_pylist() for day in (DAY, other)] == [["a"], ["b"]]
 
 
+def test_a_day_that_is_forgotten_is_asked_for_again_and_no_other(tmp_path: Path) -> None:
+    staging = Staging(Storage.open(str(tmp_path)), "run")
+    other = answer(3, "c") | {"day": "2026-01-02"}
+    staging.append(pa.Table.from_pylist([answer(1, "a"), other], schema=ANSWERS))
+    staging.forget(DAY)
+    assert staging.keys() == {("2026-01-02", 3)}
+    staging.forget("2026-01-02")
+    assert staging.keys() == set()
+
+
 def test_blocks_hold_every_key_in_order() -> None:
     keys = [(DAY, author) for author in range(5)]
     blocks = key_blocks(keys, 2)
