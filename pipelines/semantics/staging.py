@@ -65,12 +65,7 @@ class Staging:
 
     def forget(self, day: str) -> None:
         """Deletes what is kept of one day, so that the next run asks for all of it."""
-        table = self.read()
-        others = table.filter(pc.not_equal(table["day"], day))
-        self.remove()
-        self._storage.filesystem.create_dir(self.folder, recursive=True)
-        if others.num_rows:
-            self.append(others)
+        self._storage.filesystem.delete_dir_contents(self._folders[day])
 
     def remove(self) -> None:
         """Deletes the parts, once their days are committed, and what runs left that nobody went on with."""

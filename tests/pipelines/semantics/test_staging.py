@@ -53,13 +53,13 @@ def test_days_of_one_batch_are_kept_apart(tmp_path: Path) -> None:
 
 
 def test_a_day_that_is_forgotten_is_asked_for_again_and_no_other(tmp_path: Path) -> None:
-    staging = Staging(Storage.open(str(tmp_path)), "run")
-    other = answer(3, "c") | {"day": "2026-01-02"}
-    staging.append(pa.Table.from_pylist([answer(1, "a"), other], schema=ANSWERS))
+    other = "2026-01-02"
+    staging = Staging(Storage.open(str(tmp_path)), "run", inputs(1) | {other: {1: bytes(16)}})
+    staging.append(pa.Table.from_pylist([answer(1, "a"), answer(1, "b") | {"day": other}], schema=ANSWERS))
     staging.forget(DAY)
-    assert staging.keys() == {("2026-01-02", 3)}
-    staging.forget("2026-01-02")
-    assert staging.keys() == set()
+    assert staging.keys() == {(other, 1)}
+    staging.append(pa.Table.from_pylist([answer(1, "again")], schema=ANSWERS))
+    assert staging.keys() == {(DAY, 1), (other, 1)}
 
 
 def test_blocks_hold_every_key_in_order() -> None:
