@@ -5,6 +5,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -305,30 +306,33 @@ def test_a_download_that_died_is_removed_and_one_at_work_is_not(
     assert not died.exists() and at_work.exists()
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """Files of at most 1,000 bytes can be written: the kernel ends a longer write as a full disk does."""
+    """Files of at most 1,000 bytes can be written: the kernel ends a longer write as a full disk does.
+
+    The limit is the whole process's, so it holds around the write alone: pytest's own report may be a longer file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_put_that_fails_leaves_nothing_and_the_old_file_as_it_was(tmp_path: Path, small_disk: None) -> None:
+def test_a_put_that_fails_leaves_nothing_and_the_old_file_as_it_was(tmp_path: Path) -> None:
     filesystem = pafs.LocalFileSystem()
     put_file(filesystem, f"{tmp_path}/x", b"old")
-    with pytest.raises(OSError):
+    with small_disk(), pytest.raises(OSError):
         put_file(filesystem, f"{tmp_path}/x", b"n" * 100_000)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_bytes() == b"old"
 
 
-def test_an_upload_that_fails_leaves_no_file(tmp_path: Path, root: Path, small_disk: None) -> None:
+def test_an_upload_that_fails_leaves_no_file(tmp_path: Path, root: Path) -> None:
     folder = made(tmp_path, "a")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     (folder / "weights.bin").write_bytes(b"w" * 100_000)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    with pytest.raises(OSError):
+    with small_disk(), pytest.raises(OSError):
         ArtifactStore.open(str(root)).publish("bank", folder, "r1", {})
     assert [path for path in root.rglob("*") if path.is_file()] == []
 
