@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.runtime import config, places, verdict
+from pipelines.runtime import config, on_worker, places, verdict
 
 log = logging.getLogger(__name__)
 JOBS = {  # word: module below pipelines/, help
@@ -130,7 +130,7 @@ def _run(asked: argparse.Namespace) -> Path:
     if asked.job in CHAINS:
         figures = job.run(settings)
     else:
-        figures = job.run(getattr(settings, asked.job), settings.open())
+        figures = on_worker.run_job(job, getattr(settings, asked.job), settings.open())
     figures = {"seconds": round(time.perf_counter() - started, 3), **figures}
     metrics = run_dir / f"{asked.job}.json"
     metrics.write_text(json.dumps(figures, indent=1, default=str))

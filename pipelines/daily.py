@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.ranking import evaluate, publish, train
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError
+from pipelines.runtime.on_worker import run_job
 from pipelines.samples import examples
 from pipelines.semantics import anchors, vocabulary
 from pipelines.tables.sweep import sweep
@@ -48,12 +49,10 @@ def run(settings: "Settings") -> dict[str, Any]:
                 figures[name] = {"how": "brought"}
                 continue
             if name == "evaluate" and not settings.train.test_days:
-                log.info(
-                    "daily %d/%d | %s | train.test_days is 0: no day is left to measure on", number, len(JOBS), name
-                )
+                log.info("daily %d/%d | %s | left out: train.test_days is 0", number, len(JOBS), name)
                 figures[name] = {"how": "no day"}
                 continue
-            figures[name] = job.run(getattr(settings, name), run)
+            figures[name] = run_job(job, getattr(settings, name), run)
             log.info("daily %d/%d | %s | %.1f s", number, len(JOBS), name, time.perf_counter() - started)
     sweep(run.storage)
     return figures

@@ -2,9 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,15 @@ class ClusterConfig:
     """Logical CPUs of a local cluster. Stages each want one, so fewer than 8 can deadlock a Ray Data pipeline."""
     object_store_gb: float = 1.0
     """Object store of a local cluster, GiB."""
+    job_cpus: int = 1
+    """CPUs that a job reserves which runs as one task on a shared cluster, and its compute threads."""
+    job_labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the nodes on which such jobs may run; none = any node."""
+
+
+def is_shared(config: ClusterConfig) -> bool:
+    """True where jobs join a running cluster: by its address, by RAY_ADDRESS, or as a submitted job."""
+    return bool(config.address or os.environ.get("RAY_ADDRESS"))
 
 
 @contextmanager
@@ -65,7 +74,8 @@ def connected(config: ClusterConfig) -> Iterator[None]:
 
 def _arguments(config: ClusterConfig) -> dict[str, Any]:
     """What `ray.init` is told."""
-    if address := config.address or os.environ.get("RAY_ADDRESS"):
+    if is_shared(config):
+        address = config.address or os.environ["RAY_ADDRESS"]
         return {"address": address, "runtime_env": None if is_submitted() else shipped_code(ROOT)}
     _check_sockets(Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"))
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)

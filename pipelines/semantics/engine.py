@@ -113,6 +113,7 @@ def answers(
             batch_format="pyarrow",
             concurrency=config.gather_workers,
             num_cpus=0.5,
+            label_selector=config.gather_labels or None,
         )
     )
     processor = watched_processor(

@@ -34,6 +34,8 @@ class EngineConfig:
     """Arithmetic of the engine; bfloat16 is usual on GPUs."""
     gather_workers: int = 1
     """Processes that read segments and build prompts."""
+    gather_labels: dict[str, str] = field(default_factory=dict)
+    """Labels of the nodes on which these run; none = any node."""
     engine_kwargs: dict[str, Any] = field(default_factory=dict)
     """Passed to vLLM as they are, last."""
 

@@ -108,7 +108,8 @@ def run(cluster: Machines, root: Path, kind: str | None = None, at: int = 0) -> 
     if code:
         print("".join(log[-40:]), flush=True)
     time.sleep(max(0.0, hit_at + ORPHANS_AFTER_S - time.monotonic()) if hit else 0.0)
-    orphans = [process for process in hit if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    orphans = [f"{process.pid} {process.status()} {process.cmdline()}" for process in hit if _lives(process)]
+    print("".join(f"still there: {orphan}\n" for orphan in orphans), end="", flush=True)
     if kind in ("node", "raylet"):
         cluster.add_worker()
     ended = Ended(
@@ -149,6 +150,13 @@ def _hit(cluster: Machines, kind: str) -> list[psutil.Process]:
         victims = gone if kind == "node" else [raylet]
     kill(*victims)
     return gone
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _tensors(checkpoint: Path | None) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import DEVNULL, PIPE, Popen
 from typing import Any
 from unittest import mock
 
@@ -52,7 +52,7 @@ class Machines:
         config.dump(settings, file)
         there = os.environ | self.environment | {"RAY_ADDRESS": self._cluster.address}
         command = [sys.executable, "-m", "pipelines", job, "--config", str(file)]
-        return Popen(command, stderr=PIPE, text=True, env=there, **options)
+        return Popen(command, stdout=DEVNULL, stderr=PIPE, text=True, env=there, **options)
 
     def processes(self, title: str = "") -> list[psutil.Process]:
         """Living processes of the cluster and its jobs with these words in their command line, but for this one."""
@@ -85,9 +85,10 @@ def machines(num_workers: int) -> Iterator[Machines]:
 
 
 def kill(*processes: psutil.Process) -> None:
-    """SIGKILL, at once, for those that still live."""
+    """SIGKILL, at once, for those that still live; returns when they are gone."""
     for process in processes:
         try:
             process.kill()
         except psutil.NoSuchProcess:
             continue
+    psutil.wait_procs(processes, timeout=20)  # also reaps: a raylet that is a zombie seems alive to its workers
