@@ -6,6 +6,7 @@ that carries lines dies, Ray starts it again, those that it held are lost, and t
 
 import logging
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,14 +30,15 @@ class _Mailbox:
 
     def __init__(self) -> None:
         self._lines: list[str] = []
+        self._born = uuid.uuid4().hex
 
     def put(self, line: str) -> None:
         self._lines.append(line)
 
-    def take(self) -> list[str]:
-        """Lines since the last call, in their order."""
+    def take(self) -> tuple[str, list[str]]:
+        """What tells this actor from the one that Ray starts in its place, and the lines since the last call."""
         lines, self._lines = self._lines, []
-        return lines
+        return self._born, lines
 
 
 @contextmanager
@@ -67,20 +69,19 @@ def progress_lines(log: logging.Logger) -> Iterator[Lines]:
 
 
 def _show(mailbox: Any, log: logging.Logger, done: threading.Event) -> None:
-    """Logs what arrives until `done`, and says once that an actor is gone, not at every look at it."""
+    """Logs what arrives until `done`, and says it once where another actor has taken the place of one that died."""
     import ray
     from ray.exceptions import RayActorError
 
-    is_gone = has_ended = False
+    known, has_ended = "", False
     while not has_ended:
         has_ended = done.wait(_EVERY_S)
         try:
-            lines = ray.get(mailbox.take.remote())
-        except RayActorError:
-            if not (is_gone or has_ended):
-                log.warning("some lines of progress are lost: the actor that carries them died; training goes on")
-            is_gone = True
+            born, lines = ray.get(mailbox.take.remote())
+        except RayActorError:  # it is being started again
             continue
-        is_gone = False
+        if known not in ("", born):
+            log.warning("some lines of progress are lost: the actor that carries them died; training goes on")
+        known = born
         for line in lines:
             log.info("%s", line)
