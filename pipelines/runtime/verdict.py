@@ -36,6 +36,8 @@ _STORE_REFUSES = re.compile(
     r"SIGNATURE_DOES_NOT_MATCH|EXPIRED_TOKEN|NO_SUCH_BUCKET|access token|HTTP status code: 40[134]|HTTP status 40[134]"
 )
 _IN_A_TRACE = re.compile(r"^(?:\w+\.)*(ConfigError|ContractError|ArtifactError|OSError|PermissionError): (.+)$", re.M)
+_LONGEST = 1000
+"""Characters of an error that nobody foresaw."""
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
@@ -74,7 +76,9 @@ def judged(error: BaseException) -> Verdict:
     found = sorted(_inside(error), key=lambda inner: hasattr(inner, "cause"))
     return next(
         (verdict for inner in found if (verdict := _explained(inner)) is not None),
-        Verdict(exit_code=FAILED, error=_one_line(f"{type(error).__name__}: {error}"), retry=True, explained=False),
+        Verdict(
+            exit_code=FAILED, error=_end(_one_line(f"{type(error).__name__}: {error}")), retry=True, explained=False
+        ),
     )
 
 
@@ -118,6 +122,11 @@ def _of_the_system(number: int | None, message: str) -> Verdict | None:
         remedy = "check storage.root and this machine's credentials for it (for s3:// AWS_ACCESS_KEY_ID or a role)"
         return Verdict(exit_code=REFUSED, error=f"the object store refuses: {message}; {remedy}")
     return Verdict(exit_code=FAILED, error=f"the object store does not answer: {message}; run it again", retry=True)
+
+
+def _end(text: str) -> str:
+    """Of a long text its end: Ray's errors repeat a worker's whole trace, which ends with the reason."""
+    return text if len(text) <= _LONGEST else f"... {text[-_LONGEST:]}"
 
 
 def _one_line(text: str) -> str:
