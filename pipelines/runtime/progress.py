@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 _EVERY_S = 0.5
+_LOST = "some lines of progress are lost: the actor that carries them died and was started again; training went on"
 
 
 class Lines:
@@ -28,7 +29,10 @@ class _Mailbox:
     """The actor that carries lines."""
 
     def __init__(self) -> None:
-        self._lines: list[str] = []
+        import ray
+
+        is_new = not ray.get_runtime_context().was_current_actor_reconstructed
+        self._lines = [] if is_new else [_LOST]
 
     def put(self, line: str) -> None:
         self._lines.append(line)
@@ -54,7 +58,8 @@ def progress_lines(log: logging.Logger) -> Iterator[Lines]:
 
     # Beside this process: another node that is lost takes no lines with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mailbox = ray.remote(_Mailbox).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(_Mailbox)
+    mailbox = actor.remote()
     done = threading.Event()
     thread = threading.Thread(target=_show, args=(mailbox, log, done), name="progress", daemon=True)
     thread.start()
@@ -67,20 +72,16 @@ def progress_lines(log: logging.Logger) -> Iterator[Lines]:
 
 
 def _show(mailbox: Any, log: logging.Logger, done: threading.Event) -> None:
-    """Logs what arrives until `done`, and says once that an actor is gone, not at every look at it."""
+    """Logs what has arrived, again and again, and a last time when `done`; waits while the actor starts again."""
     import ray
     from ray.exceptions import RayActorError
 
-    is_gone = has_ended = False
+    has_ended = False
     while not has_ended:
         has_ended = done.wait(_EVERY_S)
         try:
             lines = ray.get(mailbox.take.remote())
-        except RayActorError:
-            if not (is_gone or has_ended):
-                log.warning("some lines of progress are lost: the actor that carries them died; training goes on")
-            is_gone = True
-            continue
-        is_gone = False
+        except RayActorError:  # the block has ended, and killed it
+            return
         for line in lines:
             log.info("%s", line)

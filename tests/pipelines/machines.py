@@ -56,14 +56,13 @@ class Machines:
 
     def processes(self, title: str = "") -> list[psutil.Process]:
         """Living processes of the cluster and its jobs with these words in their command line, but for this one."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == self._mark and title in " ".join(process.cmdline()):
-                    found.append(process)
-            except psutil.Error:
-                continue  # ended, or not ours
-        return [process for process in found if process.pid != os.getpid()]
+        return [p for p in psutil.process_iter() if p.pid != os.getpid() and is_titled(p, title) and self._is_ours(p)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get(MARK) == self._mark
+        except psutil.Error:  # ended, or another user's
+            return False
 
     def raylet_of(self, process: psutil.Process) -> psutil.Process:
         """The raylet of the node that a process runs on."""
@@ -82,6 +81,14 @@ def machines(num_workers: int) -> Iterator[Machines]:
         yield cluster
     finally:
         cluster.close()
+
+
+def is_titled(process: psutil.Process, title: str) -> bool:
+    """True for a living process with these words in its command line, where Ray says what it is."""
+    try:
+        return title in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def kill(*processes: psutil.Process) -> None:
