@@ -3,7 +3,7 @@
 
 EXTRA ?= cpu          # cpu, or gpu on a machine with an NVIDIA GPU
 PYTHON ?=             # the Python 3.11 to build .venv with; found by itself when empty
-KEEP ?=               # KEEP=1: `make demo` leaves its server running
+KEEP ?=               # KEEP=1: `make demo` leaves its server running; EXTRA=gpu: engine, distil and training use the GPU
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 EXTRA := $(strip $(EXTRA))
@@ -36,7 +36,7 @@ test: $(STAMP) ## the whole test suite
 	$(BIN)/python -m pytest
 
 demo: $(STAMP) ## the whole system over the simulated platform; KEEP=1 leaves it serving
-	$(BIN)/python -m pipelines demo --config pipelines/configs/demo.yaml $(if $(filter 1,$(KEEP)),--set demo.keep=true)
+	$(BIN)/python -m pipelines demo --config pipelines/configs/demo.yaml $(if $(filter 1,$(KEEP)),--set demo.keep=true) $(demo-$(EXTRA))
 
 bench: $(STAMP) ## the benchmarks
 	$(BIN)/python -m tests.bench
@@ -54,6 +54,10 @@ lock: $(STAMP) ## resolve requirements/cpu.txt and gpu.txt anew from pyproject.t
 clean: ## remove .venv and caches; runs/, where jobs write, stays
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Jobs follow one another, so one GPU is enough: one engine, then one worker of training at a time.
+demo-gpu = --set anchors.engine.use_gpu=true --set anchors.engine.dtype=bfloat16 --set distil.scaling.use_gpu=true \
+  --set train.scaling.use_gpu=true --set train.scaling.num_workers=1
 
 # ---- How .venv is made ----------------------------------------------------------------------------------------------
 

@@ -1,18 +1,20 @@
 """The door: `python -m pipelines JOB --config FILE.yaml --set a.b=c`."""
 
 import argparse
+import difflib
 import importlib
 import json
 import logging
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
-from models.artifacts.manifest import ArtifactError
-from pipelines.runtime import config
-from pipelines.tables.contract import ContractError
+from pipelines.runtime import config, on_worker, places, verdict
 
+log = logging.getLogger(__name__)
 JOBS = {  # word: module below pipelines/, help
     "world": ("world.world", "make the simulated platform's tables, day by day"),
     "ingest": ("sources.ingest", "turn videos, chat and transcripts into segments"),
@@ -52,45 +54,88 @@ EPILOG = """examples:
   python -m pipelines tune     --config pipelines/configs/studies/tune.yaml
   ray job submit --working-dir . -- python -m pipelines anchors --config my.yaml
 
-exit codes: 0 done, 1 the job failed, 2 the configuration or the input cannot be used"""
+exit codes: 0 done, 1 the job failed, 2 the configuration or the input cannot be used, 130 interrupted;
+the last line on stdout says it again in JSON, with the error and whether the same command may succeed later"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line, as configurations do, what of a command cannot be used."""
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse."""
+        raise config.ConfigError(f"{message}; see {self.prog} --help")
+
+
+def _job(word: str) -> str:
+    if word not in JOBS:
+        near = difflib.get_close_matches(word, JOBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"wanted one of {', '.join(JOBS)}"
+        raise argparse.ArgumentTypeError(f"no job is named {word!r}: {hint}")
+    return word
 
 
 def _parser() -> argparse.ArgumentParser:
     jobs = "\n".join(f"  {name:<15}{what}" for name, (_, what) in JOBS.items())
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m pipelines",
         description=f"Jobs of the live-streaming ranking pipeline:\n{jobs}",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("job", choices=JOBS, metavar="JOB", help="one of the jobs above")
+    parser.add_argument("job", type=_job, metavar="JOB", help="one of the jobs above")
     parser.add_argument("--config", required=True, metavar="FILE.yaml", help="configuration of the run")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key, repeatable")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one job; its metrics land in `<run_dir>/<job>.json`."""
-    args = _parser().parse_args(argv)
-    logging.basicConfig(level=os.environ.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(message)s")
+    """Runs one job; its metrics land in `<run_dir>/<job>.json`, and how it ended in the last line of stdout."""
+    started = time.perf_counter()
+    asked = argparse.Namespace(job=None)
+    metrics: Path | None = None
+    try:
+        _parser().parse_args(argv, namespace=asked)
+        logging.basicConfig(level=os.environ.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(message)s")
+        metrics = _run(asked)
+        ended = verdict.Verdict(exit_code=verdict.DONE)
+    except Exception as error:
+        ended = verdict.judged(error)
+        if ended.explained:
+            log.debug("where it happened:", exc_info=True)
+            print(f"error: {ended.error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and not error.code:  # --help
+            raise
+        ended = verdict.judged(error)
+        print(f"error: {ended.error}", file=sys.stderr)
+    sys.stderr.flush()
+    print(ended.as_json(asked.job, time.perf_counter() - started, metrics), flush=True)
+    return ended.exit_code
+
+
+def _run(asked: argparse.Namespace) -> Path:
+    """Runs the job, and returns the file of its metrics."""
     from pipelines.settings import read_settings
 
-    try:
-        settings = read_settings(args.config, args.set)
-        if args.job in CHAINS:
-            settings = settings.of_one_ranker()
-        run_dir = Path(settings.run_dir)
-        config.dump(settings, run_dir / "config" / f"{args.job}.yaml")
-        started = time.perf_counter()
-        job = importlib.import_module(f"pipelines.{JOBS[args.job][0]}")
-        metrics = job.run(settings) if args.job in CHAINS else job.run(getattr(settings, args.job), settings.open())
-    except (config.ConfigError, ContractError, ArtifactError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    metrics = {"seconds": round(time.perf_counter() - started, 3), **metrics}
-    (run_dir / f"{args.job}.json").write_text(json.dumps(metrics, indent=1, default=str))
-    logging.getLogger(__name__).info("%s done in %.1f s", args.job, metrics["seconds"])
-    return 0
+    settings = read_settings(asked.config, asked.set)
+    if asked.job in CHAINS:
+        settings = settings.of_one_ranker()
+    places.check(settings.written_by(asked.job))
+    run_dir = Path(settings.run_dir)
+    config.dump(settings, run_dir / "config" / f"{asked.job}.yaml")
+    started = time.perf_counter()
+    job = importlib.import_module(f"pipelines.{JOBS[asked.job][0]}")
+    if asked.job in CHAINS:
+        figures = job.run(settings)
+    else:
+        figures = on_worker.run_job(job, getattr(settings, asked.job), settings.open())
+    figures = {"seconds": round(time.perf_counter() - started, 3), **figures}
+    metrics = run_dir / f"{asked.job}.json"
+    metrics.write_text(json.dumps(figures, indent=1, default=str))
+    log.info("%s done in %.1f s", asked.job, figures["seconds"])
+    return metrics
 
 
 if __name__ == "__main__":

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.ranking import evaluate, publish, train
 from pipelines.runtime.cluster import connected
+from pipelines.runtime.config import ConfigError
+from pipelines.runtime.on_worker import run_job
 from pipelines.samples import examples
 from pipelines.semantics import anchors, vocabulary
+from pipelines.tables.sweep import sweep
 
 if TYPE_CHECKING:
     from pipelines.settings import Settings
@@ -32,6 +35,12 @@ def run(settings: "Settings") -> dict[str, Any]:
     """Runs the chain in one connection to Ray, and reports each job's figures under its name."""
     figures: dict[str, Any] = {}
     run = settings.open()
+    judged = settings.publish.gate.rule != "off"
+    if judged and not settings.train.test_days:
+        raise ConfigError(
+            "train.test_days: 0 leaves no day on which the ranker could be judged; set it to 1 or more, or "
+            "publish.gate.rule to off"
+        )
     with connected(settings.cluster):
         for number, (name, job) in enumerate(JOBS.items(), start=1):
             started = time.perf_counter()
@@ -39,6 +48,11 @@ def run(settings: "Settings") -> dict[str, Any]:
                 log.info("daily %d/%d | %s | brought with the tables: no segments", number, len(JOBS), name)
                 figures[name] = {"how": "brought"}
                 continue
-            figures[name] = job.run(getattr(settings, name), run)
+            if name == "evaluate" and not settings.train.test_days:
+                log.info("daily %d/%d | %s | left out: train.test_days is 0", number, len(JOBS), name)
+                figures[name] = {"how": "no day"}
+                continue
+            figures[name] = run_job(job, getattr(settings, name), run)
             log.info("daily %d/%d | %s | %.1f s", number, len(JOBS), name, time.perf_counter() - started)
+    sweep(run.storage)
     return figures

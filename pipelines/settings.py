@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from models.config import PathText
 from pipelines.analysis.analyse import AnalyseConfig
 from pipelines.demo.config import DemoConfig
 from pipelines.ranking.evaluate import EvaluateConfig
@@ -30,6 +31,9 @@ from pipelines.studies.config import StudyConfig, TuneConfig, inherit_train
 from pipelines.tables.storage import Storage, StorageConfig
 from pipelines.world.config import WorldConfig
 
+_READERS = ("validate", "serve")
+"""Jobs that write nothing to storage, which may therefore be read-only."""
+
 
 def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> "Settings":
     """The configuration in a YAML file, with `a.b=c` on top. Raises ConfigError."""
@@ -52,7 +56,7 @@ class Settings:
 
     seed: int = 0
     """Fixes world, initialisation and order."""
-    run_dir: str = "runs/demo"
+    run_dir: PathText = "runs/demo"
     """Local folder for reports, logs and the resolved config."""
     storage: StorageConfig = field(default_factory=StorageConfig)
     """Where tables and artifacts live."""
@@ -113,6 +117,19 @@ class Settings:
             cluster=self.cluster,
             least_share=self.storage.least_share,
         )
+
+    def written_by(self, job: str) -> dict[str, str]:
+        """The places that a job writes to, by their keys."""
+        places = {"run_dir": self.run_dir}
+        if job not in _READERS:
+            places["storage.root"] = self.storage.root
+        own = {
+            "base_tokenizer.output": (self.base_tokenizer.output, ("base_tokenizer",)),
+            "distil.output": (self.distil.output, ("distil",)),
+            "study.trials": (self.study.trials, ("study", "tune")),
+            "train.checkpoints": (self.train.checkpoints, ("train", "daily", "demo")),
+        }
+        return places | {key: place for key, (place, jobs) in own.items() if place and job in jobs}
 
     def of_one_ranker(self) -> "Settings":
         """For chains: what follows `train` is told the ranker that it makes, where it does not name one."""

@@ -11,8 +11,13 @@ import jsonschema
 import pytest
 import yaml
 
+from pipelines.semantics.engine import processor_kwargs
+from pipelines.settings import read_settings
+
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+DOCKERFILE = (ROOT / "requirements" / "Dockerfile").read_text(encoding="utf-8")
+SETTINGS = read_settings(ROOT / "pipelines" / "configs" / "cluster.yaml")
 START_COMMANDS = ("head_start_ray_commands", "worker_start_ray_commands")
 
 
@@ -46,14 +51,64 @@ def test_no_work_is_placed_on_the_head(cluster: dict[str, Any]) -> None:
     assert "--num-cpus=0" in start_line(cluster, "head_start_ray_commands")
 
 
-def test_every_image_is_the_pinned_ray_on_the_pinned_python() -> None:
+def test_the_one_image_is_the_pinned_ray_on_the_pinned_python(cluster: dict[str, Any]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     (ray,) = [pin for pin in project["dependencies"] if pin.startswith("ray[")]
     python = project["requires-python"].removeprefix("==").removesuffix(".*").replace(".", "")
-    images = re.findall(r"image: (\S+)", TEXT)
-    assert len(images) == 2
-    for image in images:
-        assert re.fullmatch(rf"rayproject/ray:{re.escape(ray.partition('==')[2])}-py{python}-(cpu|gpu)", image)
+    (image,) = re.findall(r"image: (\S+)", TEXT)
+    assert image == f"rayproject/ray:{ray.partition('==')[2]}-py{python}-gpu"
+    assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) == [image]
+
+
+def test_all_pools_and_the_baked_image_have_the_packages_of_one_lock(cluster: dict[str, Any]) -> None:
+    locks = {Path(name).name for name in re.findall(r"--requirement (\S+)", TEXT + DOCKERFILE)}
+    assert locks == {"gpu.txt"}
+    assert not any("worker_setup_commands" in node for node in cluster["available_node_types"].values())
+    for source in re.findall(r"^COPY (\S+)", DOCKERFILE, re.MULTILINE):
+        assert (ROOT / source).is_file()
+
+
+def test_ray_can_start_machines() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert [pin.partition("==")[0] for pin in project["optional-dependencies"]["aws"]] == ["boto3"]
+
+
+def test_every_machine_has_a_recent_driver_and_rights_of_its_own(cluster: dict[str, Any]) -> None:
+    nodes = {name: node["node_config"] for name, node in cluster["available_node_types"].items()}
+    assert all("oss-nvidia-driver-gpu" in node["ImageId"] for node in nodes.values())
+    profiles = {name: node["IamInstanceProfile"]["Name"] for name, node in nodes.items()}
+    head = profiles.pop(cluster["head_node_type"])
+    assert len(set(profiles.values())) == 1 and head not in profiles.values()
+
+
+def test_labels_are_those_that_jobs_ask_for(cluster: dict[str, Any]) -> None:
+    """Frames are decoded, and jobs of one task run, on the CPU pool; no label is there that nothing asks for."""
+    asked = [SETTINGS.anchors.engine.gather_labels, dict(SETTINGS.cluster.job_labels)]
+    labels = {name: node.get("labels", {}) for name, node in cluster["available_node_types"].items()}
+    assert asked == [labels["cpu_pool"]] * 2 and labels["cpu_pool"]
+    assert not any(node for name, node in labels.items() if name != "cpu_pool")
+
+
+def test_a_node_of_each_pool_can_hold_what_jobs_ask_for(cluster: dict[str, Any]) -> None:
+    pools = cluster["available_node_types"]
+    cpu, gpu = pools["cpu_pool"]["resources"], pools["gpu_pool"]["resources"]
+    engine, scaling = SETTINGS.anchors.engine, SETTINGS.train.scaling
+    bundle = processor_kwargs(SETTINGS.anchors.model, SETTINGS.anchors.prompt, engine)["placement_group_config"]
+    assert all(each.get("GPU", 0) <= gpu["GPU"] and each["CPU"] <= gpu["CPU"] for each in bundle["bundles"])
+    assert scaling.use_gpu and scaling.cpus_per_worker <= gpu["CPU"]
+    assert max(engine.num_engines, scaling.num_workers) <= pools["gpu_pool"]["max_workers"]
+    assert SETTINGS.cluster.job_cpus + engine.gather_workers / 2 <= cpu["CPU"]
+
+
+def test_its_configuration_names_places_that_all_nodes_see(cluster: dict[str, Any]) -> None:
+    (fetched,) = re.findall(r"copy_files\('(s3://[^/]+)/[^']*', '([^']+)'\)", "\n".join(cluster["setup_commands"]))
+    bucket, checkpoints = fetched
+    assert SETTINGS.storage.root.startswith(bucket) and str(SETTINGS.train.checkpoints).startswith(bucket)
+    assert {Path(SETTINGS.anchors.model).parent, Path(SETTINGS.vocabulary.base_tokenizer).parents[1]} == {
+        Path(checkpoints)
+    }
+    assert (SETTINGS.anchors.engine.use_gpu, SETTINGS.anchors.engine.dtype) == (True, "bfloat16")
+    assert Path(SETTINGS.run_dir).is_absolute()
 
 
 @pytest.mark.parametrize("key", START_COMMANDS)

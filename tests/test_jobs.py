@@ -3,6 +3,7 @@
 .venv/bin/python -m pytest tests/test_jobs.py
 """
 
+import json
 import os
 import secrets
 import signal
@@ -41,7 +42,7 @@ class Head:
         token = folder / "token"
         token.write_text(secrets.token_hex(32))
         self.port, self.dashboard, self._agent = free_ports(3)
-        unset = ("RAY_ADDRESS", "RAY_AUTH_TOKEN")
+        unset = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "PYTHONPATH")
         kept = {key: value for key, value in os.environ.items() if key not in unset}
         activated = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         self.environment = kept | activated | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
@@ -55,13 +56,33 @@ class Head:
             env=self.environment, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
-    def submit(self, *command: str, token: bool = True) -> subprocess.CompletedProcess[str]:
+    def submit(self, *command: str, token: bool = True, submission: str = "") -> subprocess.CompletedProcess[str]:
         """`ray job submit` of the project, waiting for the job's end."""
+        named = [f"--submission-id={submission}"] if submission else []
         environment = self.environment if token else self.environment | {"RAY_AUTH_TOKEN_PATH": os.devnull}
         return subprocess.run(
-            [RAY, "job", "submit", f"--address=http://127.0.0.1:{self.dashboard}", "--working-dir=.", "--", *command],
+            [
+                RAY, "job", "submit", f"--address=http://127.0.0.1:{self.dashboard}", "--working-dir=.", *named,
+                "--", *command,
+            ],
             cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
+
+    def drive(self, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The door in a process of its own, from any folder: a driver that joins the cluster by RAY_ADDRESS."""
+        address = {"RAY_ADDRESS": f"127.0.0.1:{self.port}", "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            [sys.executable, "-m", "pipelines", *arguments],
+            cwd=folder, env=self.environment | address, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+    def last_line(self, submission: str) -> str:
+        """`ray job logs ID | tail -1`."""
+        logs = subprocess.run(
+            [RAY, "job", "logs", f"--address=http://127.0.0.1:{self.dashboard}", submission],
+            env=self.environment, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        return logs.stdout.splitlines()[-1]
 
     def wait(self) -> None:
         """Until the head takes jobs: its dashboard receives them, its agent runs them."""
@@ -118,18 +139,47 @@ def test_a_submitted_job_writes_tables(head: Head, config: Path, tmp_path: Path)
     assert len(Storage.open(str(tmp_path / "store")).days("impressions")) == 3
 
 
-def test_a_submitted_job_reaches_the_cluster_it_was_submitted_to(head: Head, config: Path, tmp_path: Path) -> None:
-    """Ingest runs on Ray Data: in a submitted job it must use the cluster, not start one of its own."""
+@pytest.fixture
+def videos(tmp_path: Path) -> str:
+    """A folder whose only video is none: `ingest` makes a rejection of it, on Ray Data."""
     (tmp_path / "videos" / "author").mkdir(parents=True)
     (tmp_path / "videos" / "author" / "broken.mp4").write_bytes(b"not a video")
+    return str(tmp_path / "videos")
+
+
+def rejected(tmp_path: Path) -> list[str]:
+    storage = Storage.open(str(tmp_path / "store"))
+    return storage.read("rejections", storage.days("rejections")[0])["reason"].to_pylist()
+
+
+def test_a_submitted_job_reaches_the_cluster_it_was_submitted_to(
+    head: Head, config: Path, tmp_path: Path, videos: str
+) -> None:
+    """In a submitted job Ray Data must use the cluster, not start one of its own."""
     done = head.submit(
-        "python", "-m", "pipelines", "ingest", "--config", str(config), "--set", f"ingest.source={tmp_path / 'videos'}"
+        "python", "-m", "pipelines", "ingest", "--config", str(config), "--set", f"ingest.source={videos}"
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Started a local Ray instance" not in done.stdout + done.stderr
-    storage = Storage.open(str(tmp_path / "store"))
-    rejected = storage.read("rejections", storage.days("rejections")[0]).to_pylist()
-    assert [row["reason"] for row in rejected] == ["unreadable_video"]
+    assert rejected(tmp_path) == ["unreadable_video"]
+
+
+def test_a_driver_ships_its_code(head: Head, config: Path, tmp_path: Path, videos: str) -> None:
+    done = head.drive(tmp_path, "ingest", "--config", str(config), "--set", f"ingest.source={videos}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Started a local Ray instance" not in done.stdout + done.stderr
+    assert rejected(tmp_path) == ["unreadable_video"]
+
+
+def test_the_last_line_of_a_job_s_log_is_its_verdict(head: Head, config: Path, tmp_path: Path) -> None:
+    command = ("python", "-m", "pipelines", "world", "--config", str(config))
+    assert head.submit(*command, submission="good").returncode == 0
+    verdict = json.loads(head.last_line("good"))
+    assert (verdict["job"], verdict["exit_code"], verdict["metrics"]) == ("world", 0, f"{tmp_path}/run/world.json")
+    assert head.submit(*command, "--set", "storage.root=runs/store", submission="relative").returncode == 1
+    verdict = json.loads(head.last_line("relative"))
+    assert (verdict["exit_code"], verdict["retry"]) == (2, False)
+    assert "storage.root runs/store: wanted an absolute path" in verdict["error"]
 
 
 def test_a_failing_job_fails_the_submission(head: Head, config: Path) -> None:

@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from pipelines.settings import read_settings
+
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements"
 EXTRAS = ("cpu", "gpu")
@@ -34,7 +36,7 @@ def locked(extra: str) -> dict[str, str]:
 def required(extra: str) -> dict[str, str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"]
-    return pins(project["dependencies"]) | pins(optional["dev"]) | pins(optional[extra])
+    return pins(project["dependencies"]) | pins(optional["dev"]) | pins(optional["aws"]) | pins(optional[extra])
 
 
 def load(name: str) -> ModuleType:
@@ -104,3 +106,17 @@ def test_the_hook_answers_no_import_itself() -> None:
     hook = load("torchvision_ops").DeclareMissingOperators
     assert hook.find_spec("torchvision") is None
     assert hook.find_spec("json") is None
+
+
+@pytest.mark.parametrize(("extra", "wanted"), [("cpu", False), ("gpu", True)])
+def test_the_demo_uses_the_gpu_where_there_is_one(extra: str, wanted: bool) -> None:
+    """As `make` would start it: engine, distillation and training, all on one GPU."""
+    command = ["make", "-n", "demo", f"EXTRA={extra}"]
+    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    (line,) = [line for line in told.splitlines() if "pipelines demo" in line]
+    settings = read_settings(ROOT / "pipelines" / "configs" / "demo.yaml", re.findall(r"--set (\S+)", line))
+    scaling = settings.distil.scaling, settings.train.scaling
+    assert [each.use_gpu for each in (settings.anchors.engine, *scaling)] == [wanted] * 3
+    if wanted:
+        assert settings.anchors.engine.num_engines == 1
+        assert [each.num_workers for each in scaling] == [1, 1]

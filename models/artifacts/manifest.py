@@ -5,7 +5,7 @@ Plain standard library, used by the jobs that publish and by the deployments tha
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -62,13 +62,17 @@ class Manifest:
         if not path.is_file():
             raise ArtifactError(f"artifact {folder}: wanted {MANIFEST}, got none; publish it again")
         manifest = cls.parse(path.read_bytes(), str(folder))
-        for name in manifest.names(without):
-            wanted, got = manifest.files[name], "no file"
-            if (folder / name).is_file():
-                got = _sha256(folder / name)
-            if got != wanted:
-                raise ArtifactError(f"artifact {folder}: {name} wanted sha256 {wanted}, got {got}; publish it again")
+        manifest.check(folder, lambda name: _sha256(folder / name) if (folder / name).is_file() else None, without)
         return manifest
+
+    def check(self, where: Path | str, sha256: Callable[[str], str | None], without: str | None = None) -> None:
+        """Compares every file's hash with what `sha256` says of its name, None for no file. Raises ArtifactError."""
+        for name in self.names(without):
+            wanted, got = self.files[name], sha256(name)
+            if got != wanted:
+                raise ArtifactError(
+                    f"artifact {where}: {name} wanted sha256 {wanted}, got {got or 'no file'}; publish it again"
+                )
 
     def names(self, without: str | None = None) -> list[str]:
         """The files, but for those whose names begin with `without`."""

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 
 _RUN_ID_BYTES = 255
 _KEPT_VERSIONS = 3
+_GCS = ("gs", "gcs")
+_GCS_RETRIES = "retry_limit_seconds=60"
+"""Its own limit is 15 minutes, which a missing credential would take too."""
+_OBJECT_STORES = ("s3", *_GCS)
 _PARTIAL_S = 86_400
 """A download that is older than this has died."""
 
@@ -42,11 +46,8 @@ class ArtifactStore:
     @classmethod
     def open(cls, root: str, cache_dir: str | None = None) -> "ArtifactStore":
         """The store at a folder or URL. Remote versions are kept in `cache_dir`, None = the temporary folder."""
-        cache = cache_of(root, cache_dir)
-        if "://" in root:
-            filesystem, path = pafs.FileSystem.from_uri(root)
-            return ArtifactStore(filesystem, path, cache)
-        return ArtifactStore(pafs.LocalFileSystem(), os.path.abspath(root), cache)
+        filesystem, path, url = open_root(root)
+        return ArtifactStore(filesystem, path, cache_of(url, cache_dir))
 
     @property
     def root(self) -> str:
@@ -140,6 +141,23 @@ class ArtifactStore:
             log.info("published %s %s", kind, run_id)
         return published or manifest
 
+    def sweep(self, kind: str, older_than_s: float) -> list[str]:
+        """Removes versions of a kind that nobody can read, as no manifest was stored: what is whole, or newer, stays.
+
+        Returns their run ids. Only for who keeps all others from publishing an artifact of the kind meanwhile.
+        """
+        base, oldest_ns = f"{self._path}/artifacts/{kind}", time.time_ns() - older_than_s * 10**9
+        versions: dict[str, dict[str, int]] = {}
+        for info in self._filesystem.get_file_info(pafs.FileSelector(base, allow_not_found=True, recursive=True)):
+            version, _, name = info.path.partition(f"artifacts/{kind}/")[2].partition("/")
+            if version.startswith("v="):
+                versions.setdefault(version, {})[name] = info.mtime_ns or 0
+        halves = [v for v, files in versions.items() if MANIFEST not in files and max(files.values()) < oldest_ns]
+        for version in halves:
+            self._filesystem.delete_dir(f"{base}/{version}")
+            log.info("swept %s/%s: its publisher died before it was whole", base, version)
+        return [version[2:] for version in halves]
+
     def _holds(self, path: str) -> bool:
         return bool(self._filesystem.get_file_info(path).type == pafs.FileType.File)
 
@@ -158,25 +176,41 @@ class ArtifactStore:
         source = self.folder(kind, run_id)
         if self.is_local:
             return Manifest.verify(Path(source))
-        with tempfile.TemporaryDirectory() as scratch:
-            self._download(source, Path(scratch), None)
-            return Manifest.verify(Path(scratch))
+        manifest = Manifest.parse(self._manifest_bytes(source), source)
+        manifest.check(source, lambda name: self._sha256(f"{source}/{name}"))
+        return manifest
+
+    def _sha256(self, path: str) -> str | None:
+        """The hash of a file, read as a stream; None where there is none."""
+        if not self._holds(path):
+            return None
+        with self._filesystem.open_input_stream(path) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def _upload(self, local: Path, manifest: Manifest) -> None:
-        """The manifest goes last: without it the version cannot be read."""
+        """The manifest goes last: without it the version cannot be read. A failure takes all of it away again."""
         target = self.folder(manifest.kind, manifest.run_id)
         self._filesystem.create_dir(target, recursive=True)
-        for name in (MANIFEST, *manifest.files):
-            # Removed instead of written over: who has mapped a damaged file can go on reading it.
-            if self._holds(f"{target}/{name}"):
-                self._filesystem.delete_file(f"{target}/{name}")
-        for name in (*manifest.files, MANIFEST):
-            pafs.copy_files(
-                str(local / name),
-                f"{target}/{name}",
-                source_filesystem=pafs.LocalFileSystem(),
-                destination_filesystem=self._filesystem,
-            )
+        names = (*manifest.files, MANIFEST)
+        # Removed instead of written over: who has mapped a damaged file can go on reading it.
+        self._remove(target, names)
+        try:
+            for name in names:
+                pafs.copy_files(
+                    str(local / name),
+                    f"{target}/{name}",
+                    source_filesystem=pafs.LocalFileSystem(),
+                    destination_filesystem=self._filesystem,
+                )
+        except BaseException:
+            self._remove(target, names)
+            raise
+
+    def _remove(self, folder: str, names: Iterable[str]) -> None:
+        """The manifest first: what has none is no version."""
+        for name in sorted(names, key=lambda name: name != MANIFEST):
+            if self._holds(f"{folder}/{name}"):
+                self._filesystem.delete_file(f"{folder}/{name}")
 
     def _cached(self, kind: str, run_id: str, without: str | None) -> tuple[Path, Manifest]:
         """The node's copy of a remote version, downloaded where there is none that is whole."""
@@ -243,14 +277,54 @@ def cache_of(root: str, cache_dir: str | None = None) -> Path:
     return Path(cache_dir or tempfile.gettempdir()) / named
 
 
+def open_root(root: str, key: str = "storage.root") -> tuple[pafs.FileSystem, str, str]:
+    """The filesystem of a folder or URL, the path in it, and what opens it again from any other folder.
+
+    `~` is the user's home, `file:///x` the folder /x; `key` is how errors call it. Raises ArtifactError for what
+    pyarrow does not know, and OSError where an object store does not answer.
+    """
+    scheme, remote, rest = root.partition("://")
+    if not remote:
+        path = os.path.abspath(os.path.expanduser(root))
+        return pafs.LocalFileSystem(), path, path
+    url = root.rstrip("/")
+    shown = f"{scheme}://{rest.rpartition('@')[2]}"  # without a key that a URL may carry
+    limited = url if scheme not in _GCS or "retry_limit_seconds" in url else f"{url}{_joined(url)}{_GCS_RETRIES}"
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(limited)
+    except (pa.ArrowException, OSError) as error:
+        if scheme in _OBJECT_STORES and not isinstance(error, pa.ArrowException):
+            raise
+        reason = str(error).replace(root, shown).partition("\n")[0]
+        raise ArtifactError(
+            f"{key} {shown}: wanted a folder, file:///, s3:// or gs:// that can be opened, got: {reason}"
+        ) from error
+    if not path.strip("/"):
+        raise ArtifactError(f"{key} {shown}: wanted a folder or a bucket, got none")
+    return filesystem, path, path if isinstance(filesystem, pafs.LocalFileSystem) else url
+
+
+def _joined(url: str) -> str:
+    return "&" if "?" in url else "?"
+
+
 def put_file(filesystem: pafs.FileSystem, path: str, content: bytes | pa.Buffer) -> None:
-    """Puts a small file in one step: by rename on a local disk, by a single put on an object store."""
-    local = isinstance(filesystem, pafs.LocalFileSystem)
-    target = f"{path}.{uuid.uuid4().hex[:8]}.tmp" if local else path
-    with filesystem.open_output_stream(target) as stream:
-        stream.write(content)
-    if local:
+    """Puts a small file in one step: by rename on a local disk, by a single put on an object store.
+
+    A put that fails, on a full disk for example, leaves nothing behind.
+    """
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(content)
+        return
+    target = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with filesystem.open_output_stream(target) as stream:
+            stream.write(content)
         os.replace(target, path)
+    except BaseException:
+        Path(target).unlink(missing_ok=True)
+        raise
 
 
 def _forget_oldest(kept: Path) -> None:

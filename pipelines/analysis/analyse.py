@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.artifacts.manifest import ArtifactError
+from models.config import DayText
 from pipelines.analysis.neighbours import limits, nearest, precision
 from pipelines.ranking import evaluate
 from pipelines.runtime.run import Run
@@ -43,7 +44,7 @@ class AnalyseConfig:
 
     ranker: str | None = None
     """Which ranker, by the names of its sources, of which SARM must be one; null = the only one that is published."""
-    day: str | None = None
+    day: DayText | None = None
     """Day of examples whose anchors are looked at, as they were before it, YYYY-MM-DD; null = the newest."""
     authors: int = 2000
     """Most authors whose neighbours are looked up and whose tokens are weighed; drawn by the seed."""

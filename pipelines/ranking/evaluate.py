@@ -1,20 +1,22 @@
 """AUC and GAUC of the published models on a day that they were not trained on, beside the oracle's where there is one.
 
-Reads examples, what the sources read, and every published ranker; writes `scores-<ranker>.npz` into the run's folder.
+Reads examples, what the sources read, and every published ranker, the one that is served included; writes
+`scores-<ranker>.npz` into the run's folder, and the artifact "evaluation", by which the job publish judges.
 Run: python -m pipelines evaluate --config pipelines/configs/demo.yaml
 """
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from models.artifacts.manifest import ArtifactError
-from pipelines.ranking import published
+from models.config import DayText
+from pipelines.ranking import gate, published
 from pipelines.ranking.variants.source import State
 from pipelines.runtime.run import Run
 from pipelines.samples.batches import read_examples, require_labels
@@ -38,7 +40,7 @@ REDRAWS = 50
 class EvaluateConfig:
     """What is measured."""
 
-    day: str | None = None
+    day: DayText | None = None
     """Day of examples to score, YYYY-MM-DD; null = the newest."""
     exposure_bounds: tuple[int, ...] = (1, 60, 100, 1_000, 10_000)
     """Where buckets of authors, by their training impressions, begin and end: new authors, and the groups of Fig. 6."""
@@ -68,10 +70,34 @@ def run(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         scores[ORACLE] = oracle_scores(storage, day, columns, tasks)
     result["metrics"] = {name: measure(columns, values, tasks) for name, values in scores.items()}
     result["buckets"] = by_exposure(storage, rankers[0].days, columns, scores, tasks[0], config.exposure_bounds)
+    evaluation = gate.Evaluation(
+        day=day,
+        rankers=tuple(
+            gate.Judged(ranker=r.name, run_id=r.manifest.run_id, metrics=result["metrics"][r.name]) for r in rankers
+        ),
+        served=_served(storage, artifacts, rankers, day, columns),
+    )
+    evaluation.publish(artifacts)
+    result["served"] = evaluation.served and asdict(evaluation.served)
     for name, tasks in result["metrics"].items():
         shown = " | ".join(f"{task} AUC {m['auc']:.4f} GAUC {m['gauc']:.4f}" for task, m in tasks.items())
         log.info("%-6s | %s", name, shown)
     return result
+
+
+def _served(
+    storage: Storage, artifacts: Artifacts, rankers: Sequence[published.PublishedRanker], day: str, columns: Columns
+) -> gate.Judged | None:
+    """Measures the version that is served, where it is none of `rankers` and can be compared on this day."""
+    version = gate.served_version(artifacts)
+    if version is None or version in [(ranker.name, ranker.manifest.run_id) for ranker in rankers]:
+        return None
+    ranker = published.load(artifacts, *version)
+    if day in ranker.days or not set(ranker.tasks) <= set(columns):
+        log.warning("the served %s %s was trained on %s, or on other tasks, and is not compared", *version, day)
+        return None
+    scores = score_day(ranker, ranker.states(storage, artifacts), day, columns)
+    return gate.Judged(ranker=ranker.name, run_id=version[1], metrics=measure(columns, scores, ranker.tasks))
 
 
 def common_tasks(rankers: Sequence[published.PublishedRanker]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, make_dataclass
 from typing import TYPE_CHECKING, Any
 
+from models.config import PathText
 from models.ranker import RankerConfig
 from pipelines.ranking.checkpoint import Progress
 from pipelines.ranking.variants import SOURCES, ranker_name
@@ -78,7 +79,7 @@ class TrainConfig:
     """Steps from one line of progress, and one point of the loss curve, to the next."""
     max_failures: int = 2
     """Failures (a lost worker, node or controller is one) after which training goes on from its last finished day."""
-    checkpoints: str | None = None
+    checkpoints: PathText | None = None
     """Folder or URL for checkpoints, which all nodes must see; null = `ray` below run_dir."""
     scaling: TrainScaling = field(default_factory=TrainScaling)
     """Workers."""

@@ -1,6 +1,6 @@
 """The bank that serving reads: what the sources of a ranker say of every author, and every user's newest clicks.
 
-Reads a published ranker, what its sources read, and impressions; publishes the artifact "bank".
+Reads a trained ranker, its evaluation, what its sources read, and impressions; publishes the artifact "bank".
 Run: python -m pipelines publish --config pipelines/configs/demo.yaml
 """
 
@@ -8,7 +8,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from models.artifacts import bank
+from models.config import DayText
 from models.history import HistoryRule
-from pipelines.ranking import published
+from pipelines.ranking import gate, published
+from pipelines.ranking.gate import GateConfig
 from pipelines.ranking.published import PublishedRanker
 from pipelines.ranking.variants import SOURCES
 from pipelines.ranking.variants.source import State
@@ -40,11 +42,13 @@ class PublishConfig:
     ranker: str | None = None
     """Which ranker to publish a bank of, by the names of its sources ("sarm", "sarm+tags"); null = the only one with
     sources that is trained."""
-    until: str | None = None
+    until: DayText | None = None
     """Newest day that the sources know, YYYY-MM-DD; null = the newest there is. The day before the day under evaluation
     gives the very bank that evaluation used."""
     histories: bool = True
     """False leaves the users' histories out, where requests bring their own."""
+    gate: GateConfig = field(default_factory=GateConfig)
+    """What the ranker must have shown in its evaluation."""
 
 
 def run(config: PublishConfig, run: Run) -> dict[str, Any]:
@@ -63,6 +67,7 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     run_id = f"{until}-{digest(made_from)}"
     if artifacts.current(KIND) == run_id:
         return {"run_id": run_id, "how": "current"}
+    judged = gate.judge(config.gate, artifacts, ranker.name, ranker.manifest.run_id)
     started = time.perf_counter()
     states = ranker.states(storage, artifacts)
     tables = ranker.model.tables(published.advance(states, before))
@@ -71,7 +76,7 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         stored = bank.write(folder, states=tables, anchor_day=anchor_day, histories=histories(storage, clicks, rule))
-        artifacts.publish(KIND, folder, run_id, made_from)
+        artifacts.publish(KIND, folder, run_id, made_from | {"evaluation": judged.get("evaluation", "none: gate off")})
     anchored = anchor_day[anchor_day != NO_ANCHOR]
     bank_mb = sum(table.nbytes for table in tables.values()) / 2**20
     log.info(
@@ -90,6 +95,7 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
         "users_with_history": len(stored.histories.user_ids),
         "bank_mb": round(bank_mb, 2),
         "encode_seconds": round(encode_s, 2),
+        "gate": judged,
     }
 
 
@@ -110,7 +116,7 @@ def _made_from(
 ) -> dict[str, str]:
     """What the bank is made from beside impressions, the ranker first: serving loads both."""
     made_from = {
-        "config": digest([asdict(config), asdict(rule), bank.FORMAT]),
+        "config": digest([config.until, config.histories, config.ranker, asdict(rule), bank.FORMAT]),
         "ranker": ranker.name,
         "model": ranker.manifest.run_id,
         "model_weights": ranker.manifest.files["model.safetensors"],

@@ -2,13 +2,24 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from pipelines.runtime import worker_logs
+from pipelines.runtime.config import ConfigError
+from pipelines.runtime.places import is_submitted
+from pipelines.runtime.verdict import judged
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
+_LONGEST_SOCKET = 107
+"""Bytes that a path of AF_UNIX may have."""
+_SOCKET_OF_A_SESSION = "/ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store"
+_NOT_SHIPPED = ("/.*", "/runs", "/tests", "/docs", "**/__pycache__")
+"""Of the checkout, what no worker needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,34 +32,78 @@ class ClusterConfig:
     """Logical CPUs of a local cluster. Stages each want one, so fewer than 8 can deadlock a Ray Data pipeline."""
     object_store_gb: float = 1.0
     """Object store of a local cluster, GiB."""
+    job_cpus: int = 1
+    """CPUs that a job reserves which runs as one task on a shared cluster, and its compute threads."""
+    job_labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the nodes on which such jobs may run; none = any node."""
+
+
+def is_shared(config: ClusterConfig) -> bool:
+    """True where jobs join a running cluster: by its address, by RAY_ADDRESS, or as a submitted job."""
+    return bool(config.address or os.environ.get("RAY_ADDRESS"))
 
 
 @contextmanager
 def connected(config: ClusterConfig) -> Iterator[None]:
-    """Ray for the duration of a job. Token authentication is on unless RAY_AUTH_MODE says otherwise."""
+    """Ray for the duration of a job. Token authentication is on unless RAY_AUTH_MODE says otherwise.
+
+    A job that fails logs what its workers wrote last. Raises ConfigError where a local Ray cannot be started.
+    """
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a late call after a job's end would start a second Ray
+    # Else what runs on after a job's Ray has gone, such as a thread that waits for a line, starts a second one.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     import ray
 
     if ray.is_initialized():
         yield
         return
-    address = config.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, log_to_driver=False)
-    else:
-        inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        if str(ROOT) not in inherited:  # workers import this project wherever the job was started from
-            os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, inherited)])
-        ray.init(
-            address="local",
-            num_cpus=config.num_cpus,
-            object_store_memory=int(config.object_store_gb * 2**30),
-            include_dashboard=False,
-            log_to_driver=False,
+    arguments = _arguments(config)
+    with worker_logs.kept():
+        ray.init(**arguments, log_to_driver=True)
+        worker_logs.quiet()
+        try:
+            yield
+        except Exception as error:
+            if not judged(error).explained and (said := worker_logs.last_words()):
+                log.error("%s", said)
+            raise
+        finally:
+            ray.shutdown()
+
+
+def _arguments(config: ClusterConfig) -> dict[str, Any]:
+    """What `ray.init` is told."""
+    if is_shared(config):
+        address = config.address or os.environ["RAY_ADDRESS"]
+        return {"address": address, "runtime_env": None if is_submitted() else shipped_code(ROOT)}
+    _check_sockets(Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"))
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(ROOT) not in inherited:  # workers import this project wherever the job was started from
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, inherited)])
+    return {
+        "address": "local",
+        "num_cpus": config.num_cpus,
+        "object_store_memory": int(config.object_store_gb * 2**30),
+        "include_dashboard": False,
+    }
+
+
+def shipped_code(root: Path) -> dict[str, Any] | None:
+    """The runtime environment with which workers elsewhere run this checkout; None where `root` is an installation,
+    which the nodes have, too."""
+    if not (root / "pyproject.toml").is_file():
+        return None
+    return {"working_dir": str(root), "excludes": list(_NOT_SHIPPED)}
+
+
+def _check_sockets(temporary: Path) -> None:
+    """Ray names its sockets by their whole path, of which the kernel takes few bytes."""
+    longest = _LONGEST_SOCKET - len(_SOCKET_OF_A_SESSION)
+    if len(os.fsencode(temporary)) > longest:
+        raise ConfigError(
+            f"RAY_TMPDIR {temporary}: wanted a folder of at most {longest} bytes, as Ray's sockets lie below it, got "
+            f"{len(os.fsencode(temporary))}; export RAY_TMPDIR=/tmp"
         )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    if temporary.exists() and not (temporary.is_dir() and os.access(temporary, os.W_OK | os.X_OK)):
+        raise ConfigError(f"RAY_TMPDIR {temporary}: wanted a folder that this user can write; export RAY_TMPDIR=/tmp")

@@ -1,5 +1,6 @@
 """YAML files <-> nested dataclasses, 1:1. `base: other.yaml` is read before a file, and `--set a.b=c` wins over all."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,8 +9,12 @@ from typing import Any, TypeVar
 import yaml
 
 from models.config import ConfigError, build, to_dict
+from pipelines.runtime.overrides import Override
+from pipelines.runtime.yaml_loader import read
 
 __all__ = ["ConfigError", "build", "dump", "load", "merged", "read_yaml", "to_dict"]
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 BASE = "base"
@@ -29,16 +34,16 @@ def load(
 
     Raises ConfigError; it says in which file the wrong key stands.
     """
-    keys, layers = _read(path, overrides)
+    keys, layers = _read(path, overrides, cls)
     try:
         return build(cls, prepare(keys))
     except ConfigError as error:
         raise ConfigError(f"{_place(layers, error.key) or path}: {error}", error.key) from error
 
 
-def read_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The file as nested dicts, over its bases, with `a.b=c` overrides applied (values parsed as YAML)."""
-    return _read(path, overrides)[0]
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The file as nested dicts, over its bases."""
+    return _read(path)[0]
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,23 +63,21 @@ def dump(config: Any, path: str | Path) -> None:
     Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
-def _read(path: str | Path, overrides: Sequence[str]) -> tuple[dict[str, Any], list[Layer]]:
-    """All keys, and who gives which."""
-    layers = _files(Path(path), f"--config {path}", ())
+def _read(
+    path: str | Path, overrides: Sequence[str] = (), cls: type | None = None
+) -> tuple[dict[str, Any], list[Layer]]:
+    """All keys, and who gives which. `cls` has the types by which the values of `overrides` are read."""
+    layers = _files(Path(path).expanduser(), f"--config {path}", ())
     keys: dict[str, Any] = {}
     for _, keys_of_layer in layers:
         keys = merged(keys, keys_of_layer)
-    for override in overrides:
-        name = f"--set {override}"
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise ConfigError(f"{name}: wanted KEY=VALUE, for example --set train.batch_size=1024")
-        try:
-            value = yaml.load(text, _Loader)
-        except (yaml.YAMLError, ValueError) as error:
-            raise ConfigError(f"{name}: the value is not YAML: {error}; quote it") from error
-        keys = _replaced(keys, key.split("."), value, name)
-        layers.append((name, _replaced({}, key.split("."), value, name)))
+    given: dict[tuple[str, ...], str] = {}
+    for override in (Override.parse(text, cls) for text in overrides):
+        if override.path in given:
+            log.warning("%s: replaces %s", override.name, given[override.path])
+        given[override.path] = override.name
+        keys = _replaced(keys, override.path, override.value, override.name)
+        layers.append((override.name, _replaced({}, override.path, override.value, override.name)))
     return keys, layers
 
 
@@ -106,11 +109,13 @@ def _files(file: Path, name: str, above: tuple[Path, ...]) -> list[Layer]:
 def _sections(file: Path, name: str) -> dict[str, Any]:
     if file.is_dir():
         raise ConfigError(f"{name}: wanted a YAML file, got a folder; name the file in it")
-    if not file.is_file():
+    if not file.exists():
         raise ConfigError(f"{name}: no such file; configs that ship: pipelines/configs/*.yaml")
     try:
-        keys = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no text, days that no calendar has
+        keys = read(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise ConfigError(f"{name}: not YAML: {error}") from error
     keys = {} if keys is None else keys
     if not isinstance(keys, dict):
@@ -130,22 +135,3 @@ def _find(keys: Any, path: Sequence[str]) -> Any:
     for key in path:
         keys = keys.get(key) if isinstance(keys, Mapping) else None
     return keys
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a section: YAML's own loader takes the last one without a word."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Called by YAML for each mapping."""
-        node = super().compose_mapping_node(anchor)
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in lines:
-                raise ValueError(
-                    f"the key {key.value} stands twice, in lines {lines[key.value]} and {key.start_mark.line + 1}; "
-                    "keep one of them"
-                )
-            lines[key.value] = key.start_mark.line + 1
-        return node

@@ -1,7 +1,8 @@
 """The daily anchor batch: segments -> `anchors` and `rejections`, one row per author and day in one of the two.
 
 The driver alone writes results, part by part, so a kill loses at most the rows in flight: the next run reads the
-finished parts and asks only for the keys that are missing. Re-running a finished day does nothing.
+finished parts and asks only for the keys that are missing. Re-running a finished day does nothing, and where segments
+came late, or were taken away, only their authors are asked for again.
 
 Run: python -m pipelines anchors --config pipelines/configs/demo.yaml
 """
@@ -10,20 +11,22 @@ import logging
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.config import DayText, PathText
 from pipelines.pages import report_json
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.run import Run
-from pipelines.semantics import engine, prompt
+from pipelines.semantics import carried, engine, preflight, prompt
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.checkpoint import STUDENT, model_fingerprint
-from pipelines.semantics.engine import EngineConfig
+from pipelines.semantics.engine_config import EngineConfig
+from pipelines.semantics.plan import Plan
 from pipelines.semantics.staging import Key, Staging, key_blocks
 from pipelines.tables import contract, newest, rejections
 from pipelines.tables.anchor_text import canonical_text
@@ -33,15 +36,17 @@ from pipelines.tables.storage import Storage
 
 log = logging.getLogger(__name__)
 STAGE = "anchors"
+_OF_THE_DATA = ("no_frames", "bad_image")
+"""Reasons that say nothing of the engine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnchorsConfig:
     """The daily batch."""
 
-    model: str = str(STUDENT.relative_to(Path(__file__).parents[2]))
+    model: PathText = str(STUDENT.relative_to(Path(__file__).parents[2]))
     """Folder of any Qwen-VL checkpoint; the default is the small one distilled for the simulated world."""
-    days: tuple[str, ...] = ()
+    days: tuple[DayText, ...] = ()
     """Days to do; empty = every day of `segments`."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
     """How much of an author's day the model reads."""
@@ -51,6 +56,8 @@ class AnchorsConfig:
     """Authors a Ray Data block."""
     replace: bool = False
     """Whether a day may be replaced by one that lacks most of its rows (storage.least_share)."""
+    plan: bool = False
+    """Print what there is to do, and what each prompt costs, and end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +83,29 @@ class DueDays:
 
 
 def run(config: AnchorsConfig, run: Run) -> dict[str, Any]:
-    """Reads segments and authors, writes anchors and rejections, and reports {rows_in, anchors, rejections, ...}.
+    """Reads segments and authors, writes anchors and rejections, and reports {rows_in, anchors, rejections, kept, ...}.
 
-    The figures are those of the days that this run did.
+    The figures are those of the days that this run did; `kept` is how many authors needed no engine, as nothing of them
+    has changed since the day was done before. Raises ConfigError for a checkpoint that cannot write anchors, before Ray
+    starts, and EngineError for an engine that cannot go on.
     """
     storage = run.storage.guarded(run.guard(STAGE, config.replace))
     work = DueDays.of(storage, config)
     log.info("anchors | %d day(s), %d to do | model %s", len(work.days), len(work.due), config.model)
     started = time.perf_counter()
-    figures: dict[str, Any] = {"rows_in": 0, "anchors": 0, "rejections": 0}
-    figures |= {"authors_per_s": None, "engine_start_s": None}
+    if work.due or config.plan:
+        checkpoint = preflight.look(config.model, use_gpu=config.engine.use_gpu)
+        config = replace(config, engine=preflight.fitted(checkpoint, config.prompt, config.engine))
+    if config.plan:
+        authors = {day: storage.read("segments", day, ["author_id"])["author_id"] for day in work.due}
+        rows = {day: pc.count_distinct(column).as_py() for day, column in authors.items()}
+        plan = Plan.of(
+            checkpoint, config.prompt, config.engine, rows=rows, before=report_json.read(run.folder).get(STAGE)
+        )
+        print(plan)
+        return {"plan": asdict(plan)}
+    figures: dict[str, Any] = {"rows_in": 0, "anchors": 0, "rejections": 0, "kept": 0}
+    figures |= {"authors_per_s": None, "engine_start_s": None, "model": config.model}
     if work.due:
         with ExitStack() as held:
             for day in work.due:
@@ -109,24 +129,24 @@ def lineage(storage: Storage, config: AnchorsConfig) -> dict[str, dict[str, str]
 
 def _write_days(config: AnchorsConfig, storage: Storage, work: DueDays) -> dict[str, Any]:
     """Asks the engine for all authors of the due days, then commits each day."""
-    wanted = {day: _authors(storage, day) for day in work.due}
-    staging = Staging(storage, f"anchors-{digest(work.made_from)}")
+    wanted = {day: carried.inputs_of(storage, day) for day in work.due}
+    staging = Staging(storage, f"anchors-{digest(carried.beside_segments(work.made_from[work.due[0]]))}", wanted)
+    kept = 0
+    for day, inputs in wanted.items():
+        staging.append(answers := carried.answers(storage, day, work.made_from[day], inputs))
+        kept += answers.num_rows
     rate = _ask(config, storage, [(day, author) for day, authors in wanted.items() for author in authors], staging)
     done = staging.keys()
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter(kept=kept)
     for day, authors in wanted.items():
         lost = [author for author in authors if (day, author) not in done]
+        carried.write(storage, day, work.made_from[day], {a: authors[a] for a in authors if (day, a) in done})
         counts.update(_commit(storage, config, day, staging, lost, work.made_from[day]))
         counts["rows_in"] += len(authors)
     if counts["rows_in"] != counts["anchors"] + counts["rejections"]:
         raise RuntimeError(f"anchors: rows in = anchors + rejections does not hold: {dict(counts)}")
     staging.remove()
     return {**counts, **rate}
-
-
-def _authors(storage: Storage, day: str) -> list[int]:
-    column = storage.read("segments", day, ["author_id"])["author_id"]
-    return sorted(pc.unique(column).to_pylist())
 
 
 def _ask(config: AnchorsConfig, storage: Storage, wanted: list[Key], staging: Staging) -> dict[str, Any]:
@@ -173,6 +193,7 @@ def _commit(
     day done."""
     answers = staging.read(day)
     good, bad = split(answers, config.model)
+    _refuse_nothing(day, good, bad)
     bad += [
         {"key": str(a), "reason": "engine_error", "detail": "no answer came back in two attempts", "attempts": 2}
         for a in lost
@@ -203,8 +224,20 @@ def split(answers: pa.Table, model: str) -> tuple[list[dict[str, Any]], list[dic
             except ValueError as error:
                 cut = not row["answer"].rstrip().endswith("}")
                 reason, detail = "truncated_answer" if cut else "invalid_json", f"{error}: {row['answer'][:300]}"
-        bad.append({"key": str(row["author_id"]), "reason": reason, "detail": detail})
+        bad.append({"key": str(row["author_id"]), "reason": reason, "detail": detail, "attempts": row["attempts"] or 1})
     return good, bad
+
+
+def _refuse_nothing(day: str, good: list[dict[str, Any]], bad: list[dict[str, Any]]) -> None:
+    """Raises RuntimeError for a day that the engine made nothing of: no earlier anchors are to be replaced by none."""
+    reasons = Counter(row["reason"] for row in bad if row["reason"] not in _OF_THE_DATA)
+    if reasons and not good:
+        reason, count = reasons.most_common(1)[0]
+        detail = next(row["detail"] for row in bad if row["reason"] == reason)
+        raise RuntimeError(
+            f"anchors: day {day} is left as it was, since none of {len(bad)} authors has an anchor; {count} times "
+            f"{reason}, the first: {detail}"
+        )
 
 
 def _anchor(row: dict[str, Any], fields: dict[str, list[str]], model: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from models.config import DayText, PathText
 from pipelines.runtime.run import Run
 from pipelines.semantics.corpus import corpus, corpus_days
 
@@ -24,9 +25,9 @@ class BaseTokenizerConfig:
 
     size: int = 8192
     """Most tokens; the 256 bytes are among them."""
-    output: str = ""
+    output: PathText = ""
     """The file; empty = `tokenizer.json` below run_dir."""
-    until: str | None = None
+    until: DayText | None = None
     """Newest day of anchors to learn from, YYYY-MM-DD; null = those known before the newest `test_days` days of
     impressions."""
     test_days: int = 1

@@ -8,18 +8,23 @@ Run: python -m pipelines embed --config pipelines/configs/studies/table1.yaml
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from models.config import PathText
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.run import Run
+from pipelines.semantics import preflight
+from pipelines.semantics.attempts import Attempts
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.checkpoint import model_fingerprint
-from pipelines.semantics.engine import EngineConfig, processor_kwargs
+from pipelines.semantics.engine import engine_errors, processor_kwargs, watched_processor
+from pipelines.semantics.engine_config import EngineConfig
+from pipelines.semantics.watch import ERROR
 from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 from pipelines.tables.due import due_days
@@ -29,22 +34,26 @@ from pipelines.tables.storage import Storage
 log = logging.getLogger(__name__)
 TABLE = "anchor_embeddings"
 _LOG_EVERY_S = 5.0
+_CONTEXT = 1024
+"""Tokens of a text that are read, where nothing else is said."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbedConfig:
     """How the anchors' text is embedded."""
 
-    model: str = "pipelines/world/student"
+    model: PathText = "pipelines/world/student"
     """Folder of the Qwen-VL checkpoint."""
     pooling: str = "MEAN"
     """vLLM's pooling type: MEAN over the tokens, or LAST."""
     engine: EngineConfig = field(default_factory=EngineConfig)
-    """vLLM."""
+    """vLLM; `max_model_len` is 1024 where nothing else is said."""
 
     def __post_init__(self) -> None:
         if self.pooling not in ("MEAN", "LAST"):
             raise ValueError(f"pooling: wanted MEAN or LAST, got {self.pooling!r}")
+        if self.engine.max_model_len is None:
+            object.__setattr__(self, "engine", replace(self.engine, max_model_len=_CONTEXT))
 
 
 def run(config: EmbedConfig, run: Run) -> dict[str, Any]:
@@ -70,6 +79,9 @@ def embed_stores(config: EmbedConfig, run: Run, stores: Sequence[Storage]) -> di
     started = time.perf_counter()
     vectors: dict[str, npt.NDArray[np.float32]] = {}
     if texts:
+        checkpoint = preflight.look(config.model, use_gpu=config.engine.use_gpu, key="embed.model")
+        told = dict(preflight.overrides(checkpoint, config.engine)) | config.engine.engine_kwargs
+        config = replace(config, engine=replace(config.engine, engine_kwargs=told))
         with connected(run.cluster):
             vectors = dict(_embedded(texts, config))
     for storage, day, lineage, rows in due:
@@ -90,26 +102,29 @@ def _came_with_the_data(storage: Storage, day: str) -> bool:
 def _embedded(texts: list[str], config: EmbedConfig) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """Every text with its vector, of length 1, as the engine finishes them. Raises RuntimeError where one has none."""
     import ray
-    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.actor_init_retry_on_errors = True
-    processor = build_processor(
-        vLLMEngineProcessorConfig(**embed_kwargs(config)),
+    attempts = ray.remote(num_cpus=0)(Attempts).remote()
+    processor = watched_processor(
+        embed_kwargs(config),
+        attempts,
+        config.engine,
+        key_columns=["text"],
+        probe=None,
         preprocess=lambda row: {"text": row["text"], "tokenized_prompt": row["tokens"]},
         postprocess=lambda row: {"text": row["text"], "embedding": row["embeddings"]},
     )
     rows = pa.table({"text": texts, "tokens": token_ids(texts, config)})
     blocks = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=config.engine.batch_size)
     started = logged = time.perf_counter()
-    for done, row in enumerate(processor(blocks).iter_rows(), 1):
-        yield row["text"], np.asarray(row["embedding"], np.float32)
-        now = time.perf_counter()
-        if now - logged > _LOG_EVERY_S or done == len(texts):
-            logged = now
-            rate = done / (now - started)
-            log.info("embed | %d/%d | %.0f texts/s | eta %.0f s", done, len(texts), rate, (len(texts) - done) / rate)
+    with engine_errors(attempts):
+        for done, row in enumerate(processor(blocks).iter_rows(), 1):
+            if row.get(ERROR):
+                raise RuntimeError(f"embed: {row['text'][:80]!r}: {row[ERROR]}")
+            yield row["text"], np.asarray(row["embedding"], np.float32)
+            now = time.perf_counter()
+            if now - logged > _LOG_EVERY_S or done == len(texts):
+                logged, rate, left = now, done / (now - started), len(texts) - done
+                log.info("embed | %d/%d | %.0f texts/s | eta %.0f s", done, len(texts), rate, left / rate)
 
 
 def token_ids(texts: list[str], config: EmbedConfig) -> list[list[int]]:

@@ -3,14 +3,14 @@
 SARM 3.1.2 samples about 20 keyframes per stream by content diversity and user feedback.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from pipelines.semantics import pictures
 
 THUMBNAIL = 8
 
@@ -26,10 +26,7 @@ class Keyframe:
 
 def thumbnail(jpeg: bytes) -> NDArray[np.float32]:
     """A frame as THUMBNAIL x THUMBNAIL grey values in 0..1, flattened. Raises OSError if it cannot be decoded."""
-    with Image.open(io.BytesIO(jpeg)) as image:
-        image.draft("L", (THUMBNAIL * 2, THUMBNAIL * 2))
-        grey = image.convert("L").resize((THUMBNAIL, THUMBNAIL))
-    return np.asarray(grey, np.float32).ravel() / np.float32(255)
+    return np.asarray(pictures.grey(jpeg, THUMBNAIL), np.float32).ravel() / np.float32(255)
 
 
 def select(segments: Sequence[Mapping[str, Any]], count: int) -> tuple[list[Keyframe], list[str]]:
@@ -44,7 +41,7 @@ def select(segments: Sequence[Mapping[str, Any]], count: int) -> tuple[list[Keyf
         for frame in segment["frames"]:
             try:
                 frames.append((index, frame, thumbnail(frame["jpeg"])))
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            except Exception as error:  # decoders raise whatever broken bytes lead them to
                 bad.append(f"segment {segment['segment']} frame at {frame['offset_ms']} ms: {error}")
     engagement = [1.0 + s["likes"] + 10.0 * s["gifts"] + len(s["comments"]) for s in segments]
     chosen: list[int] = []

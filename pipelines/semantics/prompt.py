@@ -59,6 +59,20 @@ def content(
     ]
 
 
+def with_marks(content: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """`content` in the form that chat templates read: a picture is a mark, its pixels travel beside the prompt."""
+    return [{"type": "image"} if part["type"] == "image_url" else part for part in content]
+
+
+def rendered(content: Sequence[Mapping[str, Any]], chat_template: str) -> str:
+    """The prompt of one user message, as text, by a checkpoint's Jinja template. Loads no torch."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    turns = [{"role": "user", "content": with_marks(content)}]
+    (text,), _ = render_jinja_template([turns], chat_template=chat_template, add_generation_prompt=True)
+    return str(text)
+
+
 def _plain(text: str) -> str:
     """What people wrote, with Qwen's control tokens (<|im_end|>, <|image_pad|>) broken: no viewer may end a turn."""
     return text.replace("<|", "< |")

@@ -9,16 +9,20 @@ import logging
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.config import DayText, PathText
+from pipelines.runtime.config import ConfigError
 from pipelines.runtime.run import Run
 from pipelines.runtime.shares import is_worth_saying, share
 from pipelines.semantics.corpus import corpus, corpus_days
+from pipelines.semantics.tokenizer_file import load_tokenizer
 from pipelines.tables.anchor_text import NAMES
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 KIND = "tokenizer"
+_KEY = "vocabulary.base_tokenizer"
 _DAY = "anchors/"
 _EXAMPLES = 24
 COUNTED = "counted.json"
@@ -40,9 +45,9 @@ COUNTED = "counted.json"
 class VocabularyConfig:
     """How the tokenizer is made."""
 
-    base_tokenizer: str = ""
+    base_tokenizer: PathText = ""
     """The `tokenizer.json` of the model that writes the anchors, or the one that the job base_tokenizer made."""
-    until: str | None = None
+    until: DayText | None = None
     """Newest day of anchors to learn from, YYYY-MM-DD; null = those known before the newest `test_days` days of
     impressions, which are scored."""
     test_days: int = 1
@@ -110,8 +115,9 @@ def run(config: VocabularyConfig, run: Run) -> dict[str, Any]:
             tokenizer = tokenizer.update_on(counted.phrases)
     else:
         how, base = "trained", _base(config)
-        blank = LiveStreamingTokenizer.blank(base, _tokenizer_config(config))
-        counted = _with_days(Counted(phrases=Counter(), lengths=Counter()), blank, storage, days, like=base)
+        with _faults_of(config):
+            blank = LiveStreamingTokenizer.blank(base, _tokenizer_config(config))
+            counted = _with_days(Counted(phrases=Counter(), lengths=Counter()), blank, storage, days, like=base)
         tokenizer = blank.train_on(counted.phrases)
     if how != "current":
         run_id = f"{days[-1]}-{digest([made_from, tokenizer.fingerprint])}"
@@ -162,21 +168,35 @@ def _with_days(
 
 
 def _base(config: VocabularyConfig) -> Any:
-    """The base tokenizer of the config, with a token for the name of each field. Raises ValueError where there is none.
+    """The base tokenizer of the config, with a token for the name of each field. ConfigError where there is none.
 
     Spelled out, the names would be half of an anchor's tokens, the same six in every anchor.
     """
-    from tokenizers import AddedToken, Tokenizer
+    from tokenizers import AddedToken
 
     path = Path(config.base_tokenizer)
     if not config.base_tokenizer or not path.is_file():
         raise ContractError(
-            f"vocabulary.base_tokenizer: wanted a tokenizer.json, got {config.base_tokenizer!r}; "
+            f"{_KEY} {config.base_tokenizer or '(not set)'}: wanted a tokenizer.json, got none; "
             "name the file in the folder of the model that writes the anchors, or make one: run the job base_tokenizer"
         )
-    base = Tokenizer.from_file(str(path))
+    base = load_tokenizer(path, _KEY)
     base.add_tokens([AddedToken(name, normalized=False) for name in NAMES.values()])
     return base
+
+
+@contextmanager
+def _faults_of(config: VocabularyConfig) -> Iterator[None]:
+    """Names key and file where a base tokenizer is of a family that cannot be extended."""
+    try:
+        yield
+    except ContractError:  # of the anchors
+        raise
+    except ValueError as error:
+        raise ConfigError(
+            f"{_KEY} {config.base_tokenizer}: {error}; take the tokenizer.json of a Qwen checkpoint, or run the job "
+            "base_tokenizer"
+        ) from error
 
 
 def _tokenizer_config(config: VocabularyConfig) -> "TokenizerConfig":
@@ -201,7 +221,9 @@ def _rules(config: VocabularyConfig) -> dict[str, str]:
         "names": list(NAMES.values()),
     }
     base = Path(config.base_tokenizer)
-    rules["base_tokenizer"] = digest(base.read_text(encoding="utf-8")) if base.is_file() else config.base_tokenizer
+    rules["base_tokenizer"] = (
+        digest(base.read_text(encoding="utf-8", errors="replace")) if base.is_file() else config.base_tokenizer
+    )
     return {"config": digest(rules)}
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import shlex
 import signal
+import socket
 import threading
 import time
 import urllib.error
@@ -99,6 +100,7 @@ def serving(config: ServeConfig, run: Run) -> Iterator[str]:
     if config.app["token_env"] is None and (config.high_throughput or config.host not in _LOOPBACK):
         log.warning("other machines can reach port %d and no token is asked for; set serve.app.token_env", config.port)
     _check_token(config, run)
+    _check_port(config, run)
     with connected(run.cluster):
         from ray import serve as ray_serve
 
@@ -151,6 +153,27 @@ def _check_token(config: ServeConfig, run: Run) -> None:
             f"config.serve.app.token_env: the environment variable {variable} is not set; "
             f'export {variable}="$(openssl rand -hex 32)", or take token_env out to serve without a token'
         )
+
+
+def _check_port(config: ServeConfig, run: Run) -> None:
+    """Of this machine alone: on a cluster, the nodes bind it, and Serve may be running there on purpose."""
+    if run.cluster.address or os.environ.get("RAY_ADDRESS"):
+        return
+    import ray
+
+    if ray.is_initialized():
+        return  # as above: a chain's own cluster, on which Serve may run
+    try:
+        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
+        for family, kind, _, _, address in found:
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError as error:
+        raise ConfigError(
+            f"config.serve: {config.host}:{config.port} cannot be listened at ({error.strerror}); "
+            "stop what listens there, or choose another by --set serve.port=PORT and serve.host"
+        ) from error
 
 
 def _application(config: ServeConfig, run: Run) -> Any:

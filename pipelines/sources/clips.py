@@ -1,104 +1,47 @@
-"""The videos of a source folder: finding them, and turning one into rows of `segments`.
+"""One video of a source folder as rows of `segments`, with the account of what was read, used and left out.
 
-What a Ray worker does for `ingest`; the job itself, its tables and its progress are in pipelines/sources/ingest.py.
+What a Ray worker does for `ingest`; the folder is in folder.py, the job with its tables and progress in ingest.py.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
-from itertools import groupby
-from pathlib import Path
 from typing import Any
 
+import av
 import pyarrow as pa
 
-from pipelines.sources import chat, transcript
-from pipelines.sources.rows import stable_id
+from pipelines.sources.beside import names
+from pipelines.sources.beside.entries import Tally, Unreadable, unread
+from pipelines.sources.beside.placed import PlacedComments, PlacedLines
+from pipelines.sources.beside.read import CHAT, TRANSCRIPT, read
+from pipelines.sources.folder import Clip, rejected
 from pipelines.sources.sampling import Sampling
-from pipelines.sources.video import Video
+from pipelines.sources.video import Slice, Video
 from pipelines.tables import contract
 
-EXTENSIONS = frozenset(
-    f".{ending}" for ending in "3gp avi flv m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv".split()
-)
-"""A file that ends so is a video; other files are none of our business."""
-
 SEGMENTS_PER_TABLE = 16
+SOUND_S = 1.0
+"""For how long a video may go on after its last picture; a file that declares more has a clock that jumps."""
+
+CLIPS = pa.schema(
+    [
+        pa.field(name, pa.list_(pa.string()) if name == "beside" else pa.string())
+        for name in ("author", "live", "root", "file", "beside")
+    ]
+)
+"""A table of clips: the fields of Clip."""
 
 _REJECTED = pa.struct([pa.field(name, pa.string()) for name in ("key", "reason", "detail")])
 DECODED = pa.schema(
     [pa.field(f.name, f.type) for f in contract.spec("segments").schema]
-    + [pa.field("done", pa.string()), pa.field("rejected", pa.list_(_REJECTED))]
+    + [
+        pa.field("done", pa.string()),
+        pa.field("rejected", pa.list_(_REJECTED)),
+        pa.field("files", pa.list_(pa.struct(list(contract.spec("ingest_report").schema)))),
+    ]
 )
-"""What a worker sends: rows of `segments`, then one row per video with its key in `done` and what was rejected."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Clip:
-    """One video of the source folder: one live of one author, with what lies beside it."""
-
-    author: str
-    live: str
-    path: str
-    chat: str | None
-    transcript: str | None
-
-    @property
-    def key(self) -> str:
-        """Name of the live in `rejections` and in the log."""
-        return f"{self.author}/{self.live}"
-
-    @property
-    def ids(self) -> tuple[int, int]:
-        """(author_id, live_id)."""
-        return stable_id(self.author), stable_id(self.key)
-
-
-def rejected(key: str, reason: str, detail: str) -> dict[str, str]:
-    """A row for pipelines.rejections."""
-    return {"key": key, "reason": reason, "detail": detail}
-
-
-def find(source: Path) -> tuple[list[Clip], list[dict[str, str]]]:
-    """Clips of `source`, sorted by (author_id, live_id), and rows for what can have no id of its own.
-
-    Links, hidden files and files that are not videos are passed over.
-    """
-    clips, refused = [], []
-    for folder in _visible(source, Path.is_dir):
-        videos = [p for p in _visible(folder, Path.is_file) if p.suffix.lower() in EXTENSIONS]
-        for live, same in groupby(videos, key=lambda path: path.stem):
-            first, *others = same
-            try:
-                f"{folder.name}/{first.name}".encode()
-            except UnicodeEncodeError as error:
-                key = os.fsencode(f"{folder.name}/{live}").decode(errors="replace")
-                refused.append(rejected(key, "unreadable_video", f"the name is not UTF-8 ({error}); rename the file"))
-                continue
-            clips.append(
-                Clip(
-                    author=folder.name,
-                    live=live,
-                    path=str(first),
-                    chat=_beside(folder, f"{live}.chat.json"),
-                    transcript=_beside(folder, f"{live}.transcript.jsonl"),
-                )
-            )
-            for other in others:
-                detail = f"{first.name} is the same live; rename one of the two"
-                refused.append(rejected(f"{folder.name}/{other.name}", "bad_row", detail))
-    return sorted(clips, key=lambda clip: clip.ids), refused
-
-
-def _visible(folder: Path, kind: Any) -> list[Path]:
-    paths = (p for p in folder.iterdir() if not p.name.startswith(".") and not p.is_symlink() and kind(p))
-    return sorted(paths, key=lambda path: (path.stem, path.name))
-
-
-def _beside(folder: Path, name: str) -> str | None:
-    path = folder / name
-    return str(path) if path.is_file() and not path.is_symlink() else None
+"""What a worker sends: rows of `segments`, then one row per video with its key in `done`, what was rejected, and the
+rows of `ingest_report` for its files."""
 
 
 def decode(batch: pa.Table, sampling: Sampling, day: date) -> Iterator[pa.Table]:
@@ -108,16 +51,16 @@ def decode(batch: pa.Table, sampling: Sampling, day: date) -> Iterator[pa.Table]
 
 
 def _decode(clip: Clip, sampling: Sampling, day: date) -> Iterator[pa.Table]:
-    comments, lines, refused = _said(clip)
-    by_segment = _by_segment(comments, sampling.segment_s)
+    said = _Said(clip)
     author_id, live_id = clip.ids
     midnight_ms = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
-    video = Video(clip.path, sampling)
+    video, pictures = Video(clip.path(clip.file), sampling), Tally(unit="segment")
     rows: list[dict[str, Any]] = []
-    num_segments = 0
-    for piece in video.slices():
+    for piece, is_last in _to_the_last(video.slices()):
         start_s = piece.segment * sampling.segment_s
-        said = by_segment.get(piece.segment, [])
+        end_s = start_s + piece.length_s
+        talk_end_s = _sound_end_s(clip, end_s) if is_last and said.comments.waiting else end_s
+        comments = said.comments.between(start_s, talk_end_s)
         rows.append(
             {
                 "author_id": author_id,
@@ -125,63 +68,109 @@ def _decode(clip: Clip, sampling: Sampling, day: date) -> Iterator[pa.Table]:
                 "segment": piece.segment,
                 "start_ts_ms": midnight_ms + start_s * 1000,
                 "frames": [{"offset_ms": offset_ms, "jpeg": jpeg} for offset_ms, jpeg in piece.frames],
-                "speech": None if lines is None else transcript.between(lines, start_s, start_s + piece.length_s),
-                "comments": said,
-                "viewers": len({comment["user_id"] for comment in said}),
+                "speech": said.lines and said.lines.between(start_s, end_s),
+                "comments": comments,
+                "viewers": len({comment["user_id"] for comment in comments}),
                 "likes": 0,
                 "gifts": 0,
             }
         )
-        num_segments += 1
+        pictures.used += 1
         if len(rows) == SEGMENTS_PER_TABLE:
             yield pa.Table.from_pylist(rows, schema=DECODED)
             rows = []
     if rows:
         yield pa.Table.from_pylist(rows, schema=DECODED)
+    refused = _watched(clip, video, pictures)
+    files = [pictures.row(clip.file, "video"), *said.finish()]
+    if pictures.used:  # where there is no segment, the video alone is to blame
+        refused += said.refused
+    yield pa.Table.from_pylist([{"done": clip.key, "rejected": refused, "files": files}], schema=DECODED)
+
+
+def _to_the_last(pieces: Iterator[Slice]) -> Iterator[tuple[Slice, bool]]:
+    """Every piece, and whether it is the last one."""
+    before = next(pieces, None)
+    for piece in pieces:
+        if before is not None:
+            yield before, False
+        before = piece
+    if before is not None:
+        yield before, True
+
+
+def _sound_end_s(clip: Clip, end_s: float) -> float:
+    """End of a video whose pictures end at `end_s`: sound, and people who chat, go on for a moment."""
+    try:
+        with av.open(clip.path(clip.file)) as container:
+            declared_s = (container.duration or 0) / av.time_base
+    except (av.FFmpegError, OSError, ValueError):
+        return end_s  # a damaged file: what is wrong with it, Video has told
+    return declared_s if end_s < declared_s <= end_s + SOUND_S else end_s
+
+
+def _watched(clip: Clip, video: Video, pictures: Tally) -> list[dict[str, str]]:
+    """Completes the account of a video's segments; what is to be rejected of it."""
+    refused = []
     if video.damage:
         refused.append(rejected(clip.key, "unreadable_video", video.damage))
-    elif not num_segments:
-        refused.append(rejected(clip.key, "no_frames", "the file opens, but no picture comes out of it"))
-    yield _done(clip, refused)
+    elif not pictures.used:
+        refused.append(rejected(clip.key, "no_frames", video.no_pictures))
+    lost = max(video.lost, len(refused)) if not pictures.used else video.lost
+    pictures.found, pictures.note = pictures.used + lost, video.notes
+    if lost:
+        pictures.leave("that could not be read", refused[0]["detail"], count=lost)
+    return refused
 
 
-def _done(clip: Clip, refused: Sequence[Mapping[str, str]]) -> pa.Table:
-    return pa.Table.from_pylist([{"done": clip.key, "rejected": list(refused)}], schema=DECODED)
+class _Said:
+    """What lies beside a video: the first chat and the first transcript that hold something."""
 
+    def __init__(self, clip: Clip) -> None:
+        self.refused: list[dict[str, str]] = []
+        self.comments = PlacedComments([], Tally(unit="comment"))
+        self.lines: PlacedLines | None = None
+        self._used: dict[str, tuple[str, Tally]] = {}
+        self._files: list[dict[str, Any]] = []
+        for file in clip.beside:
+            self._read(clip, file)
 
-def _said(clip: Clip) -> tuple[list[chat.Comment], list[transcript.Line] | None, list[dict[str, str]]]:
-    """Comments, transcript lines (None = no transcript) and what was wrong with either file."""
-    comments: list[chat.Comment] = []
-    lines: list[transcript.Line] | None = None
-    refused, problem = [], ""
-    if clip.chat is not None:
+    def _read(self, clip: Clip, file: str) -> None:
+        """Takes a file for what is still missing; one that is not needed is left out."""
+        kind = names.kind_of(file) or CHAT
+        if names.may_be(file) <= self._used.keys():
+            return self._leave(file, kind)
         try:
-            comments, problem = chat.read(clip.chat)
-        except chat.ChatError as error:
-            problem = str(error)
-        if problem:
-            refused.append(rejected(f"{clip.key}.chat.json", "bad_chat", problem))
-    if clip.transcript is not None:
-        try:
-            lines, problem = transcript.read(clip.transcript)
-        except OSError as error:
-            problem = f"{type(error).__name__}: {error}"
-        if problem:
-            refused.append(rejected(f"{clip.key}.transcript.jsonl", "bad_transcript", problem))
-    return comments, lines, refused
+            content = read(clip.path(file), kind)
+        except Unreadable as error:
+            self._files.append(unread(file, kind, str(error)))
+            self.refused.append(rejected(file, f"bad_{kind}", str(error)))
+            return None
+        if content.kind in self._used:
+            return self._leave(file, content.kind)
+        if content.kind == TRANSCRIPT and (content.lines or not content.tally.found):
+            self.lines = PlacedLines(content.lines, content.tally)
+        if not (content.comments or content.lines):
+            return self._account(file, content.kind, content.tally)
+        if content.kind == CHAT:
+            self.comments = PlacedComments(content.comments, content.tally)
+        self._used[content.kind] = file, content.tally
+        return None
 
+    def _leave(self, file: str, kind: str) -> None:
+        used, _ = self._used[kind]
+        self._files.append(unread(file, kind, f"{used} is used, which comes before it"))
 
-def _by_segment(comments: Sequence[chat.Comment], segment_s: int) -> dict[int, list[dict[str, Any]]]:
-    """Comments in the form of the contract, by segment. Those after the last segment will find none, and are left."""
-    by_segment: dict[int, list[dict[str, Any]]] = {}
-    for comment, engagement in zip(comments, chat.engagement(comments), strict=True):
-        segment = int(comment.offset_s // segment_s)
-        by_segment.setdefault(segment, []).append(
-            {
-                "user_id": stable_id(comment.commenter),
-                "offset_ms": int((comment.offset_s - segment * segment_s) * 1000),
-                "text": comment.text,
-                "engagement": engagement,
-            }
-        )
-    return by_segment
+    def _account(self, file: str, kind: str, tally: Tally) -> None:
+        self._files.append(tally.row(file, kind))
+        if tally.left_out:
+            self.refused.append(rejected(file, f"bad_{kind}", tally.why))
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Rows of `ingest_report`, once all segments are there; what was left out of used files is in `refused` too."""
+        self.comments.finish()
+        if self.lines is not None:
+            self.lines.finish()
+        for kind, (file, tally) in self._used.items():
+            self._account(file, kind, tally)
+        return self._files

@@ -16,20 +16,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from models.config import PathText
 from pipelines.runtime.run import Run
-from pipelines.sources.plain_file import ID_KINDS, TIME_UNITS, Ints, PlainFile, summary
+from pipelines.sources.plain_file import ID_KINDS, TIME_UNITS, PlainFile
+from pipelines.sources.refusals import Ints, summary
 from pipelines.sources.rows import anchor_row, author_row, coded, rows_by_day, to_table
-from pipelines.tables import rejections
+from pipelines.sources.written import Written
 from pipelines.tables.contract import FIELD_LIMITS, FIELDS, PROFILE, ContractError, spec
-from pipelines.tables.guard import Guard
-from pipelines.tables.storage import Storage
 
 log = logging.getLogger(__name__)
 STAGE = "csv"
 TABLES = ("authors", "anchors", "users", "impressions")
 """What it writes beside rejections."""
-_OURS = {"job": STAGE}
-"""What the commits of its days say that they were made from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +44,7 @@ class Label:
 class InteractionsConfig:
     """The file with one row for each time that an item was shown to a user, and the names of its columns."""
 
-    file: str = ""
+    file: PathText = ""
     """Path of the file."""
     user: str = "user_id"
     """Column of the user's id."""
@@ -76,7 +74,7 @@ class InteractionsConfig:
 class ItemsConfig:
     """The file with one row for each item, and the names of its columns."""
 
-    file: str = ""
+    file: PathText = ""
     """Path of the file."""
     item: str = "item_id"
     """Column of the item's id."""
@@ -107,7 +105,7 @@ class ItemsConfig:
 class UsersConfig:
     """The file with one row for each user, which may be left out."""
 
-    file: str = ""
+    file: PathText = ""
     """Path of the file; empty = nothing is known of users."""
     user: str = "user_id"
     """Column of the user's id."""
@@ -153,11 +151,13 @@ def run(config: CSVConfig, run: Run) -> dict[str, Any]:
     users, codes = _users(config, files, impressions["user_id"].to_numpy())
     before = (date.fromisoformat(days[0][0]) - timedelta(days=1)).isoformat()
     authors, anchors, dropped = _items(items, config.items, item_ids, before)
-    _check(run.guard(STAGE, config.replace), run.storage, len(impressions))
     tables = {("authors", before): authors, ("anchors", before): anchors, ("users", before): users}
-    _write(run.storage, tables | {("impressions", day): rows for day, rows in days})
+    written = Written(run.storage, STAGE)
+    written.check(run.guard(STAGE, config.replace), "impressions", len(impressions))
+    for (name, day), rows in (tables | {("impressions", day): rows for day, rows in days}).items():
+        written.write(name, day, rows)
     refused = [row for file in files.values() for row in file.refused]
-    _reject(run.storage, before, refused)
+    written.finish(TABLES, {before: refused})
     if config.ids == "text":
         _list_ids(run.folder / "ids", config, files)
     counts = {"impressions": len(impressions), "items": len(authors), "anchors": len(anchors), "users": len(users)}
@@ -180,11 +180,7 @@ def _open_interactions(config: CSVConfig) -> PlainFile:
 def _distinct(file: PlainFile, column: str, kind: str) -> Ints:
     """[rows] ids of a file in which each may stand once; the first row with an id is kept."""
     ids = file.ids(column, kind)
-    order = np.flatnonzero(file.good)
-    _, first = np.unique(ids[order], return_index=True)
-    repeated = file.good.copy()
-    repeated[order[first]] = False
-    file.refuse(repeated, column, "an id that no row above has")
+    file.refuse_repeated(ids, column)
     return ids
 
 
@@ -249,35 +245,6 @@ def _items(file: PlainFile, config: ItemsConfig, ids: Ints, day: str) -> tuple[p
 def _phrases(cell: str | None, separator: str) -> list[str]:
     parts = (cell or "").split(separator) if separator else [cell or ""]
     return [" ".join(part.split()) for part in parts if part.strip()]
-
-
-def _check(guard: Guard, storage: Storage, new: int) -> None:
-    """Raises ContractError where the files hold far fewer interactions than those that an earlier run read.
-
-    By their number alone: an export of the last 30 days has other days, and other rows in each, every day.
-    """
-    commits = [storage.commit_of("impressions", day) for day in storage.days("impressions")]
-    old = sum(commit.rows for commit in commits if commit is not None and dict(commit.made_from) == _OURS)
-    guard.check("table impressions, all days", old=old, kept=min(old, new), new=new)
-
-
-def _write(storage: Storage, tables: Mapping[tuple[str, str], pa.Table]) -> None:
-    """Commits the days, impressions last, and empties those that an earlier run wrote and this one does not."""
-    for (name, day), rows in tables.items():
-        storage.write(name, day, [rows], _OURS)
-    for name in TABLES:
-        for day in storage.days(name):
-            commit = storage.commit_of(name, day)
-            if (name, day) not in tables and commit is not None and dict(commit.made_from) == _OURS:
-                storage.write(name, day, [], _OURS)
-
-
-def _reject(storage: Storage, day: str, refused: list[dict[str, str]]) -> None:
-    """All refused rows as those of one day, and none as those of any other day."""
-    for other in storage.days(rejections.TABLE):
-        if other != day and rejections.of_stage(storage, other, STAGE).num_rows:
-            rejections.replace(storage, other, STAGE, [])
-    rejections.replace(storage, day, STAGE, refused)
 
 
 def _list_ids(folder: Path, config: CSVConfig, files: Mapping[str, PlainFile]) -> None:

@@ -1,8 +1,10 @@
 """`ingest`: a folder of videos, with chat and transcripts where there are some, becomes one day of segments.
 
-    source/<author>/<live>.mp4                  one folder per author, one video per live; any container PyAV decodes
-    source/<author>/<live>.chat.json            optional, see pipelines/sources/chat.py
-    source/<author>/<live>.transcript.jsonl     optional, see pipelines/sources/transcript.py
+    source/<author>/<live>.mp4                  one folder per author, one video per live, see folder.py
+    source/<author>/<live>.chat.json            optional, one of the names of beside/names.py, in any shape of
+    source/<author>/<live>.transcript.jsonl     beside/chat.py, danmaku.py, transcript.py and captions.py
+
+Every file that it finds has a row in `ingest_report`: what was found in it, used and left out, and why.
 
 Run: python -m pipelines ingest --config pipelines/configs/videos.yaml --set ingest.source=DIR
 """
@@ -10,27 +12,31 @@ Run: python -m pipelines ingest --config pipelines/configs/videos.yaml --set ing
 import hashlib
 import json
 import logging
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.config import PathText
 from pipelines.pages import report_json
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError, to_dict
 from pipelines.runtime.run import Run
+from pipelines.sources import folder, ingest_report
+from pipelines.sources.folder import Clip, Found
 from pipelines.sources.rows import author_row, stable_id
 from pipelines.sources.sampling import Sampling
 from pipelines.tables import contract, newest, rejections
+from pipelines.tables.contract import ContractError
+from pipelines.tables.guard import Guard
 from pipelines.tables.storage import Storage
-
-if TYPE_CHECKING:
-    from pipelines.sources.clips import Clip
 
 log = logging.getLogger(__name__)
 STAGE = "ingest"
@@ -42,7 +48,7 @@ MAX_BLOCKS = 1000
 class IngestConfig(Sampling):
     """What to ingest, as which day."""
 
-    source: str = "videos"
+    source: PathText = "videos"
     """Folder of author folders; every node of the cluster must see it under this path."""
     day: date = date(2026, 1, 1)
     """The day that the videos belong to. Lives start at its midnight, UTC: a video file tells no time."""
@@ -58,45 +64,93 @@ class IngestConfig(Sampling):
 
 
 def run(config: IngestConfig, run: Run) -> dict[str, Any]:
-    """Reads videos, chat and transcripts; writes `segments`, `authors` and its rows of `rejections` of one day.
+    """Reads videos, chat and transcripts; writes `segments`, `authors`, `ingest_report` and its rows of `rejections`
+    of one day.
 
     Does nothing where the day was made from the same files with the same settings. Raises ConfigError for a source
     folder that is missing or holds no video.
     """
-    from pipelines.sources import clips
-
     day = config.day.isoformat()
-    videos, refused = clips.find(_folder(config.source))
-    if not videos and not refused:
-        raise ConfigError(
-            f"ingest.source {config.source}: wanted author folders that hold videos, got none; put each author's "
-            f"videos into a sub-folder named after the author (endings: {', '.join(sorted(clips.EXTENSIONS))})"
-        )
-    storage = run.storage.guarded(run.guard(STAGE, config.replace))
-    made_from = {"config": _settings_hash(config), "source": _source_hash(videos, refused)}
-    if all(storage.is_current(table, day, made_from) for table in ("segments", "authors")):
+    found = folder.find(_folder(config.source))
+    if not found.clips and not found.refused:
+        raise ConfigError(_no_video(config.source, found))
+    storage = run.storage
+    made_from = {"config": _settings_hash(config), "source": _source_hash(found)}
+    if all(storage.is_current(table, day, made_from) for table in ("segments", ingest_report.TABLE, "authors")):
         log.info("ingest | day %s is up to date | nothing to do", day)
         return {**_counts(storage, day), "skipped": True}
     started = time.perf_counter()
-    progress = _Progress(total=len(videos), refused=refused)
-    with storage.lease("segments", day), connected(run.cluster):
-        tables = progress.segments(_decoded(videos, config))
-        storage.write("segments", day, _files(tables, BYTES_PER_FILE), made_from)
-    rejections.replace(storage, day, STAGE, progress.refused)
-    storage.write("authors", day, _authors(storage, day, progress.authors), made_from)  # last: the day is done
+    guard = run.guard(STAGE, config.replace)
+    _check_authors(guard, storage, day, found.clips)
+    _say_other_days(found.clips, config.day)
+    progress = _Progress(len(found.clips), found)
+    with storage.lease("segments", day):
+        with connected(run.cluster):
+            tables = progress.segments(_decoded(found.clips, config))
+            storage.guarded(guard).write("segments", day, _files(tables, BYTES_PER_FILE), made_from)
+        rejections.replace(storage, day, STAGE, progress.refused)
+        ingest_report.write(storage, day, progress.files, made_from)
+        storage.write("authors", day, _authors(storage, day, progress.authors), made_from)  # last: the day is done
     newest.carry(storage, "authors", until=day)
+    ingest_report.say(storage, day)
     counts = {**_counts(storage, day), "seconds": round(time.perf_counter() - started, 3)}
     report_json.merge(run.folder, STAGE, counts)
     return {**counts, "skipped": False}
 
 
-def _folder(source: str) -> Path:
-    folder = Path(source).expanduser().resolve()
-    if not folder.is_dir():
+def _folder(source: str) -> str:
+    path = Path(source).resolve()
+    if not path.is_dir():
         raise ConfigError(
             f"ingest.source {source}: wanted a folder, got none there; name it with --set ingest.source=DIR"
         )
-    return folder
+    return str(path)
+
+
+def _no_video(source: str, found: Found) -> str:
+    left = f" (left out: {ingest_report.first_reasons(found.left_out)})" if found.left_out else ""
+    return (
+        f"ingest.source {source}: wanted author folders that hold videos, got none{left}; put each author's videos "
+        f"into a sub-folder named after the author (endings: {', '.join(sorted(folder.EXTENSIONS))})"
+    )
+
+
+def _check_authors(guard: Guard, storage: Storage, day: str, clips: Sequence[Clip]) -> None:
+    """Logs which day is written, and refuses a source without most of its authors before anything is decoded."""
+    log.info("ingest | writes day %s (ingest.day)", day)
+    if not storage.holds("segments", day):
+        return
+    try:
+        before = set(storage.read("segments", day, ["author_id"])["author_id"].to_pylist())
+    except ContractError as error:  # what cannot be read can still be replaced
+        log.warning("ingest | what day %s held cannot be read: %s", day, error)
+        return
+    now = {clip.ids[0] for clip in clips}
+    where = f"table segments, day {day} (ingest.day)"
+    guard.check(where, unit="authors", old=len(before), kept=len(before & now), new=len(now))
+
+
+def _say_other_days(clips: Sequence[Clip], day: date) -> None:
+    """Warns of folders that are named after other days: the day is ingest.day alone."""
+    others = [clip.file for clip in clips if _days_in(clip.file) - {day}]
+    if others:
+        log.warning(
+            "ingest | %d video(s) lie in folders named after other days, the first %s | all are written as day %s, and "
+            "the first folder names the author",
+            len(others),
+            others[0],
+            day.isoformat(),
+        )
+
+
+def _days_in(file: str) -> set[date]:
+    """The days that folders of a path are named after."""
+    days = set()
+    for part in PurePosixPath(file).parts[:-1]:
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", part):
+            with suppress(ValueError):  # a name that looks like a day, such as 2026-99-99
+                days.add(date.fromisoformat(part))
+    return days
 
 
 def _settings_hash(config: IngestConfig) -> str:
@@ -105,17 +159,17 @@ def _settings_hash(config: IngestConfig) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _source_hash(videos: "Sequence[Clip]", refused: Sequence[Any]) -> str:
+def _source_hash(found: Found) -> str:
     """Hash of the files' names, sizes and times."""
-    digest = hashlib.sha256(repr(refused).encode(errors="replace"))
-    for clip in videos:
-        for path in (clip.path, clip.chat, clip.transcript):
-            state = Path(path).stat() if path else None
-            digest.update(repr((clip.key, state and (state.st_size, state.st_mtime_ns))).encode())
+    digest = hashlib.sha256(repr((found.refused, found.left_out)).encode())
+    for clip in found.clips:
+        for file in (clip.file, *clip.beside):
+            state = Path(clip.path(file)).stat()
+            digest.update(repr((clip.key, file, state.st_size, state.st_mtime_ns)).encode())
     return digest.hexdigest()
 
 
-def _decoded(videos: "Sequence[Clip]", config: IngestConfig) -> Iterator[pa.Table]:
+def _decoded(videos: Sequence[Clip], config: IngestConfig) -> Iterator[pa.Table]:
     """Tables of schema clips.DECODED in the order of `videos`, decoded by Ray Data."""
     import ray.data
 
@@ -123,7 +177,10 @@ def _decoded(videos: "Sequence[Clip]", config: IngestConfig) -> Iterator[pa.Tabl
 
     if not videos:
         return
-    items = ray.data.from_items([asdict(clip) for clip in videos], override_num_blocks=min(len(videos), MAX_BLOCKS))
+    # Of one type in every block, also where no file lies beside a video.
+    table = pa.Table.from_pylist([asdict(clip) for clip in videos], schema=clips.CLIPS)
+    step = -(-len(videos) // MAX_BLOCKS)
+    items = ray.data.from_arrow([table.slice(at, step) for at in range(0, len(videos), step)])
     items.context.execution_options.preserve_order = True
     items.context.enable_progress_bars = False
     sampling = Sampling(**{name: getattr(config, name) for name in Sampling.__dataclass_fields__})
@@ -140,8 +197,9 @@ def _decoded(videos: "Sequence[Clip]", config: IngestConfig) -> Iterator[pa.Tabl
 class _Progress:
     """Splits what the workers send into segments and rejections, and logs a line per video."""
 
-    def __init__(self, total: int, refused: Sequence[dict[str, str]]) -> None:
-        self.refused = list(refused)
+    def __init__(self, total: int, found: Found) -> None:
+        self.refused = list(found.refused)
+        self.files = list(found.left_out)
         self.authors: set[str] = set()
         self._total = total
         self._done = 0
@@ -153,23 +211,25 @@ class _Progress:
         names = contract.spec("segments").schema.names
         self._started = time.perf_counter()
         for table in tables:
-            for row in table.select(["done", "rejected", "live_id"]).to_pylist():
+            for row in table.select(["done", "rejected", "files"]).to_pylist():
                 if row["done"] is None:
                     self._segments += 1
                 else:
-                    self._finish(row["done"], row["rejected"])
+                    self.files.extend(row["files"])
+                    video = row["files"][0]
+                    self._finish(row["done"], row["rejected"], "" if video["left_out"] else video["why"])
             rows = table.filter(pc.is_null(table["done"])).select(names)
             if rows.num_rows:
                 yield rows
 
-    def _finish(self, key: str, refused: Sequence[dict[str, str]]) -> None:
+    def _finish(self, key: str, refused: Sequence[dict[str, str]], notes: str) -> None:
         self._done += 1
         if self._segments:
             self.authors.add(key.partition("/")[0])
         self.refused.extend(refused)
         rate = self._done / max(time.perf_counter() - self._started, 1e-9)
         log.info(
-            "ingest %d/%d (%.0f %%) | %s | %d segment(s) | %.2f videos/s | eta %.0f s%s",
+            "ingest %d/%d (%.0f %%) | %s | %d segment(s) | %.2f videos/s | eta %.0f s%s%s",
             self._done,
             self._total,
             100 * self._done / self._total,
@@ -177,6 +237,7 @@ class _Progress:
             self._segments,
             rate,
             (self._total - self._done) / rate,
+            f" | {notes}" if notes else "",
             "".join(f" | rejected: {row['reason']}: {row['detail']}" for row in refused),
         )
         self._segments = 0
@@ -211,7 +272,7 @@ def _authors(storage: Storage, day: str, names: Iterable[str]) -> list[pa.Table]
     return [pa.Table.from_pylist(rows, schema=contract.spec("authors").schema).sort_by("author_id")]
 
 
-def _counts(storage: Storage, day: str) -> dict[str, int]:
+def _counts(storage: Storage, day: str) -> dict[str, Any]:
     """What the day holds, read from its tables."""
     lives = storage.read("segments", day, ["author_id", "live_id"])
     return {
@@ -219,4 +280,5 @@ def _counts(storage: Storage, day: str) -> dict[str, int]:
         "segments": lives.num_rows,
         "rejections": rejections.of_stage(storage, day, STAGE).num_rows,
         "authors": len(pc.unique(lives["author_id"])),
+        "files": ingest_report.sums(storage, day),
     }

@@ -4,8 +4,8 @@ A row that cannot be used is refused once, with the first cell that is wrong and
 """
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,16 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from pipelines.runtime.config import ConfigError
+from pipelines.sources.refusals import Floats, Ints, Refusals
 from pipelines.sources.rows import stable_id
 from pipelines.tables.contract import ContractError
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 TIME_UNITS = ("s", "ms", "iso")
 ID_KINDS = ("integer", "text")
 LISTS = "|"
 """Between the values of a list column of a Parquet file, once it is text."""
-_INTEGER, _NUMBER = r"^-?\d{1,18}$", r"^-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
-_FIRST_MS, _END_MS = 315_532_800_000, 4_102_444_800_000  # 1980 to 2100: seconds taken for ms, or ms for s, fall outside
+_INTEGER, NUMBER = r"^-?\d{1,18}$", r"^-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
+FIRST_MS, END_MS = 315_532_800_000, 4_102_444_800_000  # 1980 to 2100: seconds taken for ms, or ms for s, fall outside
 _WANTED_TIME = {
     "s": "seconds since 1970, from the years 1980 to 2099",
     "ms": "milliseconds since 1970, from the years 1980 to 2099",
@@ -37,7 +34,7 @@ _WANTED_TIME = {
 }
 
 
-class PlainFile:
+class PlainFile(Refusals):
     """One file of a platform. Row numbers are those of a spreadsheet: in a CSV the header is row 1."""
 
     def __init__(self, key: str, path: str, columns: Sequence[str], delimiter: str) -> None:
@@ -49,40 +46,28 @@ class PlainFile:
             raise ConfigError(
                 f"{key}: wanted a CSV or Parquet file, got {path!r}; name it in the YAML file or by --set"
             )
-        self.name = Path(path).name
-        self.refused: list[dict[str, str]] = []
-        """Rows for `rejections`."""
-        self.first_of: dict[tuple[str, str], tuple[int, str]] = {}
-        """By column and what was wanted: how many rows were refused for it, and the first of them."""
+        super().__init__(Path(path).name, "csv")
+        skipped: list[int] = []
         parquet = path.endswith(".parquet")
         try:
-            header = pq.read_schema(path).names if parquet else _header(path, delimiter)
+            names = pq.read_schema(path).names if parquet else header(path, delimiter)
             wanted = list(dict.fromkeys(columns))
-            if missing := [name for name in wanted if name not in header]:
+            if missing := [name for name in wanted if name not in names]:
                 raise ContractError(
-                    f"{key} {path}: wanted column(s) {', '.join(missing)}, got {', '.join(header)}; "
+                    f"{key} {path}: wanted column(s) {', '.join(missing)}, got {', '.join(names)}; "
                     "correct the names in the section csv of the YAML file"
                 )
-            table = _parquet(path, wanted) if parquet else self._csv(path, wanted, delimiter)
+            table = _parquet(path, wanted) if parquet else self._csv(path, wanted, delimiter, skipped)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ContractError(f"{key} {path}: {error}; write it as UTF-8 CSV with a header, or as Parquet") from error
         self._text = {name: _trimmed(table[name]) for name in wanted}
-        self.row = np.arange(len(table), dtype=np.int64) + (1 if parquet else 2)
-        self.good: Bools = np.ones(len(table), bool)
-        """[rows] those that were not refused so far."""
-        if not parquet:
-            self._renumber()
+        numbers = np.arange(len(table) + len(skipped), dtype=np.int64) + (1 if parquet else 2)
+        self.number(numbers[~np.isin(numbers, skipped)])
 
-    def __len__(self) -> int:
-        """Rows that were read, the refused among them."""
-        return len(self.row)
-
-    def refuse(self, bad: Bools, column: str, wanted: str) -> None:
-        """Refuses those of the rows that are still good."""
-        for index in np.flatnonzero(bad & self.good).tolist():
-            got = self._text[column][index].as_py()
-            self._note(int(self.row[index]), column, wanted, "nothing" if got is None else repr(got[:80]))
-        self.good &= ~bad
+    def cell(self, column: str, index: int) -> str | None:
+        """The text of a cell, None where it is blank."""
+        text: str | None = self._text[column][index].as_py()
+        return text
 
     def text(self, column: str) -> list[str | None]:
         """[rows] of a column, None where it is blank."""
@@ -103,7 +88,7 @@ class PlainFile:
         """[rows] of a column; true is 1 and false is 0. Refuses rows without a number, or with one below `least`."""
         lower = pc.utf8_lower(self._text[column])
         lower = pc.if_else(pc.equal(lower, "true"), "1", pc.if_else(pc.equal(lower, "false"), "0", lower))
-        values = self._parsed(column, _NUMBER, pa.float64(), wanted, lower)
+        values = self._parsed(column, NUMBER, pa.float64(), wanted, lower)
         self.refuse(~np.isfinite(values) | (values < (-np.inf if least is None else least)), column, wanted)
         return values
 
@@ -111,12 +96,12 @@ class PlainFile:
         """[rows] in milliseconds since 1970. Refuses rows without a time, or with one that no platform has seen."""
         wanted = f"{_WANTED_TIME[unit]} (csv.interactions.time_unit: {unit})"
         if unit == "iso":
-            ms = _each(self._text[column], _iso_ms, -1)
+            ms = _each(self._text[column], iso_ms, -1)
         else:
-            numbers = self._parsed(column, _NUMBER, pa.float64(), wanted)
+            numbers = self._parsed(column, NUMBER, pa.float64(), wanted)
             scaled = np.round(numbers * (1000 if unit == "s" else 1))
-            ms = np.where(np.abs(scaled) < _END_MS, scaled, -1).astype(np.int64)
-        self.refuse((ms < _FIRST_MS) | (ms >= _END_MS), column, wanted)
+            ms = np.where(np.abs(scaled) < END_MS, scaled, -1).astype(np.int64)
+        self.refuse((ms < FIRST_MS) | (ms >= END_MS), column, wanted)
         return ms
 
     def _parsed(
@@ -128,19 +113,13 @@ class PlainFile:
         numbers: npt.NDArray[Any] = pc.if_else(fits, values, "0").cast(kind).to_numpy()
         return numbers
 
-    def _note(self, row: int, column: str, wanted: str, got: str) -> None:
-        where = f"column {column}: " if column else ""
-        detail = f"{self.name}, row {row}, {where}wanted {wanted}, got {got}; correct it and run the job csv again"
-        self.refused.append({"key": f"{self.name} row {row}", "reason": "bad_row", "detail": detail})
-        count, first = self.first_of.get((column, wanted), (0, detail))
-        self.first_of[column, wanted] = count + 1, first
-
-    def _csv(self, path: str, columns: Sequence[str], delimiter: str) -> pa.Table:
-        """The file's rows with the header's number of cells; the others are refused."""
+    def _csv(self, path: str, columns: Sequence[str], delimiter: str, skipped: list[int]) -> pa.Table:
+        """The file's rows with the header's number of cells; the others are refused, and `skipped`."""
 
         def skip(row: pacsv.InvalidRow) -> str:
             cells = f"{row.expected_columns} cells as in the header (quote a cell that holds {delimiter!r})"
-            self._note(row.number, "", cells, f"{row.actual_columns}")
+            skipped.append(row.number)
+            self.note(row.number, "", cells, f"{row.actual_columns}")
             return "skip"
 
         return pacsv.read_csv(
@@ -154,14 +133,9 @@ class PlainFile:
             ),
         )
 
-    def _renumber(self) -> None:
-        """Leaves out the numbers of rows that were skipped in reading."""
-        skipped = {int(row["key"].rpartition(" ")[2]) for row in self.refused}
-        numbers = np.arange(2, 2 + len(self.row) + len(skipped), dtype=np.int64)
-        self.row = numbers[~np.isin(numbers, list(skipped))]
 
-
-def _header(path: str, delimiter: str) -> list[str]:
+def header(path: str, delimiter: str) -> list[str]:
+    """The cells of a file's first row, none where it is empty."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         return next(csv.reader(file, delimiter=delimiter), [])
 
@@ -187,20 +161,11 @@ def _each(column: pa.ChunkedArray, parse: Callable[[str], int], otherwise: int) 
     return np.array([otherwise if text is None else parse(text) for text in column.to_pylist()], np.int64)
 
 
-def _iso_ms(text: str) -> int:
-    """Milliseconds since 1970 of an ISO time, -1 where it is none."""
+def iso_ms(text: str, zone: tzinfo = UTC) -> int:
+    """Milliseconds since 1970 of an ISO time, -1 where it is none; `zone` is that of a time which names none."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return -1
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=zone)
     return round(moment.timestamp() * 1000)
-
-
-def summary(files: Iterable[PlainFile]) -> list[str]:
-    """One line for each thing that was wrong in files."""
-    return [
-        f"{count} row(s) of {file.name} rejected, the first: {detail}"
-        for file in files
-        for count, detail in file.first_of.values()
-    ]

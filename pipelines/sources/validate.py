@@ -6,20 +6,20 @@ Run: python -m pipelines validate --config FILE.yaml
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.runtime.run import Run
 from pipelines.sources import across
-from pipelines.tables import contract
+from pipelines.tables import contract, values
 from pipelines.tables.contract import ContractError
+from pipelines.tables.day_rows import DayFile, all_columns
 from pipelines.tables.storage import Storage
 
-ROWS_PER_BATCH = 1024
+ROWS_PER_BATCH = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,43 +83,56 @@ class _Check:
     def errors(self) -> list[str]:
         """What is wrong with the day, [] where nothing is. The same error of several batches counts once."""
         readable = [file for file in map(self._open, self._storage.files(self._name, self._day)) if file is not None]
-        total = sum(file.metadata.num_rows for file in readable)
+        total = sum(file.fragment.count_rows() for file in readable)
+        columns = contract.schema_of(self._name, all_columns(readable)).names
         for file in readable:
-            self._read(file, total)
+            self._read(file, columns, total)
         self._check_day()
         return list(self._errors)
 
     def _note(self, error: object) -> None:
         self._errors.setdefault(str(error))
 
-    def _open(self, path: str) -> pq.ParquetFile | None:
+    def _open(self, path: str) -> DayFile | None:
         try:
-            return pq.ParquetFile(self._storage.filesystem.open_input_file(path))
-        except (OSError, pa.ArrowException) as error:
-            self._note(f"{self._where}: wanted a Parquet file, got {path}: {error}; replace the damaged file")
-            return None
-
-    def _read(self, file: pq.ParquetFile, total: int) -> None:
-        wanted = [n for n in contract.schema_of(self._name, file.schema_arrow).names if n in file.schema_arrow.names]
-        try:
-            for batch in file.iter_batches(ROWS_PER_BATCH if not self._sample else 64, columns=wanted):
-                self._check_batch(pa.Table.from_batches([batch]), total)
-                self.rows += batch.num_rows
-        except (OSError, pa.ArrowException) as error:
-            self._note(f"{self._where}: wanted readable pages, got {error}; replace the damaged file")
-
-    def _check_batch(self, table: pa.Table, total: int) -> None:
-        errors = contract.problems(table, self._name, self._day)
-        for error in errors:
-            self._note(error)
-        key = contract.spec(self._name).key
-        try:
-            self._keys.append(contract.conform(table, self._name, self._day, key))
+            return DayFile.open(self._storage.filesystem, path, self._name, self._day)
         except ContractError as error:
             self._note(error)
-        if self._sample and not errors:
-            for problem in self._bad_frames(table, total):
+            return None
+
+    def _read(self, file: DayFile, columns: Sequence[str], total: int) -> None:
+        """Reads a file as the jobs do. A column in which something is wrong is looked at no further."""
+        wrong = {column for column in columns if column not in file.schema.names}
+        if wrong:
+            self._note(contract.missing_columns(self._name, self._day, sorted(wrong), file.schema.names))
+        try:
+            for first_row, raw in file.raw(columns, ROWS_PER_BATCH if not self._sample else 64):
+                sound = [c for c in columns if c not in wrong and self._is_cast(raw, c)]
+                rows = contract.conform(raw, self._name, self._day, sound)
+                for fault in values.faults(rows, self._name, self._day, times=not file.is_ours):
+                    self._note(fault.error(self._name, self._day, first_row, file.name))
+                    sound.remove(fault.column)
+                wrong.update(set(columns).difference(sound))
+                self._check_rows(rows, wrong, total)
+        except ContractError as error:
+            self._note(error)
+
+    def _is_cast(self, raw: pa.Table, column: str) -> bool:
+        try:
+            contract.conform(raw, self._name, self._day, [column])
+        except ContractError as error:
+            self._note(error)
+            return False
+        return True
+
+    def _check_rows(self, rows: pa.Table, wrong: set[str], total: int) -> None:
+        key = contract.spec(self._name).key
+        if not wrong.intersection(key):
+            self._keys.append(rows.select(list(key)))
+        if self._sample and not wrong:
+            for problem in self._bad_frames(rows, total):
                 self._note(problem)
+        self.rows += rows.num_rows
 
     def _check_day(self) -> None:
         if not self.rows and not self._errors:

@@ -1,20 +1,24 @@
-"""Pictures of a video, segment by segment: found by seeking, decoded one at a time, kept as small JPEGs.
+"""Pictures of a video, segment by segment: read in order, decoded one at a time, kept as small JPEGs.
 
-Knows nothing about tables, chat or Ray. Memory is one segment's JPEGs plus the decoder, however long the video is.
+When a picture is, pipelines/sources/timeline.py says. Knows nothing about tables, chat or Ray. Memory is one segment's
+JPEGs plus the decoder, however long the video is.
 """
 
 import io
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import av
 
+from pipelines.sources import timeline
 from pipelines.sources.sampling import Sampling
+from pipelines.sources.timeline import Clock, Timeline
 
-SEEK_BACK_S = (0.0, 10.0, 120.0, math.inf)
-"""How far before the wanted picture to look for its key frame, tried in turn."""
+NEW_PARAMETERS = "new_extradata"
+"""What a container hands to the decoder, once, where a recording of another encoder begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,26 +31,45 @@ class Slice:
 
 
 class Video:
-    """One video file. `slices` yields what can be read, `damage` then says what could not, "" where all could."""
+    """One video file. `slices` yields what can be read; what could not and what was odd is then told beside it."""
 
     def __init__(self, path: str, sampling: Sampling) -> None:
+        self.no_pictures = "the file opens, but no picture comes out of it"
+        """Why there are none, for a file that yields nothing and has no `damage`."""
         self._path = path
         self._sampling = sampling
+        self._notes = timeline.Notes()
         self._lost = 0
         self._first = ""
         self._expected = 1
 
     @property
+    def lost(self) -> int:
+        """How many segments could not be read."""
+        return self._lost
+
+    @property
     def damage(self) -> str:
-        """How many segments were lost and the first error, for a person to read."""
+        """How many segments were lost and the first error, for a person to read, "" where none was."""
         return f"{self._lost} of {self._expected} segment(s) lost, first {self._first}" if self._lost else ""
 
+    @property
+    def notes(self) -> str:
+        """What was odd and cost no segment, for a person to read: pauses, a clock that jumps, pictures not read."""
+        return str(self._notes)
+
     def slices(self) -> Iterator[Slice]:
-        """The readable segments in order. A damaged one is left out and counted in `damage`; nothing is raised."""
+        """The readable segments in order. A damaged one is left out and counted in `damage`; nothing is raised.
+
+        Each holds a picture that appears in it. Numbers count from the first picture, and go on over a pause.
+        """
         try:
-            with av.open(self._path) as container:
-                if container.streams.video:
-                    yield from self._slices(container, container.streams.video[0])
+            line = timeline.read(self._path, self._sampling.segment_s)
+            with timeline.opened(self._path) as container:
+                if line is not None:
+                    yield from self._slices(container, line)
+                elif any(stream.type == "video" for stream in container.streams):
+                    self.no_pictures = "only a cover picture"
         except (av.FFmpegError, OSError, ValueError) as error:
             self._lose(f"{type(error).__name__}: {error}", self._expected - self._lost)
 
@@ -54,117 +77,131 @@ class Video:
         self._first = self._first or why
         self._lost += count
 
-    def _slices(self, container: Any, stream: Any) -> Iterator[Slice]:
-        stream.codec_context.thread_count = 1  # videos are read side by side; threads inside one only add memory
-        declared_s, trusted = _declared_s(container, stream)
-        duration_s = declared_s or _scanned_s(self._path)
+    def _slices(self, container: Any, line: Timeline) -> Iterator[Slice]:
+        self._notes = line.clock.notes
         size = self._sampling.segment_s
-        self._expected = max(1, math.ceil(round(duration_s / size, 6)))
-        pictures = _Pictures(container, stream)
-        for segment in range(self._expected):
+        declared_s = _declared_s(container, line)
+        missing = self._count(declared_s) - self._count(line.end_s) if declared_s - line.end_s > size else 0
+        self._expected = len(line.segments) + missing + self._count(line.unread_s)
+        pictures = _Pictures(container, line)
+        for segment in sorted(line.segments):
             start_s = segment * size
-            length_s = min(size, duration_s - start_s) if duration_s else size
+            length_s = min(size, line.end_s - start_s)
+            pictures.errors.clear()
             try:
                 frames = self._frames(pictures, start_s, length_s)
             except (av.FFmpegError, OSError, ValueError) as error:
                 self._lose(f"{segment} after {pictures.position_s:.1f} s: {type(error).__name__}: {error}")
-                pictures.lose()
                 continue
-            if frames:
-                yield Slice(segment=segment, length_s=length_s, frames=frames)
-            elif trusted and duration_s - pictures.position_s > size:
-                why = f"{segment}: pictures end at {pictures.position_s:.1f} s of the {duration_s:.1f} s declared"
-                return self._lose(why, self._expected - segment)
+            if pictures.errors or not frames:
+                why = pictures.errors[0] if pictures.errors else "no picture comes out of its packets"
+                self._lose(f"{segment} {why}")
             else:
-                return None  # sound goes on for a moment after the last picture
+                yield Slice(segment=segment, length_s=length_s, frames=frames)
+        if missing:
+            self._lose(f"after {line.end_s:.1f} s: pictures end there, of the {declared_s:.1f} s declared", missing)
+        if line.unread_s:
+            why = f"{line.unread_s:.1f} s of pictures are in a stream that begins as sound; remux the video"
+            self._lose(why, self._count(line.unread_s))
+        if line.errors:
+            self._lose(f"{len(line.errors)} error(s) of the container, the first {line.errors[0]}")
+        if pictures.num_joint_errors:
+            self._notes.add(f"{pictures.num_joint_errors} packet(s) where recordings are joined cannot be decoded")
+
+    def _count(self, length_s: float) -> int:
+        """Number of segments of a recording of this length."""
+        return math.ceil(round(length_s / self._sampling.segment_s, 6))
 
     def _frames(self, pictures: "_Pictures", start_s: float, length_s: float) -> tuple[tuple[int, bytes], ...]:
-        """Distinct pictures at the middles of equal parts of a segment; empty where the video has ended before it."""
+        """Distinct pictures of a segment at the middles of equal parts of it, each one that appears in the segment."""
         frames, last_s = [], -math.inf
         for offset_s in self._sampling.offsets_s(length_s):
-            time_s, frame = pictures.at(start_s + offset_s)
-            if frame is None or (pictures.ended and time_s < start_s):
+            time_s, frame = pictures.at(start_s + offset_s, since_s=start_s)
+            if frame is None or time_s >= start_s + self._sampling.segment_s:
                 break
             if time_s > last_s:
-                frames.append((int(offset_s * 1000), _jpeg(frame, self._sampling)))
+                frames.append((int(max(offset_s, time_s - start_s) * 1000), _jpeg(frame, self._sampling)))
                 last_s = time_s
         return tuple(frames)
 
 
 class _Pictures:
-    """The picture on display at ascending times, seeking where that is cheaper than decoding on."""
+    """The picture on display at ascending times, decoding from the nearest key frame on."""
 
-    def __init__(self, container: Any, stream: Any) -> None:
+    def __init__(self, container: Any, line: Timeline) -> None:
         self._container = container
-        self._stream = stream
-        self._origin_s = float((stream.start_time or 0) * stream.time_base)
-        self._frames = container.decode(stream)
-        self._shown: Any = None
-        self._ahead: Any = None
-        self._seek_gap_s = 0.0
-        self._damaged_s = -math.inf
+        self._line = line
+        self._next = 0
+        self._skip_to = 0
+        self._frames = self._decoded()
+        self._shown: tuple[float, Any] | None = None
+        self._ahead: tuple[float, Any] | None = None
         self.position_s = 0.0
-        self.ended = False
+        self.errors: list[str] = []
+        """Errors since the last time that somebody looked."""
+        self.num_joint_errors = 0
 
-    def at(self, wanted_s: float) -> tuple[float, Any]:
-        """(time_s, frame) of the last frame not after `wanted_s`, else the first one; frame is None where none is."""
-        if wanted_s - self.position_s > self._seek_gap_s:
-            self._seek(wanted_s)
-        while not self.ended and (self._ahead is None or self._time_s(self._ahead) <= wanted_s):
-            self._shown = self._ahead or self._shown
-            self._advance()
-        frame = self._shown or self._ahead
-        return (0.0, None) if frame is None else (self._time_s(frame), frame)
-
-    def lose(self) -> None:
-        """After a decoding error: the frames up to here are gone, the next call has to get past the damage."""
-        self._damaged_s = max(self._damaged_s, self.position_s)
-        self._seek_gap_s = -math.inf
-
-    def _advance(self) -> None:
-        self._ahead = next(self._frames, None)
-        if self._ahead is None:
-            self.ended = True
-        else:
-            self.position_s = self._time_s(self._ahead)
-
-    def _seek(self, wanted_s: float) -> None:
-        """Goes to the key frame before `wanted_s`; learns how far apart key frames are where that led nowhere."""
-        before_s, self._seek_gap_s = self.position_s, max(self._seek_gap_s, 0.0)
-        for back_s in SEEK_BACK_S:  # some containers land on the key frame after the time asked for
-            target_s = max(0.0, wanted_s - back_s)
-            self._container.seek(int((target_s + self._origin_s) / self._stream.time_base), stream=self._stream)
-            self._frames, self._shown, self.ended = self._container.decode(self._stream), None, False
-            self._advance()
-            if self._ahead is not None and self.position_s <= wanted_s:
+    def at(self, wanted_s: float, since_s: float) -> tuple[float, Any]:
+        """(time_s, frame) of the last frame from `since_s` to `wanted_s`, else of the next one; None for none."""
+        while self._ahead is None or self._ahead[0] <= wanted_s:
+            self._skip_to = max(self._skip_to, self._line.key_before(wanted_s))
+            self._shown, self._ahead = self._ahead or self._shown, next(self._frames, None)
+            if self._ahead is None:
                 break
-        if self._ahead is not None and self.position_s <= self._damaged_s:
-            raise ValueError(f"no key frame after the damage at {self._damaged_s:.1f} s")
-        if self.position_s <= before_s:
-            self._seek_gap_s = max(self._seek_gap_s, wanted_s - self.position_s)
+            self.position_s = self._ahead[0]
+        for found in (self._shown, self._ahead):
+            if found is not None and found[0] >= since_s:
+                return found
+        return 0.0, None
 
-    def _time_s(self, frame: Any) -> float:
-        if frame.time is None:
-            raise ValueError("a frame without a time stamp; remux the video")
-        return float(frame.time) - self._origin_s
+    def _decoded(self) -> Iterator[tuple[float, Any]]:
+        """(time_s, frame) from the packets that are not passed over, in the order of display."""
+        streams = [self._container.streams[index] for index in sorted(self._line.streams)]
+        for stream in streams:
+            stream.codec_context.thread_count = 1  # videos are read side by side; threads inside one only add memory
+        clock = Clock(streams[0])
+        passed_over, new_parameters = False, None
+        for packet in timeline.packets(self._container, []):
+            if packet.stream.index not in self._line.streams:
+                continue
+            clock.stamp(packet)
+            if packet.has_sidedata(NEW_PARAMETERS):
+                new_parameters = packet.get_sidedata(NEW_PARAMETERS)
+            self._next += 1
+            passed_over = passed_over or self._next <= self._skip_to
+            if self._next <= self._skip_to:
+                continue
+            if passed_over:
+                packet.stream.codec_context.flush_buffers()
+                passed_over = False
+            if new_parameters is not None:  # they may have come with a packet that was passed over
+                packet.set_sidedata(new_parameters)
+                new_parameters = None
+            for frame in self._tried(packet.decode):
+                yield clock.frame_s(frame), frame
+        for stream in streams:
+            for frame in self._tried(stream.codec_context.decode):
+                yield clock.frame_s(frame), frame
+
+    def _tried(self, decode: Any) -> list[Any]:
+        """What `decode` gives. After an error nothing is believed before the next key frame."""
+        try:
+            return list(decode())
+        except av.FFmpegError as error:
+            number = self._next - 1
+            key = self._line.next_key(number)
+            self._skip_to = sys.maxsize if key is None else max(self._skip_to, key)
+            if self._line.is_joint(number):
+                self.num_joint_errors += 1
+            else:
+                self.errors.append(f"after {self.position_s:.1f} s: {type(error).__name__}: {error}")
+            return []
 
 
-def _declared_s(container: Any, stream: Any) -> tuple[float, bool]:
-    """Length that the file declares, seconds (0 = none), and whether it speaks of the pictures alone."""
-    if stream.duration and stream.duration > 0:
-        return float(stream.duration * stream.time_base), True
-    return max(0.0, (container.duration or 0) / av.time_base), False
-
-
-def _scanned_s(path: str) -> float:
-    """Length found by reading the packets, seconds: recordings that were never finished declare none."""
-    first_s, end_s = math.inf, 0.0
-    with av.open(path) as container:
-        for packet in container.demux(container.streams.video[0]):
-            if packet.pts is not None:
-                first_s = min(first_s, float(packet.pts * packet.time_base))
-                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-    return max(0.0, end_s - first_s)
+def _declared_s(container: Any, line: Timeline) -> float:
+    """Length that the file declares for its pictures alone, seconds; 0 for none, or none that means anything."""
+    stream = container.streams[min(line.streams)]
+    return float(stream.duration * stream.time_base) if stream.duration and line.clock.believed else 0.0
 
 
 def _jpeg(frame: Any, sampling: Sampling) -> bytes:

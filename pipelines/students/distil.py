@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from models.artifacts.manifest import Manifest
+from models.config import PathText
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError, to_dict
 from pipelines.runtime.ray_train import Training, fit
@@ -57,9 +58,9 @@ class LoraSettings:
 class DistilConfig:
     """What is fine-tuned, on what, for how long."""
 
-    output: str = "runs/distil/student"
+    output: PathText = "runs/distil/student"
     """Folder of the checkpoint; replaced only once the new one is whole. On several nodes, one that all of them see."""
-    base: str | None = None
+    base: PathText | None = None
     """Folder of a checkpoint to start from; None makes a small student."""
     student: StudentConfig = field(default_factory=StudentConfig)
     """Shape of the small student, where `base` is None."""

@@ -55,8 +55,7 @@ def vocabulary_texts(pairs: Sequence[Pair]) -> Iterator[str]:
 
 def messages(pair: Pair, *, with_answer: bool) -> list[dict[str, Any]]:
     """Chat messages of a pair in the form Hugging Face processors take."""
-    content = [{"type": "image"} if part["type"] == "image_url" else part for part in pair.day.content()]
-    turns = [{"role": "user", "content": content}]
+    turns: list[dict[str, Any]] = [{"role": "user", "content": prompt.with_marks(pair.day.content())}]
     return [*turns, {"role": "assistant", "content": pair.answer}] if with_answer else turns
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from models.config import PathText
 from pipelines.ranking.plan import TrainConfig
 from pipelines.ranking.variants import SOURCES, ranker_name
 from pipelines.runtime.config import build, merged, to_dict
@@ -16,7 +17,7 @@ OWN = ""
 class AnchorSource:
     """A model that writes the anchors of some variants, in place of those that the data came with."""
 
-    model: str
+    model: PathText
     """Folder of the Qwen-VL checkpoint; prompt and engine are those of the section `anchors`."""
     made_by: str = ""
     """The command that makes the checkpoint, for the error where it is missing."""
@@ -78,7 +79,7 @@ class StudyConfig:
     """Seeds, from `seed` on. One seed fixes the world, the initialisation and the order of all variants."""
     parallel: int | None = None
     """Worlds and trials at a time, each on one core; null = as many as the cluster has CPUs."""
-    trials: str = ""
+    trials: PathText = ""
     """Folder of finished trials, which studies may share; empty = `<run_dir>/trials`."""
     reference: str = "base"
     """The variant that the others are compared with."""

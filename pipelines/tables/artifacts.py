@@ -6,7 +6,7 @@ from pathlib import Path
 
 from models.artifacts.manifest import Manifest
 from models.artifacts.store import ArtifactStore, cache_of
-from pipelines.tables.storage import Storage
+from pipelines.tables.storage import ABANDONED_S, Storage
 
 _WAIT_S = 600.0
 """For another job that is publishing an artifact of the same kind."""
@@ -24,6 +24,8 @@ class Artifacts(ArtifactStore):
         return self._storage.leases.hold(f"artifacts/{kind}", wait_s)
 
     def publish(self, kind: str, local: Path, run_id: str, made_from: Mapping[str, str]) -> Manifest:
-        """See ArtifactStore."""
+        """See ArtifactStore. Sweeps the halves of versions that other publishers of the kind left when they died."""
         with self.lease(kind, _WAIT_S):
-            return super().publish(kind, local, run_id, made_from)
+            manifest = super().publish(kind, local, run_id, made_from)
+            self.sweep(kind, ABANDONED_S)
+        return manifest

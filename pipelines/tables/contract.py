@@ -3,7 +3,7 @@
 Knows nothing about storage. Tables are Hive-partitioned by `day=YYYY-MM-DD`; the day is in the path, not in the files.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models import TASKS
+from pipelines.tables import casting
 
 FIELDS = ("point_of_interest", "theme", "topic", "target_audience", "format", "scene")
 """The six dimensions of a semantic anchor, in canonical order (SARM, Appendix B)."""
@@ -37,6 +38,7 @@ REASONS = (
     "bad_transcript",
     "bad_row",
     "not_on_air",
+    "prompt_too_long",
     "engine_error",
     "invalid_json",
     "truncated_answer",
@@ -45,10 +47,17 @@ REASONS = (
 
 EVENT_KINDS = ("exposure", "click", "exit", "follow", "like", "comment", "gift")
 
-_CLOSED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "events": {"kind": EVENT_KINDS},
-    "rejections": {"reason": REASONS},
-}
+CLOSED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "events": {"kind": EVENT_KINDS},
+        "rejections": {"reason": REASONS},
+        "ingest_report": {"kind": ("video", "chat", "transcript", "other")},
+    }
+)
+"""By table and column, the values that there are."""
+
+PARTITION = "day"
+"""Names the folders of a table's days; a column of this name inside files is passed over."""
 
 
 class ContractError(ValueError):
@@ -129,9 +138,7 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                     frames=pa.list_(_FRAME),
                     speech=(pa.string(), "null"),
                     comments=pa.list_(_COMMENT),
-                    viewers=pa.int32(),
-                    likes=pa.int32(),
-                    gifts=pa.int32(),
+                    **dict.fromkeys(("viewers", "likes", "gifts"), pa.int32()),
                 ),
             ),
             TableSpec(
@@ -168,10 +175,7 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 schema=_schema(
                     author_id=pa.int64(),
                     **_SIX,
-                    text=pa.string(),
-                    model=pa.string(),
-                    prompt_hash=pa.string(),
-                    schema_hash=pa.string(),
+                    **dict.fromkeys(("text", "model", "prompt_hash", "schema_hash"), pa.string()),
                     num_frames=pa.int32(),
                     num_comments=pa.int32(),
                 ),
@@ -188,6 +192,15 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 key=("key", "stage"),
                 schema=_schema(
                     key=pa.string(), stage=pa.string(), reason=pa.string(), detail=pa.string(), attempts=pa.int32()
+                ),
+            ),
+            TableSpec(
+                name="ingest_report",
+                row="file that ingest found; of its segments, comments or lines: found = used + left_out",
+                key=("file",),
+                schema=_schema(
+                    **dict.fromkeys(("file", "kind", "why"), pa.string()),
+                    **dict.fromkeys(("found", "used", "left_out"), pa.int64()),
                 ),
             ),
             TableSpec(
@@ -214,10 +227,7 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 oracle=True,
                 schema=_schema(
                     impression_id=pa.int64(),
-                    click=pa.float32(),
-                    follow=pa.float32(),
-                    long_view=pa.float32(),
-                    gift=pa.float32(),
+                    **dict.fromkeys(("click", "follow", "long_view", "gift"), pa.float32()),
                 ),
             ),
             TableSpec(
@@ -233,6 +243,11 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
 
 CARRIED = ("authors", "users", "anchors", "anchor_embeddings")
 """Tables whose newest row of every author, or user, is carried from day to day: see newest.py."""
+
+
+BY_ROW = ("segments",)
+"""Tables of which a bad row costs no more than itself: the jobs that read them set it aside and go on. `validate` finds
+it; a job that writes or reads it refuses no more than nulls in it, or in its key."""
 
 
 def newest_of(name: str) -> str:
@@ -275,7 +290,7 @@ def schema_of(name: str, found: pa.Schema, columns: Sequence[str] | None = None)
     A further column of LABELLED is a label by its type, or because it is asked for by its name.
     """
     fixed, named = spec(name).schema.names, TASKS_COLUMNS if columns is None else columns
-    further = [field for field in found if name in LABELLED and field.name not in fixed]
+    further = [field for field in found if name in LABELLED and field.name not in (*fixed, PARTITION)]
     labels = [f.name for f in further if f.type in (pa.uint8(), pa.bool_()) or f.name in named]
     return pa.schema([f for f in schema_with(name, labels) if columns is None or f.name in columns])
 
@@ -286,16 +301,16 @@ def is_label(name: str, column: str) -> bool:
 
 
 def conform(data: pa.Table, name: str, day: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """`data` with exactly the contract's columns (or those asked for), or ContractError.
+    """`data` with exactly the contract's columns (or those asked for) and their types, or ContractError.
 
-    Further labels are kept, other extra columns dropped, and lossless casts (int32 to int64, large_string to string)
-    made; anything else is an error that names table, day, column, wanted and got.
+    Further labels are kept, other extra columns dropped, and lossless casts (see casting.py) made; anything else is an
+    error that names table, day, column, wanted and got. What the values are is the matter of values.py.
     """
     fields = schema_of(name, data.schema, columns)
     missing = [field.name for field in fields if field.name not in data.column_names]
     if missing:
         raise missing_columns(name, day, missing, data.column_names)
-    return pa.table([_cast(data.column(f.name), f, name, day) for f in fields], schema=fields)
+    return pa.table([_typed(data.column(f.name), f, name, day) for f in fields], schema=fields)
 
 
 def missing_columns(name: str, day: str, missing: Sequence[str], got: Sequence[str]) -> ContractError:
@@ -306,24 +321,17 @@ def missing_columns(name: str, day: str, missing: Sequence[str], got: Sequence[s
     )
 
 
-def _cast(column: pa.ChunkedArray, field: pa.Field, name: str, day: str) -> pa.ChunkedArray:
-    where = f"table {name}, day {day}, column {field.name}"
-    if column.type != field.type:
-        numeric = pa.types.is_integer(field.type) and pa.types.is_floating(column.type)
-        if numeric or (pa.types.is_string(column.type) and not pa.types.is_string(field.type)):
-            raise ContractError(f"{where}: wanted {field.type}, got {column.type}; write it as {field.type}")
-        try:
-            column = column.cast(field.type)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-            raise ContractError(
-                f"{where}: wanted {field.type}, got {column.type} ({error}); write it as {field.type}"
-            ) from error
-    if not field.nullable and column.null_count:
-        row = pc.index(pc.is_null(column), pa.scalar(True)).as_py()
+def _typed(column: pa.ChunkedArray, field: pa.Field, name: str, day: str) -> pa.ChunkedArray:
+    if column.type == field.type:
+        return column
+    try:
+        return casting.cast(column, field)
+    except ValueError as error:
+        why, what = f" ({error})" if str(error) else "", "ms since 1970" if field.name.endswith("_ms") else "it"
         raise ContractError(
-            f"{where}: wanted no nulls, got {column.null_count} (first at row {row}); fill or drop them"
-        )
-    return column
+            f"table {name}, day {day}, column {field.name}: wanted {field.type}, got {column.type}{why}; "
+            f"write {what} as {field.type}"
+        ) from error
 
 
 def check_keys(data: pa.Table, name: str, day: str) -> None:
@@ -339,58 +347,6 @@ def check_keys(data: pa.Table, name: str, day: str) -> None:
         )
 
 
-def validate(data: pa.Table, name: str, day: str) -> pa.Table:
-    """`conform`, plus: the day is not empty, keys are unique, and values stay in their ranges."""
-    data = conform(data, name, day)
-    if not data.num_rows:
-        raise empty_day(name, day)
-    check_keys(data, name, day)
-    for error in value_errors(data, name, day):
-        raise error
-    return data
-
-
 def empty_day(name: str, day: str) -> ContractError:
     """The error for a day without rows."""
     return ContractError(f"table {name}, day {day}: wanted at least one row, got an empty day; remove or refill it")
-
-
-def problems(data: pa.Table, name: str, day: str) -> list[ContractError]:
-    """Everything that is wrong with the columns and values of `data`, one error per column; [] where all is well."""
-    errors, sound = [], []
-    columns = schema_of(name, data.schema).names
-    missing = [column for column in columns if column not in data.column_names]
-    if missing:
-        errors.append(missing_columns(name, day, missing, data.column_names))
-    for column in columns:
-        if column in missing:
-            continue
-        try:
-            sound.append(conform(data, name, day, [column]))
-        except ContractError as error:
-            errors.append(error)
-    for table in sound:
-        errors.extend(value_errors(table, name, day))
-    return errors
-
-
-def value_errors(data: pa.Table, name: str, day: str) -> Iterator[ContractError]:
-    """Values outside their range, one error per column, for those columns that `data` holds."""
-    for column in data.column_names:
-        values, where = data[column], f"table {name}, day {day}, column {column}"
-        if is_label(name, column):
-            most = pc.max(values).as_py()
-            if most is not None and most > 1:
-                yield ContractError(
-                    f"{where}: wanted 0 or 1, got {most}; write labels as 0 or 1, and what is none not as uint8"
-                )
-        elif allowed := _CLOSED.get(name, {}).get(column):
-            bad = values.filter(pc.invert(pc.is_in(values, pa.array(allowed))))
-            if len(bad):
-                yield ContractError(f"{where}: wanted one of {', '.join(allowed)}, got {bad[0]}; correct those rows")
-        elif column in FIELD_LIMITS and name in ("anchors", "oracle_anchors"):
-            most = pc.max(pc.list_value_length(values)).as_py()
-            if most is not None and most > FIELD_LIMITS[column]:
-                yield ContractError(
-                    f"{where}: wanted at most {FIELD_LIMITS[column]} value(s), got {most}; keep the first"
-                )

@@ -7,7 +7,15 @@ from datetime import date, timedelta
 
 from models.artifacts.bank import NO_ANCHOR, anchor_date, day_number
 
-__all__ = ["NO_ANCHOR", "day_after", "day_name", "day_number", "day_of"]
+__all__ = ["NO_ANCHOR", "day_after", "day_name", "day_number", "day_of", "is_day"]
+
+
+def is_day(text: str) -> bool:
+    """True for an ISO date, YYYY-MM-DD; other spellings would not sort as days do."""
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def day_of(key: str) -> str:

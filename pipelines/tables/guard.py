@@ -19,13 +19,13 @@ class Guard:
     replace: bool
     """Whether the user allows it all the same."""
 
-    def check(self, where: str, *, old: int, kept: int, new: int) -> None:
-        """Compares the rows there with those of them that stay, and logs what goes. Raises ContractError."""
+    def check(self, where: str, *, old: int, kept: int, new: int, unit: str = "rows") -> None:
+        """Compares what is there with what of it stays, and logs what goes. Raises ContractError."""
         if kept < old:
-            log.info("%s: %d of %d rows go, %d are new", where, old - kept, old, new - kept)
+            log.info("%s: %d of %d %s go, %d are new", where, old - kept, old, unit, new - kept)
         if kept < self.least_share * old and not self.replace:
             raise ContractError(
-                f"{where}: wanted at least {self.least_share:.0%} of the {old} rows there (storage.least_share), got "
-                f"{kept} of them among the {new} new rows; all stays as it was; name another day or source, or replace "
-                f"it with --set {self.job}.replace=true"
+                f"{where}: wanted at least {self.least_share:.0%} of the {old} {unit} there (storage.least_share), got "
+                f"{kept} of them among the {new} new {unit}; all stays as it was; name another day or source, or "
+                f"replace it with --set {self.job}.replace=true"
             )

@@ -6,11 +6,15 @@ time.
 """
 
 import hashlib
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 
 from pyarrow import fs as pafs
+
+from pipelines.tables.contract import ContractError
+from pipelines.tables.days import is_day
 
 MARKER = "_COMMIT.json"
 EMPTY = "_EMPTY"
@@ -18,6 +22,8 @@ EMPTY = "_EMPTY"
 UNCOMMITTED = "part-run-"
 """How the files that we write begin; without a marker they are an unfinished write."""
 _ROWS = ".parquet"
+_DAY = "day="
+_HIDDEN = ("_", ".")
 Files = Mapping[str, pafs.FileInfo]
 """The files of one day, by name."""
 
@@ -26,12 +32,25 @@ class Listing:
     """The days of one table as they stood at one moment."""
 
     def __init__(self, base: str, infos: Iterable[pafs.FileInfo], is_empty: Callable[[str], bool]) -> None:
-        """Args: `infos` is all below `base`; `is_empty` reads the marker of a day that has EMPTY beside it."""
+        """Args: `infos` is all below `base`; `is_empty` reads the marker of a day that has EMPTY beside it.
+
+        Raises ContractError where rows lie anywhere but right in a day's folder: no job would read them.
+        """
         by_day: dict[str, dict[str, pafs.FileInfo]] = {}
+        strange: set[str] = set()
         for info in infos:
-            folder, _, name = info.path[len(base) + 1 :].partition("/")
-            if name and folder.startswith("day="):
-                by_day.setdefault(folder[4:], {})[name] = info
+            if info.type != pafs.FileType.File:
+                continue
+            folder, _, name = info.path[len(base) + 1 :].rpartition("/")
+            if folder.startswith(_DAY) and "/" not in folder:
+                by_day.setdefault(folder.removeprefix(_DAY), {})[name] = info
+            elif is_brought(name) and not _is_hidden(folder):
+                strange.add(folder)
+        for day, files in by_day.items():
+            if not is_day(day) and any(map(is_brought, files)):
+                strange.add(f"{_DAY}{day}")
+        if strange:
+            raise _strange_folders(base.rpartition("/")[2], sorted(strange))
         self._files: dict[str, Files] = {day: by_day[day] for day in sorted(by_day)}
         self.days = [day for day in self._files if self._holds(day, is_empty)]
         """Days that hold rows, oldest first."""
@@ -39,7 +58,7 @@ class Listing:
     def _holds(self, day: str, is_empty: Callable[[str], bool]) -> bool:
         files = self._files[day]
         if MARKER not in files:
-            return any(map(_is_brought, files))
+            return any(map(is_brought, files))
         return any(name.endswith(_ROWS) for name in files) and not (EMPTY in files and is_empty(day))
 
     def up_to(self, *, before: str | None = None, until: str | None = None) -> list[str]:
@@ -64,15 +83,37 @@ class Listing:
         """By day, the hash of that day and all before it; a folder that an unfinished write left is no day."""
         so_far, chain = hashlib.sha256(), {}
         for day, files in self._files.items():
-            if MARKER in files or any(map(_is_brought, files)):
+            if MARKER in files or any(map(is_brought, files)):
                 so_far.update(f"{day} {_state(files)}\n".encode())
                 chain[day] = so_far.hexdigest()[:16]
         return chain
 
 
-def _is_brought(name: str) -> bool:
-    """True for rows that a user put there."""
-    return name.endswith(_ROWS) and not name.startswith(UNCOMMITTED)
+def is_brought(name: str) -> bool:
+    """True for the name of a file of rows that a user put there. What `_` or `.` begins is none, as for Spark."""
+    return name.endswith(_ROWS) and not name.startswith((UNCOMMITTED, *_HIDDEN))
+
+
+def _is_hidden(folder: str) -> bool:
+    return any(part.startswith(_HIDDEN) for part in folder.split("/"))
+
+
+def _strange_folders(table: str, folders: list[str]) -> ContractError:
+    first, others = folders[0], f" and {len(folders) - 1} other(s)" if len(folders) > 1 else ""
+    remedy = "rename it" if first and "/" not in first else "move its files into such folders"
+    return ContractError(
+        f"table {table}: wanted folders named day=YYYY-MM-DD, got {first or 'files that lie in none'}; {remedy}{others}"
+    )
+
+
+def is_part(name: str) -> bool:
+    """True for what our own writes leave beside the marker: parts, listed by it or not, and unfinished puts."""
+    return name.startswith(UNCOMMITTED) or (name.startswith("_") and name.endswith(".tmp"))
+
+
+def is_older(file: pafs.FileInfo, seconds: float) -> bool:
+    """True for what was written longer ago than so many seconds."""
+    return time.time_ns() - (file.mtime_ns or 0) > seconds * 10**9
 
 
 def _state(files: Files) -> str:
@@ -84,6 +125,6 @@ def _state(files: Files) -> str:
 def _content(file: pafs.FileInfo) -> str:
     """Equal for files of equal rows: of ours, the name without the run that wrote it."""
     name = file.base_name
-    if _is_brought(name):
+    if is_brought(name):
         return f"{name!r} {file.size} {file.mtime_ns}"
     return str(name.removeprefix(UNCOMMITTED).partition("-")[2])

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,19 +19,20 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from models.artifacts.store import put_file
-from pipelines.tables import contract
+from models.artifacts.store import open_root, put_file
+from models.config import PathText
+from pipelines.tables import contract, values
 from pipelines.tables.contract import ContractError
+from pipelines.tables.day_rows import DayRows
 from pipelines.tables.guard import Guard
 from pipelines.tables.lease import Leases, leases_of
-from pipelines.tables.listing import EMPTY, MARKER, UNCOMMITTED, Listing
+from pipelines.tables.listing import EMPTY, MARKER, UNCOMMITTED, Listing, is_brought, is_older, is_part
 
 log = logging.getLogger(__name__)
-_ABANDONED_NS = 86_400 * 10**9
+ABANDONED_S = 86_400
 """A part that no commit lists, and that is older than this, was left by a write that died."""
 
 
@@ -40,7 +40,7 @@ _ABANDONED_NS = 86_400 * 10**9
 class StorageConfig:
     """Where tables and artifacts live."""
 
-    root: str = "runs/store"
+    root: PathText = "runs/store"
     """A folder, or a URL that pyarrow understands (s3://bucket/path, gs://bucket/path)."""
     least_share: float = 0.5
     """A day that is there is replaced only by one that has at least this share of its rows, told by their keys."""
@@ -76,11 +76,8 @@ class Storage:
     @classmethod
     def open(cls, root: str, *, oracle: bool = False) -> "Storage":
         """Storage at a folder or URL. The folder is made when first written to."""
-        if "://" in root:
-            filesystem, path = pafs.FileSystem.from_uri(root)
-            return cls(filesystem, path, url=root, oracle=oracle)
-        path = os.path.abspath(root)
-        return cls(pafs.LocalFileSystem(), path, url=path, oracle=oracle)
+        filesystem, path, url = open_root(root)
+        return cls(filesystem, path, url=url, oracle=oracle)
 
     def with_oracle(self) -> "Storage":
         """The same storage, for measuring and demonstrating: it may read the simulator's truth."""
@@ -141,8 +138,8 @@ class Storage:
         commit = self.commit_of(name, day)
         if commit is None or dict(commit.made_from) != dict(made_from):
             return False
-        infos = self.filesystem.get_file_info(self._parquet(name, day, commit))
-        return all(info.type == pafs.FileType.File for info in infos)
+        infos = self.filesystem.get_file_info(pafs.FileSelector(self.folder(name, day)))
+        return set(commit.files) <= {info.base_name for info in infos}
 
     def fingerprint(self, name: str, day: str) -> str:
         """Hash of a day's content: from the marker, else of the files' names, sizes and times."""
@@ -158,7 +155,7 @@ class Storage:
             return [f"{folder}/{file}" for file in commit.files]
         infos = self.filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
         # Without a marker, our own parts are an unfinished write; what a user brought beside them stays visible.
-        return sorted(i.path for i in infos if i.path.endswith(".parquet") and not i.base_name.startswith(UNCOMMITTED))
+        return sorted(i.path for i in infos if is_brought(i.base_name))
 
     def files(self, name: str, day: str) -> list[str]:
         """Parquet files of a day. Raises ContractError where there are none, naming the days that exist."""
@@ -176,35 +173,20 @@ class Storage:
     def read(
         self, name: str, day: str, columns: list[str] | None = None, where: pc.Expression | None = None
     ) -> pa.Table:
-        """A day's rows, conformed to the contract (all of it, or the columns asked for)."""
+        """A day's rows, with the contract's types (all columns, or those asked for)."""
         files = self.files(name, day)
         if not files:
             return _empty(name, columns)
-        dataset = self._open(name, day, files)
-        wanted = columns or contract.schema_of(name, dataset.schema).names
-        missing = [column for column in wanted if column not in dataset.schema.names]
-        if missing:
-            raise contract.missing_columns(name, day, missing, dataset.schema.names)
-        try:
-            data = dataset.to_table(columns=wanted, filter=where)
-        except (OSError, pa.ArrowException) as error:
-            raise ContractError(f"table {name}, day {day}: {error}; replace the damaged file") from error
-        return contract.conform(data, name, day, wanted).select(wanted)
+        return DayRows(self.filesystem, files, name, day).table(columns, where)
 
-    def dataset(self, name: str, day: str) -> pads.Dataset:
-        """A day as a pyarrow dataset, for reading in batches."""
-        return self._open(name, day, self.files(name, day))
-
-    def _open(self, name: str, day: str, files: list[str]) -> pads.Dataset:
-        try:
-            return pads.dataset(files, filesystem=self.filesystem, format="parquet")
-        except (OSError, pa.ArrowException) as error:
-            raise ContractError(f"table {name}, day {day}: {error}; replace the damaged file") from error
+    def dataset(self, name: str, day: str) -> DayRows:
+        """A day that has files, for reading in batches."""
+        return DayRows(self.filesystem, self.files(name, day), name, day)
 
     def labels(self, name: str, day: str) -> list[str]:
         """Label columns of a day of LABELLED, in order; none where the day has no rows."""
         files = self.files(name, day)
-        names = contract.schema_of(name, self._open(name, day, files).schema).names if files else []
+        names = DayRows(self.filesystem, files, name, day).schema.names if files else []
         return [column for column in names if contract.is_label(name, column)]
 
     def read_days(self, name: str, days: Iterable[str], columns: list[str] | None = None) -> pa.Table:
@@ -233,6 +215,7 @@ class Storage:
         try:
             for number, chunk in enumerate(chunks):
                 chunk = contract.conform(chunk, name, day)
+                values.check(chunk, name, day)
                 content = _parquet_bytes(chunk)
                 file_digest = hashlib.sha256(content)
                 files.append(f"{UNCOMMITTED}{run}-{number:05d}-{file_digest.hexdigest()[:16]}.parquet")
@@ -321,11 +304,22 @@ class Storage:
         old = set() if replaced is None else set(replaced.files) - set(commit.files)
         self._delete(folder, old | ({EMPTY} if commit.files else set()) | (self._abandoned(folder) - set(commit.files)))
 
+    def sweep(self, name: str, day: str) -> list[str]:
+        """Deletes the files that writes of a day left when they died, and returns their names; `_commit` does it too.
+
+        Raises HeldError while a job writes that day.
+        """
+        folder = self.folder(name, day)
+        with self.lease(name, day):
+            commit = self.commit_of(name, day)
+            left = self._abandoned(folder) - set(commit.files if commit else ())
+            self._delete(folder, left)
+        return sorted(left)
+
     def _abandoned(self, folder: str) -> set[str]:
         """Parts, and unfinished puts, that nobody has written to for long."""
         infos = self.filesystem.get_file_info(pafs.FileSelector(folder))
-        ours = [i for i in infos if i.base_name.startswith((UNCOMMITTED, MARKER)) and i.base_name != MARKER]
-        return {info.base_name for info in ours if time.time_ns() - (info.mtime_ns or 0) > _ABANDONED_NS}
+        return {info.base_name for info in infos if is_part(info.base_name) and is_older(info, ABANDONED_S)}
 
     def _delete(self, folder: str, files: set[str]) -> None:
         """Deletes those of the files that are there: another writer may have been faster."""
@@ -352,11 +346,9 @@ def _parquet_bytes(chunk: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-def batches(dataset: pads.Dataset, batch_size: int, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """A dataset's rows in bounded pieces, in file order."""
-    for batch in dataset.to_batches(batch_size=batch_size, columns=columns, batch_readahead=1, fragment_readahead=1):
-        if batch.num_rows:
-            yield pa.Table.from_batches([batch])
+def batches(rows: DayRows, batch_size: int, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """A day's rows in bounded pieces, in file order."""
+    return rows.batches(batch_size, columns)
 
 
 def shared_root(root: str) -> str:

@@ -12,7 +12,9 @@ from models.ranker import RankerConfig
 from pipelines.analysis.analyse import AnalyseConfig
 from pipelines.ranking import fit
 from pipelines.ranking.checkpoint import PROGRESS, Progress, folder_after, read_progress
+from pipelines.ranking.gate import GateConfig
 from pipelines.ranking.plan import TrainConfig, make_plan
+from pipelines.ranking.publish import PublishConfig
 from pipelines.ranking.train import publish_checkpoint
 from pipelines.ranking.worker import Worker
 from pipelines.runtime.cluster import ClusterConfig
@@ -94,6 +96,7 @@ def tiny_settings(root: Path) -> Settings:
         examples=ExamplesConfig(history_length=6),
         train=tiny_train(),
         analyse=AnalyseConfig(frequent_terms=5),
+        publish=PublishConfig(gate=GateConfig(rule="off")),
     )
 
 
@@ -116,8 +119,8 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def train_here(settings: Settings) -> dict[str, Progress]:
-    """The job train in this process, without Ray: the same plans, the same publication."""
+def train_here(settings: Settings, number: int = 1) -> dict[str, Progress]:
+    """The job train in this process, without Ray: the same plans, the same publication, as version `number`."""
     run = settings.open()
     artifacts = Artifacts(run.storage)
     done = {}
@@ -127,7 +130,7 @@ def train_here(settings: Settings) -> dict[str, Progress]:
         done[plan.name] = fit.train(
             plan, run.storage, made_from, work=work, worker=Worker(), report=lambda *_: None, log_line=print
         )
-        publish_checkpoint(work / folder_after(done[plan.name]), plan, f"{plan.name}-1", artifacts, made_from)
+        publish_checkpoint(work / folder_after(done[plan.name]), plan, f"{plan.name}-{number}", artifacts, made_from)
     return done
 
 

@@ -1,8 +1,12 @@
 """A daily run does as much on a late day as on an early one."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from tests.pipelines.many_days import Platform
+import pytest
+
+from tests.pipelines.counting import counting
+from tests.pipelines.many_days import JOBS, Platform
 
 
 def test_a_daily_run_opens_as_many_files_however_many_days_there_are(tmp_path: Path) -> None:
@@ -22,3 +26,17 @@ def test_a_daily_run_with_nothing_new_writes_no_table(tmp_path: Path) -> None:
     platform.run()
     platform.run()
     assert platform.run()[1]["written"] == 0
+
+
+@pytest.mark.parametrize("job", ["anchors", "examples"])
+def test_the_first_look_at_a_history_asks_as_much_of_each_day(tmp_path: Path, job: str) -> None:
+    """Nothing is due, and nothing says that it was looked at before."""
+    platform, asked = Platform(tmp_path), []
+    for days in (8, 16, 32):
+        platform.grow(days)
+        platform.run()
+        (tmp_path / "store" / "tables" / job / "_CHECKED.json").unlink()
+        storage, calls = counting(platform.settings.storage.root)
+        JOBS[job].run(getattr(platform.settings, job), replace(platform.settings.open(), storage=storage))
+        asked.append(sum(calls.values()))
+    assert asked[2] - asked[1] == 2 * (asked[1] - asked[0]) <= 4 * 16

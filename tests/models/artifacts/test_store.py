@@ -1,14 +1,17 @@
 """The artifact store, read in place and through a node's cache: CURRENT names verified versions, damage is refused."""
 
 import os
+import resource
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pyarrow import fs as pafs
 
 from models.artifacts.manifest import MANIFEST, ArtifactError, Manifest
-from models.artifacts.store import ArtifactStore
+from models.artifacts.store import ArtifactStore, open_root, put_file
 
 
 def at(root: Path, cache: Path, *, remote: bool) -> ArtifactStore:
@@ -300,3 +303,75 @@ def test_a_download_that_died_is_removed_and_one_at_work_is_not(
     os.utime(died, (0, 0))
     remote.fetch("bank")
     assert not died.exists() and at_work.exists()
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """Files of at most 1,000 bytes can be written: the kernel ends a longer write as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_put_that_fails_leaves_nothing_and_the_old_file_as_it_was(tmp_path: Path, small_disk: None) -> None:
+    filesystem = pafs.LocalFileSystem()
+    put_file(filesystem, f"{tmp_path}/x", b"old")
+    with pytest.raises(OSError):
+        put_file(filesystem, f"{tmp_path}/x", b"n" * 100_000)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_an_upload_that_fails_leaves_no_file(tmp_path: Path, root: Path, small_disk: None) -> None:
+    folder = made(tmp_path, "a")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    (folder / "weights.bin").write_bytes(b"w" * 100_000)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    with pytest.raises(OSError):
+        ArtifactStore.open(str(root)).publish("bank", folder, "r1", {})
+    assert [path for path in root.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("named", "opened"), [("{0}/s", "{0}/s"), ("{0}/s/", "{0}/s"), ("~/s", "{0}/s"), ("file://{0}/s/", "{0}/s")]
+)
+def test_a_folder_has_one_name_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, opened: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    filesystem, path, url = open_root(named.format(tmp_path))
+    assert isinstance(filesystem, pafs.LocalFileSystem)
+    assert (path, url) == (opened.format(tmp_path),) * 2
+
+
+@pytest.mark.parametrize("root", ["hdfs2://x/y", "file://x/y", "s3://", "gs:///", "http://x/y"])
+def test_a_root_that_cannot_be_opened_is_named(root: str) -> None:
+    with pytest.raises(ArtifactError, match=f"storage.root {root}: wanted a folder"):
+        open_root(root)
+
+
+def test_a_key_in_a_url_is_not_repeated() -> None:
+    with pytest.raises(ArtifactError) as error:
+        open_root("foo://user:secret@host/x")
+    assert "secret" not in str(error.value) and "foo://host/x" in str(error.value)
+
+
+def test_publishing_takes_no_disk_on_the_node(
+    remote: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    remote.publish("bank", made(tmp_path, "one"), "r1", {})
+    remote.publish("bank", made(tmp_path, "one"), "r1", {})
+
+
+def test_a_sweep_takes_old_halves_alone(store: ArtifactStore, root: Path, tmp_path: Path) -> None:
+    store.publish("bank", made(tmp_path, "one"), "r1", {})
+    for run_id in ("half", "young"):
+        stored(root, run_id).parent.mkdir()
+        stored(root, run_id).write_text("half")
+    for path in (stored(root, "r1"), stored(root, "half"), stored(root, "half").parent):
+        os.utime(path, (0, 0))
+    assert store.sweep("bank", 3600) == ["half"]
+    assert not stored(root, "half").parent.exists()
+    assert stored(root, "young").exists() and content(store) == "one"

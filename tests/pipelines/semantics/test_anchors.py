@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import yaml
 from PIL import Image
@@ -108,6 +109,20 @@ def test_a_finished_day_is_not_done_again(done: Settings) -> None:
     before = [storage.commit_of("anchors", day) for day in DAYS]
     assert run_job(anchors, done)["days_done"] == 0
     assert [storage.commit_of("anchors", day) for day in DAYS] == before
+
+
+@pytest.mark.ray
+def test_a_late_segment_asks_the_engine_for_its_author_alone(done: Settings) -> None:
+    storage = Storage.open(done.storage.root)
+    before, segments = storage.read("anchors", DAYS[0]), storage.read("segments", DAYS[0])
+    author = before["author_id"][0].as_py()
+    row = segments.filter(pc.equal(segments["author_id"], author)).slice(0, 1).to_pylist()[0]
+    late = pa.Table.from_pylist([row | {"segment": 9_999}], schema=segments.schema)
+    storage.write("segments", DAYS[0], [segments, late])
+    figures = run_job(anchors, done)
+    assert (figures["days_done"], figures["rows_in"] - figures["kept"]) == (1, 1)
+    others = pc.not_equal(before["author_id"], author)
+    assert storage.read("anchors", DAYS[0]).filter(others).equals(before.filter(others))
 
 
 @pytest.mark.ray

@@ -1,5 +1,7 @@
 """The job that runs the deployments; with Ray it is tested in tests/serve/test_app.py."""
 
+import socket
+
 import pytest
 
 from pipelines.runtime.config import ConfigError, build, to_dict
@@ -38,6 +40,30 @@ def test_a_token_that_is_not_set_is_said_before_anything_starts(monkeypatch: pyt
     with (
         pytest.raises(ConfigError, match="SOME_TOKEN is not set; export SOME_TOKEN"),
         serving(ServeConfig(app={"token_env": "SOME_TOKEN"}), Settings().open()),
+    ):
+        pass
+
+
+def test_a_port_in_use_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with (
+            pytest.raises(ConfigError, match=f"config.serve: 127.0.0.1:{port} cannot be listened at .*serve.port=PORT"),
+            serving(ServeConfig(port=port), Settings().open()),
+        ):
+            pass
+
+
+def test_an_address_of_another_machine_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with (
+        pytest.raises(ConfigError, match="config.serve: 192.0.2.1:8000 cannot be listened at"),
+        serving(ServeConfig(host="192.0.2.1"), Settings().open()),
     ):
         pass
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,7 +178,9 @@ def test_a_few_strangers_among_many_rows_are_no_warning(platform: Settings) -> N
 
 
 def test_warnings_wait_until_there_are_no_errors(platform: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    _change(platform, "impressions", lambda row: row | {"click": 2 * row["click"], "gift": 0})
-    with pytest.raises(ValueError, match="write labels as 0 or 1"):
+    _change(platform, "impressions", lambda row: row | {"gift": 0})
+    storage = Storage.open(platform.storage.root)
+    next(Path(storage.folder("users", storage.days("users")[0])).glob("*.parquet")).write_bytes(b"")
+    with pytest.raises(ValueError, match="wanted a Parquet file"):
         run_job(validate, platform)
     assert "warning" not in capsys.readouterr().out

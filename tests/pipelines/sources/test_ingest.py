@@ -9,22 +9,20 @@ from typing import Any
 
 import av
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 
 from pipelines.pages import report_json
 from pipelines.runtime import config
 from pipelines.settings import Settings
-from pipelines.sources import chat, clips, ingest, transcript
-from pipelines.sources.clips import Clip
+from pipelines.sources import ingest
 from pipelines.sources.rows import stable_id
-from pipelines.sources.sampling import Sampling
-from pipelines.tables import contract
+from pipelines.tables import contract, values
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
-from tests.pipelines.films import CODECS, Pipe, encode, film, grey
+from tests.pipelines.films import CODECS, Pipe, encode, film, grey, with_cover
 from tests.pipelines.jobs import run_job
+from tests.pipelines.sources.folders import ingested
 
 ROOT = Path(__file__).resolve().parents[3]
 REAL = ROOT.parent / "shared" / "real_streams"
@@ -44,16 +42,7 @@ def talk(video: Path, *messages: Any) -> Path:
 
 def decoded(source: Path, **sampling: int) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """(rows of segments, rejections) of a folder, without Ray."""
-    found, refused = clips.find(source)
-    rows: list[dict[str, Any]] = []
-    for clip in found:
-        batch = pa.Table.from_pylist([{name: getattr(clip, name) for name in Clip.__slots__}])
-        for table in clips.decode(batch, Sampling(**sampling), DAY):
-            for row in table.to_pylist():
-                if row["done"] is None:
-                    rows.append(row)
-                else:
-                    refused.extend(row["rejected"])
+    rows, refused, _ = ingested(source, **sampling)
     return rows, refused
 
 
@@ -145,93 +134,16 @@ def test_a_file_without_pictures_is_no_frames(tmp_path: Path):
     assert [(r["key"], r["reason"]) for r in refused] == [("ann/sound", "no_frames")]
 
 
-def test_comments_go_to_the_segment_they_were_written_in(tmp_path: Path):
-    video = film(tmp_path / "ann" / "one.mp4", seconds=7)
-    talk(video, message(4.5, "cid"), message(0.25, "bob"), message(1.0, "bob"), message(99.0, "late"))
-    rows, refused = decoded(tmp_path, segment_s=3)
-    assert [[c["offset_ms"] for c in r["comments"]] for r in rows] == [[250, 1000], [1500], []]
-    assert [r["viewers"] for r in rows] == [1, 1, 0]
-    assert rows[0]["comments"][0]["user_id"] == stable_id("bob")
-    assert refused == []
-
-
-@pytest.mark.parametrize("content", [b'{"comments": [\xff\xfe]}', b"{", b"[]", b'{"comments": 3}', b"[" * 100_000, b""])
-def test_a_bad_chat_costs_only_the_comments(tmp_path: Path, content: bytes):
-    video = film(tmp_path / "ann" / "one.mp4")
-    video.with_suffix(".chat.json").write_bytes(content)
+def test_a_file_with_a_cover_alone_is_no_frames(tmp_path: Path):
+    with_cover(tmp_path / "ann" / "radio.mp4", seconds=0)
     rows, refused = decoded(tmp_path)
-    assert [r["comments"] for r in rows] == [[]]
-    assert [(r["key"], r["reason"]) for r in refused] == [("ann/one.chat.json", "bad_chat")]
-
-
-def test_bad_comments_are_left_out_and_counted(tmp_path: Path):
-    video = film(tmp_path / "ann" / "one.mp4")
-    talk(
-        video,
-        message(0.1),
-        {**message(0.2), "commenter": None},
-        message(float("nan")),
-        "?",
-        message(0.3, text="\ud800"),
-    )
-    rows, refused = decoded(tmp_path)
-    assert [c["text"] for c in rows[0]["comments"]] == ["hello there", "?"]
-    assert refused[0]["detail"].startswith("3 of 5 comment(s) left out, first comment 1")
-
-
-def test_speech_is_the_lines_that_overlap(tmp_path: Path):
-    video = film(tmp_path / "ann" / "one.mp4", seconds=7)
-    lines = [(0.0, 1.0, "a"), (2.5, 3.5, "b"), (3.5, 4.0, "c")]
-    file = video.with_suffix(".transcript.jsonl")
-    good = [json.dumps({"start_s": s, "end_s": e, "text": t}).encode() for s, e, t in lines]
-    file.write_bytes(b"\n".join([good[0], b"{not json", b'{"start_s": 1}', b'"\xff"', good[1], b"", good[2]]))
-    rows, refused = decoded(tmp_path, segment_s=3)
-    assert [r["speech"] for r in rows] == ["a b", "b c", ""]
-    assert [(r["key"], r["reason"]) for r in refused] == [("ann/one.transcript.jsonl", "bad_transcript")]
-    assert refused[0]["detail"].startswith("3 of 6 line(s) left out, first line 2")
+    assert rows == []
+    assert refused == [{"key": "ann/radio", "reason": "no_frames", "detail": "only a cover picture"}]
 
 
 def test_no_transcript_is_null_speech(tmp_path: Path):
     film(tmp_path / "ann" / "one.mp4")
     assert decoded(tmp_path)[0][0]["speech"] is None
-
-
-def test_a_line_without_length_belongs_where_it_starts():
-    lines = [transcript.Line(start_s=3.0, end_s=3.0, text="x")]
-    assert transcript.between(lines, 0, 3) == ""
-    assert transcript.between(lines, 3, 6) == "x"
-
-
-def test_engagement_prefers_regulars_and_long_messages_over_copies_and_commands():
-    def say(who: str, text: str) -> chat.Comment:
-        return chat.Comment(commenter=who, offset_s=0, text=text)
-
-    said = [
-        say("regular", "what a lovely turn that was"),
-        say("regular", "short"),
-        say("visitor", "what a lovely view this is"),
-        say("copy1", "buy  Followers here now please"),
-        say("copy2", "buy followers here now please"),
-        say("regular", "!turn left and then go on"),
-    ]
-    long, short, visitor, copied, again, command = chat.engagement(said)
-    assert long > short
-    assert long > visitor > copied == again
-    assert 0 < command < short
-
-
-def test_links_hidden_files_and_other_files_are_passed_over(tmp_path: Path):
-    source = tmp_path / "in"
-    video = film(source / "ann" / "one.mp4")
-    (source / "ann" / "notes.txt").write_text("x")
-    (source / "ann" / ".hidden.mp4").write_bytes(b"x")
-    (source / "ann" / "link.mp4").symlink_to(video)
-    (source / "linked").symlink_to(source / "ann")
-    (source / ".git").mkdir()
-    (source / "stray.mp4").write_bytes(b"x")
-    found, refused = clips.find(source)
-    assert [c.key for c in found] == ["ann/one"]
-    assert refused == []
 
 
 def test_two_files_of_one_live_keep_the_first(tmp_path: Path):
@@ -282,11 +194,22 @@ def test_a_source_without_videos_is_a_clear_error(tmp_path: Path, make: str | No
         run_job(ingest, settings_for(tmp_path, source))
 
 
+def test_a_source_of_links_says_that_they_are_left_out(tmp_path: Path):
+    (tmp_path / "in" / "ann").mkdir(parents=True)
+    (tmp_path / "in" / "ann" / "one.mp4").symlink_to(tmp_path / "away.mp4")
+    with pytest.raises(config.ConfigError, match=r"got none \(left out: ann/one.mp4: a link"):
+        run_job(ingest, settings_for(tmp_path, tmp_path / "in"))
+
+
 @pytest.mark.ray
-def test_the_job_writes_tables_report_and_rejections_once(tmp_path: Path, ray_cluster: None):
+def test_the_job_writes_tables_report_and_rejections_once(
+    tmp_path: Path, ray_cluster: None, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO", "pipelines")
     source = tmp_path / "in"
-    talk(film(source / "night-cook" / "one.mp4", seconds=4), message(0.5))
+    talk(film(source / "night-cook" / "one.mp4", seconds=4), message(0.5), message(9))
     film(source / "ann" / "two.mkv")
+    (source / "ann" / "notes.txt").write_text("x")
     (source / "broken" / "x.mp4").parent.mkdir()
     (source / "broken" / "x.mp4").write_bytes(b"no video")
     settings = settings_for(tmp_path, source, segment_s=3)
@@ -295,27 +218,64 @@ def test_the_job_writes_tables_report_and_rejections_once(tmp_path: Path, ray_cl
 
     storage = Storage.open(settings.storage.root)
     segments = storage.read("segments", "2026-01-01")
-    contract.validate(segments, "segments", "2026-01-01")
+    values.validate(segments, "segments", "2026-01-01")
     keys = segments.select(["author_id", "live_id", "segment"]).to_pylist()
     assert keys == sorted(keys, key=lambda k: tuple(k.values()))
     assert sorted(storage.read("authors", "2026-01-01")["profile"].to_pylist()) == ["ann", "night cook"]
-    (refused,) = storage.read("rejections", "2026-01-01").to_pylist()
-    assert (refused["key"], refused["stage"], refused["reason"]) == ("broken/x", "ingest", "unreadable_video")
+    refused = storage.read("rejections", "2026-01-01").select(["key", "stage", "reason"]).to_pylist()
+    assert sorted(tuple(row.values()) for row in refused) == [
+        ("broken/x", "ingest", "unreadable_video"),
+        ("night-cook/one.chat.json", "ingest", "bad_chat"),
+    ]
     report = report_json.read(settings.run_dir)
     assert report["anchors"] == {"kept": 1}
     assert {k: report["ingest"][k] for k in ("clips", "segments", "rejections", "authors")} == {
         "clips": 2,
         "segments": 3,
-        "rejections": 1,
+        "rejections": 2,
         "authors": 2,
     }
     assert metrics["skipped"] is False
+    assert report["ingest"]["files"]["chat"] == {"files": 1, "unused": 0, "found": 2, "used": 1, "left_out": 1}
+    files = storage.read("ingest_report", "2026-01-01")
+    contract.validate(files, "ingest_report", "2026-01-01")
+    assert files.select(["file", "kind", "found", "used", "left_out"]).to_pylist() == [
+        dict(file="ann/notes.txt", kind="other", found=1, used=0, left_out=1),
+        dict(file="ann/two.mkv", kind="video", found=1, used=1, left_out=0),
+        dict(file="broken/x.mp4", kind="video", found=1, used=0, left_out=1),
+        dict(file="night-cook/one.chat.json", kind="chat", found=2, used=1, left_out=1),
+        dict(file="night-cook/one.mp4", kind="video", found=2, used=2, left_out=0),
+    ]
+    assert "1 chat file(s): 1 of 2 comment(s) used" in caplog.text
+    assert "nothing was used of 2 file(s), the first broken/x.mp4" in caplog.text
+    assert "writes day 2026-01-01 (ingest.day)" in caplog.text
 
     before = storage.commit_of("segments", "2026-01-01")
     assert run_job(ingest, settings)["skipped"] is True
     assert storage.commit_of("segments", "2026-01-01") == before
     film(source / "ann" / "three.mp4")
     assert run_job(ingest, settings)["clips"] == 3
+
+
+@pytest.mark.ray
+def test_folders_named_after_other_days_are_said(tmp_path: Path, ray_cluster: None, caplog: pytest.LogCaptureFixture):
+    film(tmp_path / "in" / "bo" / "2026-02-03" / "b.mp4", seconds=0.5)
+    run_job(ingest, settings_for(tmp_path, tmp_path / "in"))
+    assert "named after other days, the first bo/2026-02-03/b.mp4 | all are written as day 2026-01-01" in caplog.text
+
+
+@pytest.mark.ray
+def test_joined_recordings_are_both_there_and_the_log_says_so(
+    tmp_path: Path, ray_cluster: None, caplog: pytest.LogCaptureFixture
+):
+    one = film(tmp_path / "one.ts", seconds=20)
+    (tmp_path / "in" / "ann").mkdir(parents=True)
+    (tmp_path / "in" / "ann" / "two.ts").write_bytes(2 * one.read_bytes())
+    caplog.set_level("INFO")
+    metrics = run_job(ingest, settings_for(tmp_path, tmp_path / "in"))
+    assert (metrics["segments"], metrics["rejections"]) == (2, 0)
+    assert "ann/two | 2 segment(s)" in caplog.text
+    assert "at 20.0 s the clock goes back by 20.0 s" in caplog.text
 
 
 @pytest.mark.ray
@@ -335,7 +295,7 @@ def test_another_folder_does_not_replace_a_day_unless_it_is_said(tmp_path: Path,
     run_job(ingest, settings_for(tmp_path, tmp_path / "first"))
     storage = Storage.open(str(tmp_path / "store"))
     before = storage.commit_of("segments", "2026-01-01")
-    with pytest.raises(ContractError, match=r"got 0 of them among the 1 new rows.*--set ingest.replace=true"):
+    with pytest.raises(ContractError, match=r"got 0 of them among the 1 new authors.*--set ingest.replace=true"):
         run_job(ingest, settings_for(tmp_path, tmp_path / "second"))
     assert storage.commit_of("segments", "2026-01-01") == before
     run_job(ingest, settings_for(tmp_path, tmp_path / "second", replace=True))

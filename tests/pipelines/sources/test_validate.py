@@ -17,7 +17,9 @@ from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
 from tests.pipelines.jobs import run_job
+from tests.pipelines.tables.test_contract import MIDNIGHT_MS, impressions
 from tests.pipelines.tables.test_storage import users
+from tests.pipelines.tables.test_values import changed
 
 DAY = "2026-01-01"
 
@@ -47,7 +49,7 @@ def segments(images: list[list[bytes]]) -> pa.Table:
             "author_id": 1,
             "live_id": 2,
             "segment": number,
-            "start_ts_ms": number * 30_000,
+            "start_ts_ms": MIDNIGHT_MS + number * 30_000,
             "frames": [{"offset_ms": 1000 * i, "jpeg": image} for i, image in enumerate(frames)],
             "speech": None,
             "comments": [],
@@ -164,3 +166,32 @@ def test_nothing_to_check_is_an_error(tmp_path: Path):
         check(tmp_path)
     with pytest.raises(config.ConfigError, match="unknown table 'fans'"):
         check(tmp_path, tables=["fans"])
+
+
+def test_a_folder_that_is_no_day_is_an_error_beside_those_of_other_tables(tmp_path: Path):
+    bring(tmp_path, "users", "2026-1-5", users(1))
+    bring(tmp_path, "segments", DAY, segments([[jpeg()]]).slice(0, 0))
+    with pytest.raises(ContractError, match=r"(?s)2 error.*table users: .*got day=2026-1-5; rename it.*an empty day"):
+        check(tmp_path)
+
+
+def test_a_fault_is_found_once_with_its_row_in_the_file(tmp_path: Path):
+    bring(tmp_path, "users", DAY, users(*range(3)))
+    table = users(*range(10, 10 + 2 * validate.ROWS_PER_BATCH))
+    wrong = [0] * (validate.ROWS_PER_BATCH + 7) + [-2] * (validate.ROWS_PER_BATCH - 7)
+    bring(tmp_path, "users", DAY, table.set_column(1, "age_band", pa.array(wrong, pa.int16())), "b.parquet")
+    row = validate.ROWS_PER_BATCH + 7
+    with pytest.raises(ContractError) as caught:
+        check(tmp_path)
+    assert str(caught.value).splitlines()[0] == "1 error(s)"
+    assert f"column age_band: wanted numbers >= -1, got -2 (first at row {row}) in b.parquet" in str(caught.value)
+
+
+def test_a_period_that_a_job_wrote_as_a_day_passes(tmp_path: Path):
+    """As `movielens` does; of what a user brought, each time is of the day."""
+    late = changed(impressions([0, 1]), ts_ms=pa.array([MIDNIGHT_MS, MIDNIGHT_MS + 90 * 86_400_000], pa.int64()))
+    Storage.open(str(tmp_path / "ours")).write("impressions", DAY, [late])
+    assert check(tmp_path / "ours", tables=["impressions"])["validate/rows"] == 2
+    bring(tmp_path / "brought", "impressions", DAY, late)
+    with pytest.raises(ContractError, match="column ts_ms: .*which is 2026-04-01"):
+        check(tmp_path / "brought")

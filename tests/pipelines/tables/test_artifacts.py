@@ -28,7 +28,7 @@ def test_jobs_of_a_node_share_one_copy_of_a_remote_version(tmp_path: Path, monke
     root, node = tmp_path / "store", tmp_path / "node"
     root.mkdir(), node.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(node))
-    remote = Storage(pafs.SubTreeFileSystem(str(root), pafs.LocalFileSystem()), "", url="s3://bucket/store")
+    remote = Storage(pafs.SubTreeFileSystem(str(root), pafs.LocalFileSystem()), "", url="hdfs://bucket/store")
     Artifacts(remote).publish("sarm", version(tmp_path), "r1", {})
     folders = {Artifacts(remote).fetch("sarm") for _ in range(3)}
     assert len(folders) == 1 and len([path for path in node.rglob("*") if path.is_file()]) == 2  # weights and manifest

@@ -254,6 +254,16 @@ def test_a_damaged_marker_is_named(storage: Storage):
         storage.read("users", DAY)
 
 
+def test_a_look_at_the_files_of_a_day_is_one_request_however_many_there_are(storage: Storage):
+    asked = []
+    for files in (1, 30):
+        storage.write("users", DAY, [users(number) for number in range(files)], {"config": "a"})
+        counted, calls = counting(storage.root)
+        assert counted.is_current("users", DAY, {"config": "a"})
+        asked.append(dict(calls))
+    assert asked[0] == asked[1]
+
+
 def test_a_day_is_current_only_for_the_inputs_it_was_made_from(storage: Storage):
     storage.write("users", DAY, [users(1)], {"config": "a"})
     assert storage.is_current("users", DAY, {"config": "a"})

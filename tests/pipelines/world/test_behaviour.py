@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.tables import contract
+from pipelines.tables import values
 from pipelines.tables.contract import TASKS_COLUMNS
 from pipelines.tables.storage import Storage
 from pipelines.world import behaviour
@@ -45,7 +45,7 @@ def test_the_tables_keep_the_contract(day: tuple[Storage, Columns, Columns]):
     sizes = {}
     for name in ("users", "impressions", "events", "oracle_impressions"):
         table = day[0].read(name, DAY)
-        assert contract.validate(table, name, DAY).equals(table), name
+        assert values.validate(table, name, DAY).equals(table), name
         sizes[name] = table.num_rows
     assert sizes["users"] == CONFIG.num_users
     assert sizes["impressions"] == sizes["oracle_impressions"] < sizes["events"]

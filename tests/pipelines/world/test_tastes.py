@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.tables import contract
+from pipelines.tables import values
 from pipelines.world.authors import make_authors, plan_day
 from pipelines.world.config import WorldConfig
 from pipelines.world.lexicon import lexicon
@@ -58,7 +58,7 @@ def test_equal_seeds_give_equal_users(users: Users):
 
 
 def test_the_users_table_keeps_the_contract(users: Users):
-    table = contract.validate(users.table(), "users", "2026-01-01")
+    table = values.validate(users.table(), "users", "2026-01-01")
     assert table["user_id"].to_pylist() == sorted(users.user_id)
     for name, size in PROFILE_SIZES.items():
         assert set(table[name].to_pylist()) == set(range(size)) or name != "device"

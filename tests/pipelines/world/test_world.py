@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.semantics import prompt
 from pipelines.settings import Settings
-from pipelines.tables import contract, newest
+from pipelines.tables import newest, values
 from pipelines.tables.anchor_text import canonical_text
 from pipelines.tables.contract import FIELDS, ContractError
 from pipelines.tables.storage import Storage, StorageConfig
@@ -66,7 +66,7 @@ def test_every_table_keeps_the_contract(made: tuple[Settings, dict[str, Any]]):
     for name in TABLES:
         assert storage.days(name) == ["2026-01-01", "2026-01-02"]
         for day in storage.days(name):
-            contract.validate(storage.read(name, day), name, day)
+            values.validate(storage.read(name, day), name, day)
     assert storage.days("users") == ["2026-01-01"]
 
 

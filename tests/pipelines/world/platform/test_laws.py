@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pipelines.settings import Settings
-from pipelines.tables import contract, newest
+from pipelines.tables import newest, values
 from pipelines.tables.contract import TASKS_COLUMNS
 from pipelines.tables.storage import Storage, StorageConfig
 from pipelines.world import world
@@ -51,7 +51,7 @@ def fingerprints(storage: Storage) -> dict[tuple[str, str], str]:
 def test_every_table_keeps_the_contract(storage: Storage):
     for name in TABLES:
         for day in storage.days(name):
-            contract.validate(storage.read(name, day), name, day)
+            values.validate(storage.read(name, day), name, day)
     assert storage.days("impressions") == storage.days("users") == DAYS
     for day in DAYS:
         rows = [storage.read(name, day)["impression_id"].to_pylist() for name in ("impressions", "oracle_impressions")]

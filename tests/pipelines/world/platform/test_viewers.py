@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.tables import contract
+from pipelines.tables import values
 from pipelines.world.config import WorldConfig
 from pipelines.world.platform.phrases import attributes
 from pipelines.world.platform.viewers import make_viewers
@@ -30,7 +30,7 @@ def test_only_tastes_depend_on_the_day():
 def test_new_users_join_every_later_day():
     first_day = DAYS[0].first_day
     assert np.bincount(first_day).tolist() == [600] + 29 * [30]
-    table = contract.validate(DAYS[0].table(first_day == 3), "users", "2026-01-04")
+    table = values.validate(DAYS[0].table(first_day == 3), "users", "2026-01-04")
     assert sorted(DAYS[0].user_id[first_day == 3]) == table["user_id"].to_pylist()
 
 
