@@ -15,7 +15,7 @@ from pipelines.settings import read_settings
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements"
 EXTRAS = ("cpu", "gpu")
-PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(\[[a-z,]+\])?==(?P<version>[A-Za-z0-9.+]+)")
+PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(\[[a-z0-9,]+\])?==(?P<version>[A-Za-z0-9.+]+)")
 
 
 def pins(lines: list[str]) -> dict[str, str]:

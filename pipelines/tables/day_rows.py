@@ -156,8 +156,12 @@ class DayRows:
     def _cast_file(
         self, file: DayFile, schema: pa.Schema, filtered: pa.Schema, where: pc.Expression | None
     ) -> pa.Table:
-        """The rows of one file, cast. Arrow filters them as it reads where the columns of `filtered` need no cast."""
-        if where is None or _is_typed(file, filtered):
+        """The rows of one file, cast. Arrow filters them as it reads where the columns of `filtered` need no cast.
+
+        Of types that views are it cannot leave rows out.
+        """
+        has_views = any(_holds_view(file.schema.field(name).type) for name in schema.names)
+        if where is None or (_is_typed(file, filtered) and not has_views):
             return self._conformed(self._scanned(file.fragment, schema.names, where), schema)
         return self._conformed(self._scanned(file.fragment, schema.names, None), schema).filter(where)
 
@@ -195,6 +199,12 @@ class DayRows:
 def _is_typed(file: DayFile, schema: pa.Schema) -> bool:
     """Whether a file holds the columns of `schema` with just its types."""
     return all(field.name in file.schema.names and file.schema.field(field.name).type == field.type for field in schema)
+
+
+def _holds_view(kind: pa.DataType) -> bool:
+    """True for string_view, binary_view and list_view, and for what is made of them."""
+    inner = [kind.field(at).type for at in range(kind.num_fields)]
+    return str(kind).partition("<")[0].endswith("_view") or any(map(_holds_view, inner))
 
 
 def _asked_by(where: pc.Expression | None, names: Sequence[str]) -> list[str]:

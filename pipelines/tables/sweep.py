@@ -12,6 +12,7 @@ from datetime import timedelta
 from pyarrow import fs as pafs
 
 from pipelines.tables import contract
+from pipelines.tables.contract import ContractError
 from pipelines.tables.lease import HeldError
 from pipelines.tables.listing import EMPTY, MARKER, UNCOMMITTED, is_older, is_part
 from pipelines.tables.storage import ABANDONED_S, Storage
@@ -40,6 +41,9 @@ def tables(storage: Storage) -> list[str]:
             left = storage.sweep(table, day[4:])
         except HeldError as error:
             log.debug("%s", error)
+            continue
+        except (ContractError, OSError) as error:  # of a day that no job of today may have to do with
+            log.warning("table %s, %s is not swept: %s", table, day, error)
             continue
         if left:
             log.info("swept %d file(s) that a write of %s, %s left when it died", len(left), table, day)

@@ -124,7 +124,7 @@ def test_saved_and_loaded_rankers_score_alike(tmp_path: Path) -> None:
         ({"class": "ComposedRanker"}, "class 'ComposedRanker', wanted 'Ranker'"),
         ({"version": 99}, "version 99, wanted 1"),
         ({"config": {"id_dim": 4}}, r"shape \[8, 8\] in the file, \[8, 4\] in the config"),
-        ({"config": {"id_dims": 4}}, r"config: unknown key\(s\) id_dims; valid keys are id_dim"),
+        ({"config": {"id_dims": 4}}, r"config: unknown key\(s\) id_dims; did you mean id_dim"),
     ],
 )
 def test_a_mismatch_is_refused_with_both_values(tmp_path: Path, change: dict[str, object], message: str) -> None:

@@ -64,7 +64,7 @@ def test_a_kind_that_is_no_source_of_this_package_is_refused(kind: str, message:
 def test_unknown_keys_are_refused_with_those_that_there_are(part: str) -> None:
     spec = SourceSpec.of("tags", Codes, TwoStageConfig(), CodeFacts(num_codes=3))
     changed: dict[str, Any] = {part: {**getattr(spec, part), "widht": 3}}
-    with pytest.raises(ValueError, match=rf"sources.tags.{part}: unknown key\(s\) widht; valid keys are"):
+    with pytest.raises(ValueError, match=rf"sources.tags.{part}: unknown key\(s\) widht; .*valid keys are"):
         dataclasses.replace(spec, **changed).build(RANKER)
 
 

@@ -105,6 +105,13 @@ def test_parts_of_a_day_that_a_job_writes_stay(storage: Storage) -> None:
     assert part.exists()
 
 
+def test_a_day_whose_marker_is_damaged_is_named_and_left(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
+    part = aged(left_part(storage), 2 * DAYS)
+    (part.parent / "_COMMIT.json").write_text("{")
+    assert sweep(storage) == [] and part.exists()
+    assert "table users, day=2026-01-01 is not swept" in caplog.text
+
+
 def test_staging_goes_after_a_week_but_not_a_running_job_s(storage: Storage, tmp_path: Path) -> None:
     folders = [tmp_path / "staging" / f"anchors-0f0f-2026-01-0{day}" for day in (1, 2, 3)]
     for folder, days in zip(folders, (9, 9, 2), strict=True):
