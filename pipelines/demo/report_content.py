@@ -51,6 +51,8 @@ class Anchors(TypedDict):
     seconds: float
     authors_per_s: float | None
     engine_start_s: float | None
+    kept: int
+    model: str
     valid_rate: float
     agreement: ByField
     chance: ByField
@@ -109,6 +111,7 @@ class Trained(TypedDict):
     main_loss: NotRequired[float]
     curve: NotRequired[list[CurvePoint]]
     seconds: NotRequired[float]
+    failures: NotRequired[int]
 
 
 class Quality(TypedDict):
@@ -223,6 +226,7 @@ class Published(TypedDict):
     users_with_history: NotRequired[int]
     bank_mb: NotRequired[float]
     encode_seconds: NotRequired[float]
+    gate: NotRequired[dict[str, Any]]
 
 
 class Served(TypedDict):
@@ -290,6 +294,8 @@ class Report(TypedDict, total=False):
     evaluated_day: str
     """Job evaluate, as are `evaluated_examples`, `metrics` and `buckets`."""
     evaluated_examples: int
+    evaluated_served: dict[str, Any] | None
+    """The version that was served before, measured on the same day; None where there was none."""
     metrics: dict[str, dict[str, Quality]]
     """By ranker, then by task; the rankers that are published, and the oracle."""
     buckets: list[Bucket]

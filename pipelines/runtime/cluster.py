@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 _LONGEST_SOCKET = 107
 """Bytes that a path of AF_UNIX may have."""
 _SOCKET_OF_A_SESSION = "/ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store"
-_NOT_SHIPPED = ("/.*", "/runs", "/tests", "/docs", "**/__pycache__")
-"""Of the checkout, what no worker needs."""
+_NOT_SHIPPED = ("/.ci", "/runs", "/tests", "/docs")
+"""Of the checkout, what no worker needs, beside what .gitignore names. "/.*" would leave out the checkout itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -193,7 +193,9 @@ def _commit(
     day done."""
     answers = staging.read(day)
     good, bad = split(answers, config.model)
-    _refuse_nothing(day, good, bad)
+    if message := nothing_came(day, good, bad):
+        staging.forget(day)
+        raise RuntimeError(message)
     bad += [
         {"key": str(a), "reason": "engine_error", "detail": "no answer came back in two attempts", "attempts": 2}
         for a in lost
@@ -228,16 +230,20 @@ def split(answers: pa.Table, model: str) -> tuple[list[dict[str, Any]], list[dic
     return good, bad
 
 
-def _refuse_nothing(day: str, good: list[dict[str, Any]], bad: list[dict[str, Any]]) -> None:
-    """Raises RuntimeError for a day that the engine made nothing of: no earlier anchors are to be replaced by none."""
+def nothing_came(day: str, good: list[dict[str, Any]], bad: list[dict[str, Any]]) -> str:
+    """Why a day is not committed of which the engine made nothing: no earlier anchors are to be replaced by none.
+
+    "" where there are anchors, and where the day's own data leaves nothing to write one from.
+    """
     reasons = Counter(row["reason"] for row in bad if row["reason"] not in _OF_THE_DATA)
-    if reasons and not good:
-        reason, count = reasons.most_common(1)[0]
-        detail = next(row["detail"] for row in bad if row["reason"] == reason)
-        raise RuntimeError(
-            f"anchors: day {day} is left as it was, since none of {len(bad)} authors has an anchor; {count} times "
-            f"{reason}, the first: {detail}"
-        )
+    if good or not reasons:
+        return ""
+    reason, count = reasons.most_common(1)[0]
+    detail = next(row["detail"] for row in bad if row["reason"] == reason)
+    return (
+        f"anchors: day {day} is left as it was, since none of {len(bad)} authors has an anchor; {count} times "
+        f"{reason}, the first: {detail}"
+    )
 
 
 def _anchor(row: dict[str, Any], fields: dict[str, list[str]], model: str) -> dict[str, Any]:

@@ -56,13 +56,18 @@ def _to_request(row: dict[str, Any], max_tokens: int) -> dict[str, Any]:
 
     A row that has a reason already passes the engine by, as rows do that failed.
     """
+    frames = row["frames"]
+    try:
+        pixels, reason, detail = [pictures.decoded(frame) for frame in frames], row["reason"], row["detail"]
+    except Exception as error:  # what a thumbnail did not show
+        pixels, reason, detail = [], "bad_image", str(error)
     return {
-        ERROR: row["reason"],
+        ERROR: reason,
+        "reason": reason,
+        "detail": detail,
         "frames": None,
-        "num_frames": len(row["frames"]),
-        "multimodal_data": {"image": [pictures.decoded(frame) for frame in row["frames"]]}
-        if len(row["frames"]) and not row["reason"]
-        else None,
+        "num_frames": len(frames),
+        "multimodal_data": {"image": pixels} if pixels else None,
         "sampling_params": {
             "max_tokens": max_tokens,
             "temperature": 0.0,
@@ -170,10 +175,10 @@ def engine_errors(attempts: Any) -> Iterator[None]:
 
     try:
         yield
-    except Exception as error:
+    except Exception:
         if not (verdict := ray.get(attempts.verdict.remote())):
             raise
-        raise EngineError(f"the engine cannot go on: {verdict}") from error
+        raise EngineError(f"the engine cannot go on: {verdict}") from None  # Ray's own account is long and no cause
 
 
 def _probe(checkpoint: Checkpoint, budget: Budget) -> dict[str, Any]:

@@ -63,6 +63,10 @@ class Staging:
         """Keys of every finished row."""
         return {(day, author) for day in self._folders for author in self.read(day)["author_id"].to_pylist()}
 
+    def forget(self, day: str) -> None:
+        """Deletes what is kept of one day, so that the next run asks for all of it."""
+        self._storage.filesystem.delete_dir_contents(self._folders[day])
+
     def remove(self) -> None:
         """Deletes the parts, once their days are committed, and what runs left that nobody went on with."""
         for folder in self._folders.values():

@@ -26,7 +26,8 @@ from pipelines.runtime.config import ConfigError
 from pipelines.semantics import agreement, anchors, prompt
 from pipelines.semantics.anchors import AnchorsConfig
 from pipelines.semantics.checkpoint import model_fingerprint
-from pipelines.semantics.engine import ANSWERS, EngineConfig, processor_kwargs
+from pipelines.semantics.engine import ANSWERS, processor_kwargs
+from pipelines.semantics.engine_config import EngineConfig
 from pipelines.settings import Settings
 from pipelines.tables import contract, rejections
 from pipelines.tables.storage import Storage, StorageConfig
@@ -217,6 +218,21 @@ def test_split_rejects_what_is_no_anchor_with_the_reason() -> None:
     ]  # fmt: skip
 
 
+def test_attempts_are_told_with_a_rejection() -> None:
+    row = answer(4, "", reason="engine_error", detail="died", attempts=3)
+    _, ((rejection),) = anchors.split(pa.Table.from_pylist([row], schema=ANSWERS), "m")
+    assert rejection["attempts"] == 3
+
+
+def test_a_day_of_which_the_engine_made_nothing_is_not_committed() -> None:
+    bad = [{"reason": "engine_error", "detail": "too long"}, {"reason": "no_frames", "detail": ""}]
+    said = anchors.nothing_came(DAYS[0], [], bad)
+    assert "none of 2 authors" in said and "1 times engine_error" in said and "too long" in said
+    assert anchors.nothing_came(DAYS[0], [{}], bad) == ""
+    assert anchors.nothing_came(DAYS[0], [], bad[1:]) == "", "nobody could write an anchor of that"
+    assert anchors.nothing_came(DAYS[0], [], []) == ""
+
+
 def test_a_missing_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="make distil"):
         model_fingerprint(str(tmp_path))
@@ -242,3 +258,16 @@ def test_a_gpu_engine_asks_for_a_gpu_and_takes_extra_arguments() -> None:
     assert told["concurrency"] == (4, 4)
     assert told["engine_kwargs"]["gpu_memory_utilization"] == 0.8
     assert "enforce_eager" not in told["engine_kwargs"]
+
+
+def test_threads_of_a_cpu_engine_are_those_that_are_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    told = processor_kwargs("model", AnchorsConfig().prompt, EngineConfig(cpus_per_engine=3))
+    assert told["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "3"
+    assert told["placement_group_config"] == {"bundles": [{"CPU": 3}]}
+
+
+def test_no_stage_but_the_engine_needs_torch() -> None:
+    told = processor_kwargs("model", AnchorsConfig().prompt, EngineConfig())
+    stages = ("chat_template_stage", "prepare_multimodal_stage", "tokenize_stage", "detokenize_stage")
+    assert [told[stage]["enabled"] for stage in stages] == [False] * 4

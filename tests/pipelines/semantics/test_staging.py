@@ -52,6 +52,16 @@ def test_days_of_one_batch_are_kept_apart(tmp_path: Path) -> None:
     assert [staging.read(day)["answer"].to_pylist() for day in (DAY, other)] == [["a"], ["b"]]
 
 
+def test_a_day_that_is_forgotten_is_asked_for_again_and_no_other(tmp_path: Path) -> None:
+    other = "2026-01-02"
+    staging = Staging(Storage.open(str(tmp_path)), "run", inputs(1) | {other: {1: bytes(16)}})
+    staging.append(pa.Table.from_pylist([answer(1, "a"), answer(1, "b") | {"day": other}], schema=ANSWERS))
+    staging.forget(DAY)
+    assert staging.keys() == {(other, 1)}
+    staging.append(pa.Table.from_pylist([answer(1, "again")], schema=ANSWERS))
+    assert staging.keys() == {(DAY, 1), (other, 1)}
+
+
 def test_blocks_hold_every_key_in_order() -> None:
     keys = [(DAY, author) for author in range(5)]
     blocks = key_blocks(keys, 2)

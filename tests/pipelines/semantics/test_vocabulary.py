@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
+from pipelines.runtime.config import ConfigError
 from pipelines.semantics import base_tokenizer, vocabulary
 from pipelines.semantics.base_tokenizer import BaseTokenizerConfig
 from pipelines.semantics.corpus import corpus
@@ -110,6 +111,52 @@ def test_the_corpus_is_the_fields_of_the_canonical_text(tiny: Settings) -> None:
 def test_a_missing_base_tokenizer_is_named(tiny: Settings) -> None:
     with pytest.raises(ContractError, match="nowhere.json"):
         run_job(vocabulary, _again(tiny, base_tokenizer="nowhere.json"))
+
+
+def _family(kind: str) -> Tokenizer:
+    """Small tokenizers of families that live merges cannot extend."""
+
+    letters = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    made = {
+        "Unigram": lambda: models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0),
+        "WordPiece": lambda: models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"),
+        "WordLevel": lambda: models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"),
+        "byte_fallback": lambda: models.BPE(letters, [], byte_fallback=True),
+        "ignore_merges": lambda: models.BPE(letters, [], ignore_merges=True),
+        "prefix": lambda: models.BPE(letters, []),
+    }
+    tokenizer = Tokenizer(made[kind]())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=kind == "prefix")
+    return tokenizer
+
+
+@pytest.mark.parametrize("kind", ["Unigram", "WordPiece", "WordLevel", "byte_fallback", "ignore_merges", "prefix"])
+def test_a_family_that_cannot_be_extended_is_refused(tiny: Settings, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "other.json"
+    _family(kind).save(str(file))
+    with pytest.raises(
+        ConfigError, match=f"^vocabulary.base_tokenizer {file}: .*{kind}.* job base_tokenizer"
+    ) as caught:
+        run_job(vocabulary, _again(tiny, base_tokenizer=str(file)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "Git-LFS pointer"),
+        (b'{"version": "1.0", "model": {"type": "BPE", "vocab": {"a"', "cannot be read"),
+        (b"\x80\x81 no text", "cannot be read"),
+        (b"", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_tokenizer_is_refused_by_key_and_file(
+    tiny: Settings, tmp_path: Path, content: bytes, said: str
+) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"^vocabulary.base_tokenizer {file}: .*{said}"):
+        run_job(vocabulary, _again(tiny, base_tokenizer=str(file)))
 
 
 def test_no_anchors_is_an_error_that_says_what_to_run(tiny: Settings, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pipelines.runtime import config
 from pipelines.settings import Settings
 from pipelines.sources import ingest
 from pipelines.sources.rows import stable_id
-from pipelines.tables import contract, values
+from pipelines.tables import values
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
 from tests.pipelines.films import CODECS, Pipe, encode, film, grey, with_cover
@@ -238,7 +238,7 @@ def test_the_job_writes_tables_report_and_rejections_once(
     assert metrics["skipped"] is False
     assert report["ingest"]["files"]["chat"] == {"files": 1, "unused": 0, "found": 2, "used": 1, "left_out": 1}
     files = storage.read("ingest_report", "2026-01-01")
-    contract.validate(files, "ingest_report", "2026-01-01")
+    values.validate(files, "ingest_report", "2026-01-01")
     assert files.select(["file", "kind", "found", "used", "left_out"]).to_pylist() == [
         dict(file="ann/notes.txt", kind="other", found=1, used=0, left_out=1),
         dict(file="ann/two.mkv", kind="video", found=1, used=1, left_out=0),
