@@ -3,7 +3,7 @@
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
@@ -25,14 +25,14 @@ _SIZE: dict[str, Any] = {"object_store_memory": 80 * 2**20}
 class Machines:
     """A head without CPUs, on which jobs run, and worker nodes of two CPUs each."""
 
-    def __init__(self, num_workers: int) -> None:
+    def __init__(self, num_workers: int, environment: Mapping[str, str] | None = None) -> None:
         from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
         from ray.cluster_utils import Cluster
 
         self._mark = uuid.uuid4().hex
         # Ray read the mode in this process when it was first imported, so that is what the nodes get.
         mode = os.environ.get("RAY_AUTH_MODE", "disabled")
-        self.environment = {MARK: self._mark, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": mode}
+        self.environment = {MARK: self._mark, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": mode} | dict(environment or {})
         ensure_token_if_auth_enabled(create_token_if_missing=True)
         with mock.patch.dict(os.environ, self.environment):
             self._cluster = Cluster(
@@ -74,9 +74,9 @@ class Machines:
 
 
 @contextmanager
-def machines(num_workers: int) -> Iterator[Machines]:
-    """Machines for as long as they are needed."""
-    cluster = Machines(num_workers)
+def machines(num_workers: int, environment: Mapping[str, str] | None = None) -> Iterator[Machines]:
+    """Machines for as long as they are needed; `environment` is added to that of all their processes."""
+    cluster = Machines(num_workers, environment)
     try:
         yield cluster
     finally:

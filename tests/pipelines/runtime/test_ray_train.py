@@ -23,7 +23,9 @@ pytestmark = pytest.mark.ray
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Machines]:
     """Two worker nodes: the training workers fit on one, and the other one is left when it is lost."""
-    with machines(2) as cluster:
+    # A node that is gone is noticed within seconds; by default that takes up to half a minute.
+    soon = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
+    with machines(2, soon) as cluster:
         yield cluster
 
 
