@@ -22,7 +22,8 @@ class Lines:
 
     def put(self, line: str) -> None:
         """Hands a line over; neither waits until it has arrived nor fails where it does not."""
-        self._mailbox.put.remote(line)
+        # Not sent again after a failure: it would come after the lines that follow it.
+        self._mailbox.put.options(max_task_retries=0).remote(line)
 
 
 class _Mailbox:
