@@ -1,6 +1,6 @@
 """Who was being worked on when a worker died: so that one bad row costs three attempts, and no job restarts for ever.
 
-Ray starts dead workers again, as often as they die, and gives them the same rows. Workers of a job therefore tell one
+Ray starts dead workers again, as often as they die, and gives them the same rows. So the workers of a pool tell one
 `Attempts` which rows they take up and which they finish. A worker that is started again asks it which rows were in its
 hands when it died: these are taken up in small groups, then one by one, and a row that was there at three deaths is
 given up. Where nothing at all comes of it the job ends, with what the dead worker last wrote.
@@ -42,7 +42,7 @@ class Place:
 
 
 class Attempts:
-    """What is in whose hands. One for each job, as a Ray actor that has no work of its own."""
+    """What is in whose hands. One for each pool of workers of a job, as a Ray actor that has no work of its own."""
 
     def __init__(self) -> None:
         self._hands: dict[str, set[Hashable]] = {}

@@ -116,7 +116,7 @@ def _embedded(texts: list[str], config: EmbedConfig) -> Iterator[tuple[str, npt.
     rows = pa.table({"text": texts, "tokens": token_ids(texts, config)})
     blocks = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=config.engine.batch_size)
     started = logged = time.perf_counter()
-    with engine_errors(attempts):
+    with engine_errors({"the engine": attempts}):
         for done, row in enumerate(processor(blocks).iter_rows(), 1):
             if row.get(ERROR):
                 raise RuntimeError(f"embed: {row['text'][:80]!r}: {row[ERROR]}")

@@ -5,7 +5,7 @@ Only the engine's own process imports torch; what kills it, or a gatherer, is fo
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -106,14 +106,15 @@ def answers(
 
     checkpoint = Checkpoint.read(model)
     budget = Budget.of(checkpoint, prompts, config)
-    attempts = ray.remote(num_cpus=0)(Attempts).remote()
+    book = ray.remote(num_cpus=0)(Attempts)
+    attempts, gatherings = book.remote(), book.remote()
     # Small blocks, so that answers come back, and are kept, as they are made.
     gathered = (
         ray.data.from_arrow(keys)
         .repartition(target_num_rows_per_block=config.batch_size)
         .map_batches(
             Gather,
-            fn_constructor_args=(Gathering(root=root, model=model, prompts=prompts, budget=budget), attempts),
+            fn_constructor_args=(Gathering(root=root, model=model, prompts=prompts, budget=budget), gatherings),
             batch_size=config.batch_size,
             batch_format="pyarrow",
             concurrency=config.gather_workers,
@@ -131,7 +132,7 @@ def answers(
         postprocess=_from_answer,
     )
     done = processor(gathered).map_batches(_conform, batch_format="pyarrow", num_cpus=0.1)
-    with engine_errors(attempts):
+    with engine_errors({"the engine": attempts, "the process that reads segments": gatherings}):
         yield from done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 
 
@@ -169,16 +170,17 @@ def watched_processor(
 
 
 @contextmanager
-def engine_errors(attempts: Any) -> Iterator[None]:
-    """Says what an engine died of, where it did, in place of what Ray makes of it."""
+def engine_errors(attempts: Mapping[str, Any]) -> Iterator[None]:
+    """Says what workers died of, where they did, in place of what Ray makes of it. By name, each pool's `Attempts`."""
     import ray
 
     try:
         yield
     except Exception:
-        if not (verdict := ray.get(attempts.verdict.remote())):
-            raise
-        raise EngineError(f"the engine cannot go on: {verdict}") from None  # Ray's own account is long and no cause
+        for name, each in attempts.items():
+            if verdict := ray.get(each.verdict.remote()):
+                raise EngineError(f"{name} cannot go on: {verdict}") from None  # Ray's own account is no cause
+        raise
 
 
 def _probe(checkpoint: Checkpoint, budget: Budget) -> dict[str, Any]:

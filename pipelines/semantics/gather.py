@@ -1,7 +1,7 @@
 """Keys in, prompts out: what an engine is asked of each author and day. One author's faults stay that author's."""
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Gather:
     """Builds the prompts of a batch of keys, reading only those authors' segments."""
 
     def __init__(self, told: Gathering, attempts: Any) -> None:
-        """`attempts` is the job's actor (attempts.py): a picture that kills this process is found by it."""
+        """`attempts` is the pool's actor (attempts.py): a picture that kills this process is found by it."""
         import ray
 
         self._wait, self._attempts, self._me = ray.get, attempts, ray.get_runtime_context().get_actor_id()
@@ -69,22 +69,20 @@ class Gather:
         return pa.Table.from_pylist(rows, schema=GATHERED)
 
     def _gathered(self, keys: list[Key]) -> list[dict[str, Any]]:
-        held = [("gather", *key) for key in keys]
-        self._wait(self._attempts.took.remote(self._me, held))
+        self._wait(self._attempts.took.remote(self._me, keys))
         rows = self._prompts.of(keys)
-        self._attempts.finished.remote(self._me, held)
+        self._attempts.finished.remote(self._me, keys)
         return rows
 
     def _carefully(self, keys: list[Key]) -> list[dict[str, Any]]:
         """Behind a death: suspects in small groups, and those with three deaths not at all."""
-        held: list[Hashable] = [("gather", *key) for key in keys]
-        deaths = dict(zip(keys, self._wait(self._attempts.deaths.remote(held)), strict=True))
+        deaths = dict(zip(keys, self._wait(self._attempts.deaths.remote(keys)), strict=True))
         died = f"the process that reads this author's day died at each of {LIMIT} attempts"
         lost = given_up(keys, lambda key: deaths[key])
         rows = [refused(key, "bad_row", died) | {"attempts": LIMIT} for key in lost]
         for group in groups(keys, lambda key: deaths[key]):
             rows += self._gathered(group)
-        self._attempts.gave_up.remote([("gather", *key) for key in lost])
+        self._attempts.gave_up.remote(lost)
         self._careful = bool(self._wait(self._attempts.suspects.remote()))
         return rows
 

@@ -37,7 +37,7 @@ class Watched:
         max_model_len: int,
         **kwargs: Any,
     ) -> None:
-        """`attempts` is the job's actor, `probe` a request that any engine can answer."""
+        """`attempts` is the pool's actor, `probe` a request that any engine can answer."""
         import ray
 
         self._attempts, self._columns, self._probe = attempts, tuple(key_columns), probe

@@ -115,7 +115,6 @@ def test_a_missing_base_tokenizer_is_named(tiny: Settings) -> None:
 
 def _family(kind: str) -> Tokenizer:
     """Small tokenizers of families that live merges cannot extend."""
-
     letters = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     made = {
         "Unigram": lambda: models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0),

@@ -94,7 +94,7 @@ class CrashingGather(Gather):
     def _gathered(self, keys: list[Any]) -> list[dict[str, Any]]:
         rows = [key for key in keys if key[1] == CRASHES_GATHER]
         if rows:
-            self._wait(self._attempts.took.remote(self._me, [("gather", *key) for key in keys]))
+            self._wait(self._attempts.took.remote(self._me, keys))
             os._exit(1)
         return super()._gathered(keys)
 
@@ -158,7 +158,6 @@ def test_a_cut_answer_is_asked_for_once_more_with_a_larger_limit(answered: dict[
     assert (answered[LONG]["answer"], answered[LONG]["attempts"]) == ('{"limit": 40}', 2)
 
 
-@pytest.mark.xfail(strict=False, reason="each row is rejected after three deaths, and the job ends for want of anchors")
 @pytest.mark.ray
 def test_an_engine_that_dies_of_everything_ends_the_job_with_its_own_words(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
