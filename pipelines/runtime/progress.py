@@ -6,12 +6,12 @@ that carries lines dies, Ray starts it again, those that it held are lost, and t
 
 import logging
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 _EVERY_S = 0.5
+_LOST = "some lines of progress are lost: the actor that carries them died and was started again; training went on"
 
 
 class Lines:
@@ -22,23 +22,26 @@ class Lines:
 
     def put(self, line: str) -> None:
         """Hands a line over; neither waits until it has arrived nor fails where it does not."""
-        self._mailbox.put.remote(line)
+        # Not sent again after a failure: it would come after the lines that follow it.
+        self._mailbox.put.options(max_task_retries=0).remote(line)
 
 
 class _Mailbox:
     """The actor that carries lines."""
 
     def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._born = uuid.uuid4().hex
+        import ray
+
+        is_new = not ray.get_runtime_context().was_current_actor_reconstructed
+        self._lines = [] if is_new else [_LOST]
 
     def put(self, line: str) -> None:
         self._lines.append(line)
 
-    def take(self) -> tuple[str, list[str]]:
-        """What tells this actor from the one that Ray starts in its place, and the lines since the last call."""
+    def take(self) -> list[str]:
+        """Lines since the last call, in their order."""
         lines, self._lines = self._lines, []
-        return self._born, lines
+        return lines
 
 
 @contextmanager
@@ -56,7 +59,8 @@ def progress_lines(log: logging.Logger) -> Iterator[Lines]:
 
     # Beside this process: another node that is lost takes no lines with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mailbox = ray.remote(_Mailbox).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(_Mailbox)
+    mailbox = actor.remote()
     done = threading.Event()
     thread = threading.Thread(target=_show, args=(mailbox, log, done), name="progress", daemon=True)
     thread.start()
@@ -69,19 +73,16 @@ def progress_lines(log: logging.Logger) -> Iterator[Lines]:
 
 
 def _show(mailbox: Any, log: logging.Logger, done: threading.Event) -> None:
-    """Logs what arrives until `done`, and says it once where another actor has taken the place of one that died."""
+    """Logs what has arrived, again and again, and a last time when `done`; waits while the actor starts again."""
     import ray
     from ray.exceptions import RayActorError
 
-    known, has_ended = "", False
+    has_ended = False
     while not has_ended:
         has_ended = done.wait(_EVERY_S)
         try:
-            born, lines = ray.get(mailbox.take.remote())
-        except RayActorError:  # it is being started again
-            continue
-        if known not in ("", born):
-            log.warning("some lines of progress are lost: the actor that carries them died; training goes on")
-        known = born
+            lines = ray.get(mailbox.take.remote())
+        except RayActorError:  # the block has ended, and killed it
+            return
         for line in lines:
             log.info("%s", line)

@@ -94,16 +94,15 @@ def run(cluster: Machines, root: Path, kind: str | None = None, at: int = 0) -> 
     """One training; `kind` dies when the line of step `at` is logged."""
     settings = _settings(root)
     started = time.monotonic()
-    job = cluster.start("train", settings)
-    assert job.stderr is not None
     steps, hit, hit_at, log = [], [], 0.0, []
-    for line in job.stderr:
-        log.append(line)
-        if found := _STEP.search(line):
-            steps.append(int(found[1]))
-            if kind is not None and not hit and steps[-1] >= at:
-                hit, hit_at = _hit(cluster, kind), time.monotonic()
-    code = job.wait()
+    with cluster.start("train", settings) as job:
+        for line in job.stderr or ():
+            log.append(line)
+            if found := _STEP.search(line):
+                steps.append(int(found[1]))
+                if kind is not None and not hit and steps[-1] >= at:
+                    hit, hit_at = _hit(cluster, kind), time.monotonic()
+    code = job.returncode
     seconds = time.monotonic() - started
     if code:
         print("".join(log[-40:]), flush=True)

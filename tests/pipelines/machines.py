@@ -3,7 +3,7 @@
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
@@ -25,14 +25,14 @@ _SIZE: dict[str, Any] = {"object_store_memory": 80 * 2**20}
 class Machines:
     """A head without CPUs, on which jobs run, and worker nodes of two CPUs each."""
 
-    def __init__(self, num_workers: int) -> None:
+    def __init__(self, num_workers: int, environment: Mapping[str, str] | None = None) -> None:
         from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
         from ray.cluster_utils import Cluster
 
         self._mark = uuid.uuid4().hex
         # Ray read the mode in this process when it was first imported, so that is what the nodes get.
         mode = os.environ.get("RAY_AUTH_MODE", "disabled")
-        self.environment = {MARK: self._mark, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": mode}
+        self.environment = {MARK: self._mark, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": mode} | dict(environment or {})
         ensure_token_if_auth_enabled(create_token_if_missing=True)
         with mock.patch.dict(os.environ, self.environment):
             self._cluster = Cluster(
@@ -56,14 +56,13 @@ class Machines:
 
     def processes(self, title: str = "") -> list[psutil.Process]:
         """Living processes of the cluster and its jobs with these words in their command line, but for this one."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == self._mark and title in " ".join(process.cmdline()):
-                    found.append(process)
-            except psutil.Error:
-                continue  # ended, or not ours
-        return [process for process in found if process.pid != os.getpid()]
+        return [p for p in psutil.process_iter() if p.pid != os.getpid() and is_titled(p, title) and self._is_ours(p)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get(MARK) == self._mark
+        except psutil.Error:  # ended, or another user's
+            return False
 
     def raylet_of(self, process: psutil.Process) -> psutil.Process:
         """The raylet of the node that a process runs on."""
@@ -75,13 +74,21 @@ class Machines:
 
 
 @contextmanager
-def machines(num_workers: int) -> Iterator[Machines]:
-    """Machines for as long as they are needed."""
-    cluster = Machines(num_workers)
+def machines(num_workers: int, environment: Mapping[str, str] | None = None) -> Iterator[Machines]:
+    """Machines for as long as they are needed; `environment` is added to that of all their processes."""
+    cluster = Machines(num_workers, environment)
     try:
         yield cluster
     finally:
         cluster.close()
+
+
+def is_titled(process: psutil.Process, title: str) -> bool:
+    """True for a living process with these words in its command line, where Ray says what it is."""
+    try:
+        return title in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def kill(*processes: psutil.Process) -> None:

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from pipelines.runtime.progress import progress_lines
-from tests.pipelines.machines import PROGRESS, kill
+from tests.pipelines.machines import PROGRESS, is_titled, kill
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def test_lines_go_on_after_their_actor_died_and_the_log_says_so_once(
     with progress_lines(log) as lines:
         lines.put("before")
         until(lambda: "before" in caplog.messages)
-        actors = [p for p in psutil.Process().children(recursive=True) if PROGRESS in " ".join(p.cmdline())]
+        actors = [p for p in psutil.Process().children(recursive=True) if is_titled(p, PROGRESS)]
         assert len(actors) == 1
         kill(*actors)
 

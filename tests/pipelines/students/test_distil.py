@@ -206,6 +206,29 @@ def test_a_copy_that_breaks_off_leaves_the_old_output_whole(tmp_path: Path, monk
 
 
 @pytest.mark.ray
+def test_every_node_must_see_what_the_workers_share(
+    student: Done, downloaded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, str] = {}
+
+    def refuse(places: dict[str, str], scaling: TrainScaling) -> None:
+        asked.update(places)
+        raise ConfigError("a node does not see it")
+
+    monkeypatch.setattr(distil, "require_shared", refuse)
+    settings = settings_for(tmp_path, base=str(downloaded))
+    settings = replace(settings, storage=student.settings.storage)
+    with pytest.raises(ConfigError, match="does not see"):
+        run_job(distil, settings)
+    assert asked == {
+        "storage.root": str(student.settings.storage.root),
+        "run_dir": str(tmp_path / "distil" / "work"),
+        "distil.output": str(tmp_path / "distil"),
+        "distil.base": str(downloaded / "config.json"),
+    }
+
+
+@pytest.mark.ray
 def test_adapters_end_as_an_ordinary_checkpoint_of_the_base_s_shape(adapted: tuple[Done, dict[str, bytes]]) -> None:
     from transformers import AutoModelForImageTextToText
 
