@@ -41,6 +41,13 @@ _LONGEST = 1000
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
+class JobError(RuntimeError):
+    """A job that failed for a reason which it has told in full: its message says more than a traceback."""
+
+    retry = False
+    """True where the same command may succeed later."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
     """The end of a job."""
@@ -96,6 +103,8 @@ def _explained(error: BaseException) -> Verdict | None:
     if isinstance(trace, str):  # Ray keeps the text of a worker's error where its object is lost
         told = _IN_A_TRACE.findall(trace)
         return _by_name(*told[-1]) if told else None
+    if isinstance(error, JobError):
+        return Verdict(exit_code=FAILED, error=_one_line(str(error)), retry=error.retry)
     if isinstance(error, USER_ERRORS):
         return Verdict(exit_code=REFUSED, error=_one_line(str(error)), retry=isinstance(error, HeldError))
     if isinstance(error, OSError):

@@ -22,6 +22,7 @@ from models.config import DayText, PathText
 from pipelines.pages import report_json
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.run import Run
+from pipelines.runtime.verdict import JobError
 from pipelines.semantics import carried, engine, preflight, prompt
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.checkpoint import STUDENT, model_fingerprint
@@ -36,7 +37,7 @@ from pipelines.tables.storage import Storage
 
 log = logging.getLogger(__name__)
 STAGE = "anchors"
-_OF_THE_DATA = ("no_frames", "bad_image")
+_OF_THE_DATA = ("no_frames", "bad_image", "bad_row")
 """Reasons that say nothing of the engine."""
 
 
@@ -195,7 +196,7 @@ def _commit(
     good, bad = split(answers, config.model)
     if message := nothing_came(day, good, bad):
         staging.forget(day)
-        raise RuntimeError(message)
+        raise JobError(message)
     bad += [
         {"key": str(a), "reason": "engine_error", "detail": "no answer came back in two attempts", "attempts": 2}
         for a in lost

@@ -25,20 +25,25 @@ PROBE = "probe"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where a worker writes its log."""
+    """Where a worker writes: its engine logs to the standard output, the interpreter to the standard error."""
 
     host: str
-    log: str
+    out: str
+    err: str
 
     @classmethod
     def here(cls) -> "Place":
-        """Of this process: the file behind its standard error, which its children share."""
-        return cls(host=os.uname().nodename, log=os.path.realpath("/proc/self/fd/2"))
+        """Of this process: the files behind its two streams, which its children share."""
+        out, err = (os.path.realpath(f"/proc/self/fd/{stream}") for stream in (1, 2))
+        return cls(host=os.uname().nodename, out=out, err=err)
 
     def last_words(self) -> str:
-        """What was last written to the log of a process of this host; where it is, for one of another."""
-        here = self.host == os.uname().nodename and Path(self.log).is_file()
-        return f"{last_words(Path(self.log)) if here else 'it left no words'}\nits log: {self.host}:{self.log}"
+        """What a process of this host wrote last, then the file; only the file, for one of another host."""
+        logs = [Path(log) for log in (self.out, self.err) if Path(log).is_file()]
+        if self.host != os.uname().nodename or not logs:
+            return f"it left no words\nits log: {self.host}:{self.err}"
+        words, log = last_words(*logs)
+        return f"{words}\nits log: {self.host}:{log}"
 
 
 class Attempts:
@@ -146,24 +151,29 @@ def groups(rows: Sequence[Row], deaths: Callable[[Row], int]) -> Iterator[list[R
         yield rest
 
 
-_PREFIX = re.compile(r"^\(\w+ pid=\d+\) ?(?:(?:ERROR|WARNING|INFO) [^\]]*\] ?)?")
+_PREFIX = re.compile(r"^(?:\(\w+ pid=\d+\) ?)?(?:(?:ERROR|WARNING|INFO) [^\]]*\] ?)?")
 _ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Stalled|Interrupt): ")
 _ABOUT_OTHERS = ("EngineDeadError", "RayTaskError", "ActorDiedError")
 _TAIL_BYTES = 256 * 1024
 _MOST_LINES = 60
 
 
-def last_words(log: Path) -> str:
-    """The last traceback in a log that is a cause; where there is none, its last lines."""
+def last_words(*logs: Path) -> tuple[str, Path]:
+    """The last traceback that is a cause, of the first log that holds one, else the last lines of the last log."""
+    for log in logs:
+        lines = _tail(log)
+        for end in range(len(lines) - 1, -1, -1):
+            if _ERROR.match(lines[end]) and not any(name in lines[end] for name in _ABOUT_OTHERS):
+                starts = [at for at in range(end) if lines[at].startswith("Traceback")]
+                first = max(starts[-1] if starts else end, end - _MOST_LINES)
+                return "\n".join(lines[first : end + 1]), log
+    return "\n".join(lines[-_MOST_LINES // 3 :]) or "it wrote nothing", log
+
+
+def _tail(log: Path) -> list[str]:
     with log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-        lines = [_PREFIX.sub("", line) for line in stream.read().decode(errors="replace").splitlines()]
-    for end in range(len(lines) - 1, -1, -1):
-        if _ERROR.match(lines[end]) and not any(name in lines[end] for name in _ABOUT_OTHERS):
-            starts = [at for at in range(end) if lines[at].startswith("Traceback")]
-            first = max(starts[-1] if starts else end, end - _MOST_LINES)
-            return "\n".join(lines[first : end + 1])
-    return "\n".join(lines[-_MOST_LINES // 3 :]) or "it wrote nothing"
+        return [_PREFIX.sub("", line) for line in stream.read().decode(errors="replace").splitlines()]
 
 
 def _last_line(words: str) -> str:

@@ -4,6 +4,7 @@ Read (keys) -> gather (segments to prompts) -> vLLM through ray.data.llm with on
 Only the engine's own process imports torch; what kills it, or a gatherer, is found by attempts.py.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.runtime.verdict import JobError
 from pipelines.semantics import pictures, prompt
 from pipelines.semantics.attempts import Attempts
 from pipelines.semantics.author_day import PromptConfig
@@ -19,6 +21,8 @@ from pipelines.semantics.checkpoint import Checkpoint
 from pipelines.semantics.engine_config import EngineConfig
 from pipelines.semantics.gather import GATHERED, Gather, Gathering
 from pipelines.semantics.watch import ERROR
+
+log = logging.getLogger(__name__)
 
 KEYS = pa.schema([("day", pa.string()), ("author_id", pa.int64())])
 """One request."""
@@ -47,8 +51,10 @@ _CONTEXT = 1024
 """Tokens of an engine whose `max_model_len` nobody has fitted to a checkpoint."""
 
 
-class EngineError(RuntimeError):
-    """The engine cannot go on; the message ends with its own last words and the place of its log."""
+class EngineError(JobError):
+    """The engine cannot go on; the message ends with its own last error and the place of its log."""
+
+    retry = True
 
 
 def _to_request(row: dict[str, Any], max_tokens: int) -> dict[str, Any]:
@@ -179,7 +185,9 @@ def engine_errors(attempts: Mapping[str, Any]) -> Iterator[None]:
     except Exception:
         for name, each in attempts.items():
             if verdict := ray.get(each.verdict.remote()):
-                raise EngineError(f"{name} cannot go on: {verdict}") from None  # Ray's own account is no cause
+                why, *words, cause, place = verdict.splitlines()
+                log.error("the last words of %s:\n%s", name, "\n".join([*words, cause]))
+                raise EngineError(f"{name} cannot go on: {why} {cause}; {place}") from None  # Ray's account is no cause
         raise
 
 

@@ -38,11 +38,12 @@ def select(segments: Sequence[Mapping[str, Any]], count: int) -> tuple[list[Keyf
     bad: list[str] = []
     frames: list[tuple[int, Mapping[str, Any], NDArray[np.float32]]] = []
     for index, segment in enumerate(segments):
-        for frame in segment["frames"]:
+        for number, frame in enumerate(segment["frames"]):
             try:
                 frames.append((index, frame, thumbnail(frame["jpeg"])))
             except Exception as error:  # decoders raise whatever broken bytes lead them to
-                bad.append(f"segment {segment['segment']} frame at {frame['offset_ms']} ms: {error}")
+                where = f"live {segment['live_id']} segment {segment['segment']} frame {number}"
+                bad.append(f"{where} at {frame['offset_ms']} ms: {error}")
     engagement = [1.0 + s["likes"] + 10.0 * s["gifts"] + len(s["comments"]) for s in segments]
     chosen: list[int] = []
     used = [0] * len(segments)

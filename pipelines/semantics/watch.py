@@ -48,8 +48,10 @@ class Watched:
         try:
             super().__init__(*args, **kwargs)
         except Exception as error:
-            words = f"{Place.here().last_words()}\n{type(error).__name__}: {error}"
-            ray.get(attempts.failed_to_start.remote(words))
+            *words, log = Place.here().last_words().splitlines()
+            if "root cause above" not in str(error):  # vLLM's own words where its core process has logged the cause
+                words += f"{type(error).__name__}: {error}".splitlines()
+            ray.get(attempts.failed_to_start.remote("\n".join([*words, log])))
             raise
         threading.Thread(target=self._watch, args=(stall_timeout_s,), name="stall-watch", daemon=True).start()
 

@@ -225,9 +225,10 @@ def test_attempts_are_told_with_a_rejection() -> None:
 
 
 def test_a_day_of_which_the_engine_made_nothing_is_not_committed() -> None:
-    bad = [{"reason": "engine_error", "detail": "too long"}, {"reason": "no_frames", "detail": ""}]
+    bad = [{"reason": "engine_error", "detail": "too long"}]
+    bad += [{"reason": reason, "detail": ""} for reason in ("no_frames", "bad_image", "bad_row")]
     said = anchors.nothing_came(DAYS[0], [], bad)
-    assert "none of 2 authors" in said and "1 times engine_error" in said and "too long" in said
+    assert "none of 4 authors" in said and "1 times engine_error" in said and "too long" in said
     assert anchors.nothing_came(DAYS[0], [{}], bad) == ""
     assert anchors.nothing_came(DAYS[0], [], bad[1:]) == "", "nobody could write an anchor of that"
     assert anchors.nothing_came(DAYS[0], [], []) == ""

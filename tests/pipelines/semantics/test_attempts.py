@@ -106,17 +106,32 @@ def test_the_same_fault_at_two_starts_ends_the_job():
 
 
 def test_the_last_words_are_the_cause_and_not_what_came_of_it(tmp_path: Path):
-    log = tmp_path / "worker.err"
-    log.write_text(LOG)
-    assert last_words(log).splitlines() == [
+    out, err = tmp_path / "worker.out", tmp_path / "worker.err"
+    cause = [
         "Traceback (most recent call last):",
         '  File "attention.py", line 9, in forward',
         "NotImplementedError: head_dim 16 is not supported",
     ]
-    log.write_text("one\ntwo\n")
-    assert last_words(log) == "one\ntwo"
-    log.write_text("")
-    assert last_words(log) == "it wrote nothing"
-    here = Place.here()
-    assert Place(host=here.host, log=str(log)).last_words().endswith(f"its log: {here.host}:{log}")
-    assert "left no words" in Place(host="elsewhere", log=str(log)).last_words()
+    out.write_text("all is well\n")
+    err.write_text(LOG)
+    words, log = last_words(out, err)
+    assert (words.splitlines(), log) == (cause, err)
+    out.write_text(LOG)
+    err.write_text("KeyError: of a helper\n")
+    words, log = last_words(out, err)
+    assert (words.splitlines(), log) == (cause, out), "the engine's own log goes first"
+    out.write_text("")
+    err.write_text("one\ntwo\n")
+    assert last_words(out, err) == ("one\ntwo", err)
+    err.write_text("")
+    assert last_words(out, err) == ("it wrote nothing", err)
+
+
+def test_last_words_name_the_log_that_they_are_of(tmp_path: Path):
+    out, err = tmp_path / "worker.out", tmp_path / "worker.err"
+    out.write_text(LOG)
+    err.write_text("")
+    host = Place.here().host
+    here, elsewhere = (Place(host=name, out=str(out), err=str(err)).last_words() for name in (host, "elsewhere"))
+    assert here.endswith(f"is not supported\nits log: {host}:{out}")
+    assert elsewhere == f"it left no words\nits log: elsewhere:{err}"

@@ -46,7 +46,7 @@ def test_silence_and_broken_frames_bring_no_speech():
     day = gather("x", [row(0, None), row(1, "  "), row(2, "heard"), row(3, "lost", broken=True)], PromptConfig())
     assert day.speech == ("heard",)
     assert len(day.frames) == 3
-    assert len(day.bad_frames) == 1 and day.bad_frames[0].startswith("segment 3 frame at 0 ms")
+    assert len(day.bad_frames) == 1 and day.bad_frames[0].startswith("live 0 segment 3 frame 0 at 0 ms")
 
 
 def test_everything_is_bounded_and_on_one_line():

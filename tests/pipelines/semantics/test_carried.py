@@ -49,7 +49,11 @@ def storage(tmp_path: Path) -> Storage:
     put_segments(storage, [segment(author) for author in (1, 2, 3, 4)])
     carried.write(storage, DAY, MADE_FROM, carried.inputs_of(storage, DAY))
     rejections.replace(storage, DAY, "anchors", [{"key": "4", "reason": "no_frames", "detail": "none"}])
-    frame = {"key": "2 segment 0 frame at 0 ms", "reason": "bad_image", "detail": "segment 0 frame at 0 ms: cut"}
+    frame = {
+        "key": "2 live 2 segment 0 frame 0 at 0 ms",
+        "reason": "bad_image",
+        "detail": "live 2 segment 0 frame 0 at 0 ms: cut",
+    }
     rejections.replace(storage, DAY, "keyframes", [frame])
     put_anchors(storage, (1, 2, 3))
     return storage
@@ -69,7 +73,7 @@ def test_anchors_and_rejections_come_back_as_answers(storage: Storage) -> None:
     first, second, _, rejected = kept(storage)
     assert prompt.parse(first["answer"]) == FIELDS
     assert (first["num_frames"], first["num_comments"], first["reason"], first["bad_frames"]) == (2, 1, "", [])
-    assert second["bad_frames"] == ["segment 0 frame at 0 ms: cut"]
+    assert second["bad_frames"] == ["live 2 segment 0 frame 0 at 0 ms: cut"]
     assert (rejected["reason"], rejected["detail"]) == ("no_frames", "none")
 
 

@@ -77,7 +77,11 @@ def rows_of(storage: Storage, authors: list[int], **limits: Any) -> dict[int, di
         (segment(2, frames=[{"offset_ms": 0, "jpeg": jpeg()}, None]), "bad_row", "null"),
         (segment(2, comments=[None]), "bad_row", "null"),
         (segment(2, frames=[{"offset_ms": 0, "jpeg": None}], speech=None, comments=[]), "bad_", ""),
-        (segment(2, frames=[{"offset_ms": 0, "jpeg": b"\xff\xd8nothing"}]), "bad_image", "segment 0 frame at 0 ms"),
+        (
+            segment(2, frames=[{"offset_ms": 0, "jpeg": b"\xff\xd8nothing"}]),
+            "bad_image",
+            "live 2 segment 0 frame 0 at 0 ms",
+        ),
         (segment(2, frames=[{"offset_ms": 0, "jpeg": jpeg(1, 3000)}]), "bad_image", "1 x 3000 pixels"),
         (segment(2, frames=[], comments=[], speech=None), "no_frames", "no speech"),
     ],

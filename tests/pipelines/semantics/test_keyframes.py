@@ -21,7 +21,14 @@ def picture(shade: int, size: int = 32) -> bytes:
 
 def segment(number: int, *jpegs: bytes, likes: int = 0, gifts: int = 0, comments: int = 0) -> dict[str, Any]:
     frames = [{"offset_ms": 1000 * i, "jpeg": jpeg} for i, jpeg in enumerate(jpegs)]
-    return {"segment": number, "frames": frames, "likes": likes, "gifts": gifts, "comments": [{}] * comments}
+    return {
+        "live_id": 1,
+        "segment": number,
+        "frames": frames,
+        "likes": likes,
+        "gifts": gifts,
+        "comments": [{}] * comments,
+    }
 
 
 def places(segments: list[dict[str, Any]], count: int) -> list[tuple[int, int]]:
@@ -91,7 +98,7 @@ def test_the_choice_is_deterministic():
 def test_a_broken_frame_is_reported_and_left_out(broken: bytes):
     chosen, (message,) = select([segment(7, broken, picture(1)), segment(8, picture(2))], 3)
     assert [(frame.segment, frame.offset_ms) for frame in chosen] == [(0, 1000), (1, 0)]
-    assert message.startswith("segment 7 frame at 0 ms: ")
+    assert message.startswith("live 1 segment 7 frame 0 at 0 ms: ")
 
 
 def test_a_frame_cut_off_in_its_pixels_is_broken():
@@ -107,7 +114,7 @@ def test_a_decompression_bomb_is_reported(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32 * 32)
     chosen, bad = select([segment(0, bomb, picture(1))], 2)
     assert [frame.offset_ms for frame in chosen] == [1000]
-    assert len(bad) == 1 and bad[0].startswith("segment 0 frame at 0 ms: ") and "bomb" in bad[0]
+    assert len(bad) == 1 and bad[0].startswith("live 1 segment 0 frame 0 at 0 ms: ") and "bomb" in bad[0]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=30), st.integers(0, 5000))

@@ -52,7 +52,7 @@ def transparent_palette() -> bytes:
 @pytest.mark.parametrize("tokens", [4, 256])
 def test_every_usual_format_is_read(data: bytes, tokens: int):
     frame = {"offset_ms": 0, "jpeg": data}
-    chosen, bad = select([{"segment": 0, "frames": [frame], "likes": 0, "gifts": 0, "comments": []}], 1)
+    chosen, bad = select([{"live_id": 1, "segment": 0, "frames": [frame], "likes": 0, "gifts": 0, "comments": []}], 1)
     assert len(chosen) == 1 and bad == []
     pixels = pictures.decoded(pictures.fitted(data, IMAGES, tokens))
     assert pixels.mode == "RGB"
@@ -109,8 +109,8 @@ def huge_png() -> bytes:
 )
 def test_what_cannot_be_read_is_a_bad_frame_with_its_reason(data: bytes, said: str):
     frame = {"offset_ms": 7, "jpeg": data}
-    chosen, bad = select([{"segment": 3, "frames": [frame], "likes": 0, "gifts": 0, "comments": []}], 1)
+    chosen, bad = select([{"live_id": 1, "segment": 3, "frames": [frame], "likes": 0, "gifts": 0, "comments": []}], 1)
     assert chosen == [] and len(bad) == 1
     with pytest.raises((OSError, ValueError), match=said):
         pictures.grey(data, 8)
-    assert bad[0].startswith("segment 3 frame at 7 ms: ")
+    assert bad[0].startswith("live 1 segment 3 frame 0 at 7 ms: ")
