@@ -16,6 +16,7 @@ BENCHES = {
     "training": "seconds of a training step, Base and SARM by encode window and budget, and where they go",
     "proportions": "seconds of a training step where Base is as wide as an industrial ranker",
     "kills": "what a SIGKILL at a random step of training costs, and whether the same ranker comes out",
+    "faults": "random SIGKILLs of drivers, engines, workers and nodes: what is lost, done twice or left running",
     "serving": "requests a second and latency of the deployments",
 }
 """Module of this package -> what it measures. A module has `main(argv) -> int`."""

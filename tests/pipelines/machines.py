@@ -52,7 +52,7 @@ class Machines:
         config.dump(settings, file)
         there = os.environ | self.environment | {"RAY_ADDRESS": self._cluster.address}
         command = [sys.executable, "-m", "pipelines", job, "--config", str(file)]
-        return Popen(command, stdout=DEVNULL, stderr=PIPE, text=True, env=there, **options)
+        return Popen(command, text=True, env=there, **{"stdout": DEVNULL, "stderr": PIPE} | options)
 
     def processes(self, title: str = "") -> list[psutil.Process]:
         """Living processes of the cluster and its jobs with these words in their command line, but for this one."""
