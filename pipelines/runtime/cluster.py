@@ -29,7 +29,7 @@ class ClusterConfig:
     address: str | None = None
     """Address of a running cluster; None = RAY_ADDRESS where set (as in a submitted job), else a local one."""
     num_cpus: int = 8
-    """Logical CPUs of a local cluster. Stages each want one, so fewer than 8 can deadlock a Ray Data pipeline."""
+    """Logical CPUs of a local cluster: how much may run at once there, whatever the machine has."""
     object_store_gb: float = 1.0
     """Object store of a local cluster, GiB."""
     job_cpus: int = 1

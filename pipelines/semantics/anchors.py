@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from models.config import DayText, PathText
 from pipelines.pages import report_json
-from pipelines.runtime.cluster import connected
+from pipelines.runtime.cluster import connected, is_shared
 from pipelines.runtime.run import Run
 from pipelines.runtime.verdict import JobError
 from pipelines.semantics import carried, engine, preflight, prompt
@@ -28,7 +28,7 @@ from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.checkpoint import STUDENT, model_fingerprint
 from pipelines.semantics.engine_config import EngineConfig
 from pipelines.semantics.plan import Plan
-from pipelines.semantics.staging import Key, Staging, key_blocks
+from pipelines.semantics.staging import Key, Staging
 from pipelines.tables import contract, newest, rejections
 from pipelines.tables.anchor_text import canonical_text
 from pipelines.tables.due import due_days
@@ -53,8 +53,6 @@ class AnchorsConfig:
     """How much of an author's day the model reads."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     """How vLLM runs."""
-    keys_per_block: int = 128
-    """Authors a Ray Data block."""
     replace: bool = False
     """Whether a day may be replaced by one that lacks most of its rows (storage.least_share)."""
     plan: bool = False
@@ -112,6 +110,7 @@ def run(config: AnchorsConfig, run: Run) -> dict[str, Any]:
             for day in work.due:
                 held.enter_context(storage.lease("anchors", day))
             held.enter_context(connected(run.cluster))
+            engine.check_room(config.engine, can_grow=is_shared(run.cluster))
             figures |= _write_days(config, storage, work)
     figures |= {"days_done": len(work.due), "seconds": round(time.perf_counter() - started, 2)}
     report_json.merge(run.folder, STAGE, figures)
@@ -159,18 +158,18 @@ def _ask(config: AnchorsConfig, storage: Storage, wanted: list[Key], staging: St
         if not missing:
             break
         log.info("anchors | attempt %d | %d of %d to do", attempt, len(missing), len(wanted))
-        rate = _stream(config, storage, key_blocks(missing, config.keys_per_block), staging)
+        rate = _stream(config, storage, missing, staging)
     return rate
 
 
-def _stream(config: AnchorsConfig, storage: Storage, blocks: list[pa.Table], staging: Staging) -> dict[str, Any]:
+def _stream(config: AnchorsConfig, storage: Storage, keys: list[Key], staging: Staging) -> dict[str, Any]:
     """Sends keys through the engine and stages each finished batch; logs rate and eta.
 
     The rate leaves out the engine's start: it counts from the first batch that comes back.
     """
-    total = sum(block.num_rows for block in blocks)
-    started, first_at, first_rows, rows = time.perf_counter(), 0.0, 0, 0
-    for batch in engine.answers(storage.url, blocks, config.model, config.prompt, config.engine):
+    total, started = len(keys), time.perf_counter()
+    first_at, first_rows, rows = 0.0, 0, 0
+    for batch in engine.answers(storage.url, keys, config.model, config.prompt, config.engine):
         staging.append(batch)
         now, rows = time.perf_counter(), rows + batch.num_rows
         if not first_at:

@@ -6,6 +6,7 @@ Run: python -m pipelines embed --config pipelines/configs/studies/table1.yaml
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,14 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from models.config import PathText
-from pipelines.runtime.cluster import connected
+from pipelines.runtime.cluster import connected, is_shared
 from pipelines.runtime.run import Run
 from pipelines.semantics import preflight
-from pipelines.semantics.attempts import Attempts
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.checkpoint import model_fingerprint
-from pipelines.semantics.engine import engine_errors, processor_kwargs, watched_processor
+from pipelines.semantics.engine import check_room, processor_kwargs
 from pipelines.semantics.engine_config import EngineConfig
+from pipelines.semantics.engine_pool import book, engine_errors, watched_processor
 from pipelines.semantics.watch import ERROR
 from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
@@ -83,6 +84,7 @@ def embed_stores(config: EmbedConfig, run: Run, stores: Sequence[Storage]) -> di
         told = dict(preflight.overrides(checkpoint, config.engine)) | config.engine.engine_kwargs
         config = replace(config, engine=replace(config.engine, engine_kwargs=told))
         with connected(run.cluster):
+            check_room(config.engine, can_grow=is_shared(run.cluster))
             vectors = dict(_embedded(texts, config))
     for storage, day, lineage, rows in due:
         storage.write(TABLE, day, [_table(rows, vectors, config.model)], lineage)
@@ -103,7 +105,7 @@ def _embedded(texts: list[str], config: EmbedConfig) -> Iterator[tuple[str, npt.
     """Every text with its vector, of length 1, as the engine finishes them. Raises RuntimeError where one has none."""
     import ray
 
-    attempts = ray.remote(num_cpus=0)(Attempts).remote()
+    attempts = book()
     processor = watched_processor(
         embed_kwargs(config),
         attempts,
@@ -113,8 +115,8 @@ def _embedded(texts: list[str], config: EmbedConfig) -> Iterator[tuple[str, npt.
         preprocess=lambda row: {"text": row["text"], "tokenized_prompt": row["tokens"]},
         postprocess=lambda row: {"text": row["text"], "embedding": row["embeddings"]},
     )
-    rows = pa.table({"text": texts, "tokens": token_ids(texts, config)})
-    blocks = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=config.engine.batch_size)
+    rows = [{"text": text, "tokens": ids} for text, ids in zip(texts, token_ids(texts, config), strict=True)]
+    blocks = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / config.engine.batch_size))
     started = logged = time.perf_counter()
     with engine_errors({"the engine": attempts}):
         for done, row in enumerate(processor(blocks).iter_rows(), 1):

@@ -5,27 +5,27 @@ Only the engine's own process imports torch; what kills it, or a gatherer, is fo
 """
 
 import logging
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
-from pipelines.runtime.verdict import JobError
-from pipelines.semantics import pictures, prompt
-from pipelines.semantics.attempts import Attempts
+from pipelines.runtime.config import ConfigError
+from pipelines.semantics import engine_pool, pictures, prompt
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.budget import Budget
 from pipelines.semantics.checkpoint import Checkpoint
 from pipelines.semantics.engine_config import EngineConfig
-from pipelines.semantics.gather import GATHERED, Gather, Gathering
+from pipelines.semantics.engine_pool import book, engine_errors, watched_processor
+from pipelines.semantics.gather import GATHERED, Gather, Gathering, Key
 from pipelines.semantics.watch import ERROR
 
 log = logging.getLogger(__name__)
 
-KEYS = pa.schema([("day", pa.string()), ("author_id", pa.int64())])
-"""One request."""
+KEYS = ("day", "author_id")
+"""Columns of one request."""
 
 ANSWERS = pa.schema(
     [
@@ -49,12 +49,21 @@ _ENVIRONMENT = {
 }
 _CONTEXT = 1024
 """Tokens of an engine whose `max_model_len` nobody has fitted to a checkpoint."""
+_GATHER_CPUS, _LIGHT_CPUS = 0.5, 0.1
+"""What a stage before or after the engines reserves: it waits for them most of the time."""
 
 
-class EngineError(JobError):
-    """The engine cannot go on; the message ends with its own last error and the place of its log."""
+def check_room(config: EngineConfig, *, can_grow: bool) -> None:
+    """A batch whose stages do not all have CPUs stands still. Raises ConfigError where the cluster cannot grow."""
+    import ray
 
-    retry = True
+    needed = engine_pool.cpus(config) + config.gather_workers * _GATHER_CPUS + _LIGHT_CPUS
+    if (there := ray.cluster_resources().get("CPU", 0.0)) >= needed:
+        return
+    wanted = f"wanted {needed:g} CPUs at once, for engines, gatherers and what goes between, got {there:g}"
+    if not can_grow:
+        raise ConfigError(f"cluster.num_cpus: {wanted}; set it to {math.ceil(needed)}")
+    log.warning("the cluster's CPUs: %s; the batch waits until nodes join, or ask for fewer engines", wanted)
 
 
 def _to_request(row: dict[str, Any], max_tokens: int) -> dict[str, Any]:
@@ -87,7 +96,7 @@ def _from_answer(row: dict[str, Any]) -> dict[str, Any]:
     """The engine's row, flat. Errors of a single row arrive with a column that says so, and no text."""
     error = row.get(ERROR) or ("" if row.get("generated_text") is not None else "the engine said nothing")
     return {
-        **{name: row[name] for name in (*KEYS.names, "num_frames", "num_comments", "attempts")},
+        **{name: row[name] for name in (*KEYS, "num_frames", "num_comments", "attempts")},
         "answer": "" if error else row["generated_text"],
         "reason": row["reason"] or ("engine_error" if error else ""),
         "detail": row["detail"] or str(error)[:500],
@@ -101,10 +110,8 @@ def _conform(batch: pa.Table) -> pa.Table:
     return pa.Table.from_pylist([{name: row[name] for name in ANSWERS.names} for row in rows], schema=ANSWERS)
 
 
-def answers(
-    root: str, keys: list[pa.Table], model: str, prompts: PromptConfig, config: EngineConfig
-) -> Iterator[pa.Table]:
-    """Streams ANSWERS in the order they finish. Each table of `keys` (KEYS) is a block of Ray Data.
+def answers(root: str, keys: list[Key], model: str, prompts: PromptConfig, config: EngineConfig) -> Iterator[pa.Table]:
+    """Streams ANSWERS in the order they finish.
 
     `root` is the `url` of the storage that holds their days. Raises EngineError where the engine cannot go on.
     """
@@ -112,83 +119,31 @@ def answers(
 
     checkpoint = Checkpoint.read(model)
     budget = Budget.of(checkpoint, prompts, config)
-    book = ray.remote(num_cpus=0)(Attempts)
-    attempts, gatherings = book.remote(), book.remote()
-    # Small blocks, so that answers come back, and are kept, as they are made.
-    gathered = (
-        ray.data.from_arrow(keys)
-        .repartition(target_num_rows_per_block=config.batch_size)
-        .map_batches(
-            Gather,
-            fn_constructor_args=(Gathering(root=root, model=model, prompts=prompts, budget=budget), gatherings),
-            batch_size=config.batch_size,
-            batch_format="pyarrow",
-            concurrency=config.gather_workers,
-            num_cpus=0.5,
-            label_selector=config.gather_labels or None,
-        )
-    )
+    attempts, gatherings = book(), book()
     processor = watched_processor(
         processor_kwargs(model, prompts, config),
         attempts,
         config,
-        key_columns=KEYS.names,
+        key_columns=KEYS,
         probe=_probe(checkpoint, budget),
         preprocess=lambda row: _to_request(row, config.max_answer_tokens),
         postprocess=_from_answer,
     )
-    done = processor(gathered).map_batches(_conform, batch_format="pyarrow", num_cpus=0.1)
+    rows = [dict(zip(KEYS, key, strict=True)) for key in keys]
+    # Small blocks, so that answers come back, and are kept, as they are made; and made here, by no task.
+    blocks = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / config.batch_size))
+    gathered = blocks.map_batches(
+        Gather,
+        fn_constructor_args=(Gathering(root=root, model=model, prompts=prompts, budget=budget), gatherings),
+        batch_size=config.batch_size,
+        batch_format="pyarrow",
+        concurrency=config.gather_workers,
+        num_cpus=_GATHER_CPUS,
+        label_selector=config.gather_labels or None,
+    )
+    done = processor(gathered).map_batches(_conform, batch_format="pyarrow", num_cpus=_LIGHT_CPUS)
     with engine_errors({"the engine": attempts, "the process that reads segments": gatherings}):
         yield from done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-
-
-def watched_processor(
-    kwargs: dict[str, Any],
-    attempts: Any,
-    config: EngineConfig,
-    *,
-    key_columns: Sequence[str],
-    probe: dict[str, Any] | None,
-    **processing: Any,
-) -> Any:
-    """A processor of ray.data.llm in whose vLLM stage no row and no death is tried without end."""
-    import ray
-    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-
-    from pipelines.semantics import engine_stage
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.actor_init_retry_on_errors, context.actor_init_max_retries = True, 2
-    processor = build_processor(vLLMEngineProcessorConfig(**kwargs), **processing)
-    name = "vLLMEngineStage"
-    # Copied and updated, since an assignment would have pydantic complete the stage's arguments a second time.
-    stage = processor.get_stage_by_name(name).model_copy(update={"fn": engine_stage.WatchedEngine})
-    stage.fn_constructor_kwargs.update(
-        attempts=attempts,
-        key_columns=list(key_columns),
-        probe=probe,
-        stall_timeout_s=config.stall_timeout_s,
-        max_model_len=config.max_model_len or _CONTEXT,
-    )
-    processor.stages[name] = stage
-    return processor
-
-
-@contextmanager
-def engine_errors(attempts: Mapping[str, Any]) -> Iterator[None]:
-    """Says what workers died of, where they did, in place of what Ray makes of it. By name, each pool's `Attempts`."""
-    import ray
-
-    try:
-        yield
-    except Exception:
-        for name, each in attempts.items():
-            if verdict := ray.get(each.verdict.remote()):
-                why, *words, cause, place = verdict.splitlines()
-                log.error("the last words of %s:\n%s", name, "\n".join([*words, cause]))
-                raise EngineError(f"{name} cannot go on: {why} {cause}; {place}") from None  # Ray's account is no cause
-        raise
 
 
 def _probe(checkpoint: Checkpoint, budget: Budget) -> dict[str, Any]:
@@ -214,6 +169,8 @@ def processor_kwargs(model: str, prompts: PromptConfig, config: EngineConfig) ->
     if not config.use_gpu:
         engine_kwargs |= {"enforce_eager": True, "distributed_executor_backend": "uni"}
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_gb)
+        # One process less to start, and none to talk to: vLLM wants one for OpenMP's settings, which are made here.
+        environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         # Ten times faster than the default binding on a shared machine.
         environment["VLLM_CPU_OMP_THREADS_BIND"] = os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         environment["OMP_NUM_THREADS"] = str(config.cpus_per_engine)  # what the shell says of it is not meant for us

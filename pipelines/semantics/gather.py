@@ -63,7 +63,7 @@ class Gather:
         self._prompts = Prompts(told)
 
     def __call__(self, keys: pa.Table) -> pa.Table:
-        """KEYS -> GATHERED; authors without anything to read get a reason instead of a prompt."""
+        """Days and authors -> GATHERED; authors without anything to read get a reason instead of a prompt."""
         wanted = list(zip(keys["day"].to_pylist(), keys["author_id"].to_pylist(), strict=True))
         rows = self._carefully(wanted) if self._careful else self._gathered(wanted)
         return pa.Table.from_pylist(rows, schema=GATHERED)

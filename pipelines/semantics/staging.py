@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from pipelines.semantics.engine import ANSWERS, KEYS
+from pipelines.semantics.engine import ANSWERS
 from pipelines.tables import sweep
 from pipelines.tables.storage import Storage
 from pipelines.tables.sweep import STAGING
@@ -72,9 +72,3 @@ class Staging:
         for folder in self._folders.values():
             self._storage.filesystem.delete_dir(folder)
         sweep.staging(self._storage)
-
-
-def key_blocks(keys: list[Key], size: int) -> list[pa.Table]:
-    """Keys as tables of KEYS, `size` rows each."""
-    rows = [dict(zip(KEYS.names, key, strict=True)) for key in keys]
-    return [pa.Table.from_pylist(rows[first : first + size], schema=KEYS) for first in range(0, len(rows), size)]

@@ -280,7 +280,8 @@ def _store(url: str, region: str | None) -> ObjectStore:
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     config: dict[str, Any] = {}
     if parts.scheme == "s3":
-        config["region"] = region
+        if region:
+            config["region"] = region
         if "endpoint_override" in options:
             scheme = options.get("scheme", "https")
             config["endpoint"] = f"{scheme}://{options['endpoint_override']}"

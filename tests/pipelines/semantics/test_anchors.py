@@ -159,7 +159,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_written_twice(tmp_path: Pat
                 "seed": settings.seed,
                 "run_dir": settings.run_dir,
                 "storage": {"root": settings.storage.root},
-                "anchors": {"keys_per_block": 8, "engine": {"batch_size": 8, "max_num_seqs": 8}},
+                "anchors": {"engine": {"batch_size": 8, "max_num_seqs": 8}},
             }
         )
     )

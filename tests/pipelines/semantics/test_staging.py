@@ -3,8 +3,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.semantics.engine import ANSWERS, KEYS
-from pipelines.semantics.staging import Staging, key_blocks
+from pipelines.semantics.engine import ANSWERS
+from pipelines.semantics.staging import Staging
 from pipelines.tables.storage import Storage
 
 DAY = "2026-01-01"
@@ -60,12 +60,3 @@ def test_a_day_that_is_forgotten_is_asked_for_again_and_no_other(tmp_path: Path)
     assert staging.keys() == {(other, 1)}
     staging.append(pa.Table.from_pylist([answer(1, "again")], schema=ANSWERS))
     assert staging.keys() == {(DAY, 1), (other, 1)}
-
-
-def test_blocks_hold_every_key_in_order() -> None:
-    keys = [(DAY, author) for author in range(5)]
-    blocks = key_blocks(keys, 2)
-    assert [block.num_rows for block in blocks] == [2, 2, 1]
-    assert all(block.schema == KEYS for block in blocks)
-    rows = [tuple(row.values()) for block in blocks for row in block.to_pylist()]
-    assert rows == keys

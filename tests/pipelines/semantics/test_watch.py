@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray.llm._internal.batch.stages.base import StatefulStageUDF
 
-from pipelines.semantics import engine, engine_stage, preflight
+from pipelines.semantics import engine, engine_pool, preflight
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.checkpoint import STUDENT
-from pipelines.semantics.engine import EngineError
 from pipelines.semantics.engine_config import EngineConfig
+from pipelines.semantics.engine_pool import EngineError
 from pipelines.semantics.gather import Gather
-from pipelines.semantics.staging import key_blocks
 from pipelines.semantics.watch import Watched
 from tests.pipelines.semantics.test_gather import DAY, segment, stored
 
@@ -88,6 +88,22 @@ class WatchedUnstartable(Watched, Unstartable):
     """The same, watched."""
 
 
+class StartsLate(Stub):
+    """An engine that is killed when it starts for the first time."""
+
+    starts = 0
+
+    def __init__(self, **kwargs: Any) -> None:
+        StartsLate.starts += 1
+        if StartsLate.starts == 1:
+            raise RuntimeError("Engine core initialization failed. See root cause above.")
+        super().__init__(**kwargs)
+
+
+class WatchedStartsLate(Watched, StartsLate):
+    """The same, watched."""
+
+
 class CrashingGather(Gather):
     """A gatherer that one author's frames kill, as a broken decoder would."""
 
@@ -102,9 +118,9 @@ class CrashingGather(Gather):
 def asked(root: str, authors: int, config: EngineConfig) -> list[dict[str, Any]]:
     checkpoint = preflight.look(str(STUDENT), use_gpu=False)
     config = preflight.fitted(checkpoint, PromptConfig(), config)
-    blocks = key_blocks([(DAY, author) for author in range(authors)], 128)
+    keys = [(DAY, author) for author in range(authors)]
     return [
-        row for batch in engine.answers(root, blocks, str(STUDENT), PromptConfig(), config) for row in batch.to_pylist()
+        row for batch in engine.answers(root, keys, str(STUDENT), PromptConfig(), config) for row in batch.to_pylist()
     ]
 
 
@@ -116,7 +132,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Ite
     rows = [segment(author, speech=words.get(author, f"author {author}")) for author in range(AUTHORS)]
     storage = stored(tmp_path_factory.mktemp("watch"), rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_stage, "WatchedEngine", WatchedStub)
+        patch.setattr(engine_pool, "ENGINE", f"{__name__}:{WatchedStub.__name__}")
         patch.setattr(engine, "Gather", CrashingGather)
         found = asked(storage.url, AUTHORS, CONFIG)
     assert sorted(row["author_id"] for row in found) == list(range(AUTHORS))
@@ -162,7 +178,7 @@ def test_a_cut_answer_is_asked_for_once_more_with_a_larger_limit(answered: dict[
 def test_an_engine_that_dies_of_everything_ends_the_job_with_its_own_words(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_stage, "WatchedEngine", WatchedDying)
+    monkeypatch.setattr(engine_pool, "ENGINE", f"{__name__}:{WatchedDying.__name__}")
     storage = stored(tmp_path, [segment(author) for author in range(4)])
     with pytest.raises(EngineError, match="plainest request") as caught:
         asked(storage.url, 4, CONFIG)
@@ -174,8 +190,19 @@ def test_an_engine_that_dies_of_everything_ends_the_job_with_its_own_words(
 def test_an_engine_that_cannot_start_is_tried_twice(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_stage, "WatchedEngine", WatchedUnstartable)
+    monkeypatch.setattr(engine_pool, "ENGINE", f"{__name__}:{WatchedUnstartable.__name__}")
     storage = stored(tmp_path, [segment(0)])
     with pytest.raises(EngineError, match="it did not start, 2 times") as caught:
         asked(storage.url, 1, CONFIG)
     assert "no memory for the weights" in str(caught.value)
+
+
+@pytest.mark.ray
+def test_an_engine_that_is_killed_while_it_starts_is_started_again(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ray.data.DataContext.get_current()
+    monkeypatch.setattr(context, "actor_init_retry_on_errors", False)  # what it is in a process of its own
+    monkeypatch.setattr(engine_pool, "ENGINE", f"{__name__}:{WatchedStartsLate.__name__}")
+    storage = stored(tmp_path, [segment(author) for author in range(4)])
+    assert [row["reason"] for row in asked(storage.url, 4, CONFIG)] == [""] * 4
