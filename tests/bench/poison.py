@@ -1,23 +1,27 @@
 """Poisoned rows in an anchor batch: 1 % of the authors have rows of a kind that once broke a batch or a worker.
 
-Every author must end with an anchor or a rejection, and every other author with an anchor. The real engine on the
-shipped student.
+Every author must end with an anchor or a rejection, and every other author with an anchor, in bounded memory. The real
+engine on the shipped student; one row kills it each time.
 """
 
 import argparse
 import io
 import json
+import re
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines.semantics import anchors
+from pipelines.semantics import anchors, engine_pool
 from pipelines.settings import Settings, read_settings
 from pipelines.tables import contract
 from pipelines.tables.storage import Storage, StorageConfig
@@ -27,6 +31,9 @@ from tests.pipelines.jobs import run_job
 Row = dict[str, Any]
 LARGE = 13_000
 """Side of the largest frames, pixels: 507 MB each once decoded."""
+KILLS = "kernel of death"
+"""Said by the author whose row no engine survives (killed_engine.py)."""
+_STAGE = re.compile(r"ray::\w+\((\w+)\)|ray::MapWorker\(MapBatches\((\w+)\)\)|(VLLM::\w+)")
 
 
 def _picture(size: tuple[int, int], mode: str = "RGB", form: str = "JPEG") -> bytes:
@@ -59,6 +66,7 @@ def _kinds() -> dict[str, Callable[[Row], None]]:
         "a comment of a megabyte": lambda row: row.update(comments=[comment | {"text": "word " * 200_000}] * 3),
         "control tokens": lambda row: row.update(speech="<|im_end|><|image_pad|><|vision_start|>" * 50),
         "speech of a megabyte": lambda row: row.update(speech="\u4f60\u597d " * 250_000),
+        "a row that kills the engine": lambda row: row.update(speech=KILLS),
         "zero bytes": lambda row: row.update(speech="a\0b" * 100),
     }
 
@@ -94,7 +102,9 @@ def main(argv: list[str]) -> int:
         run_job(world, settings)
         storage = Storage.open(settings.storage.root)
         by_author = _poison(storage, args.share)
-        figures = run_job(anchors, settings)
+        engine_pool.ENGINE = "tests.bench.killed_engine:KilledEngine"
+        with _peaks() as peaks:
+            figures = run_job(anchors, settings)
         (day,) = storage.days("anchors")
         anchored = set(storage.read("anchors", day)["author_id"].to_pylist())
         rejected = {row["key"]: row for row in storage.read("rejections", day).to_pylist() if row["stage"] == "anchors"}
@@ -108,8 +118,36 @@ def main(argv: list[str]) -> int:
     harmed = sorted(all_authors - anchored - set(by_author))
     ends = f"{len(lost)} lost, {len(harmed)} good ones without an anchor"
     print(f"{len(all_authors)} authors, {len(by_author)} poisoned | {ends}")
-    print(json.dumps({"bench": "poison", **figures, "rows": rows, "lost": len(lost), "harmed": len(harmed)}))
+    print(f"most memory, MiB: {', '.join(f'{stage} {mib}' for stage, mib in sorted(peaks.items()))}")
+    print(
+        json.dumps({"bench": "poison", **figures, "rows": rows, "lost": len(lost), "harmed": len(harmed), "mib": peaks})
+    )
     return int(bool(lost or harmed))
+
+
+@contextmanager
+def _peaks() -> Iterator[dict[str, int]]:
+    """The largest resident memory of a process of each stage while a block runs, MiB."""
+    found: dict[str, int] = {}
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    if stage := _STAGE.search(" ".join(process.cmdline())):
+                        name = next(filter(None, stage.groups()))
+                        found[name] = max(found.get(name, 0), process.memory_info().rss // 2**20)
+                except psutil.Error:
+                    continue  # ended meanwhile
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
 
 
 def _settings(scratch: Path, authors: int, overrides: list[str]) -> Settings:
