@@ -18,14 +18,24 @@ from typing import Any
 
 from pipelines.runtime.cluster import connected, is_shared
 from pipelines.runtime.run import Run
+from pipelines.runtime.verdict import JobError
 from pipelines.tables.storage import Storage
 
+log = logging.getLogger(__name__)
 _JOBS = frozenset(
     f"pipelines.{name}"
     for name in ("semantics.vocabulary", "samples.examples", "ranking.evaluate", "ranking.publish", "analysis.analyse")
 )
 """Those that read and write storage alone, and start nothing on the cluster themselves."""
 _END = object()
+_ATTEMPTS = 3
+"""Of a job whose worker dies: what it has finished by then is kept."""
+
+
+class LostError(JobError):
+    """The job's worker died at every attempt."""
+
+    retry = True
 
 
 def run_job(job: ModuleType, section: Any, run: Run) -> dict[str, Any]:
@@ -33,8 +43,17 @@ def run_job(job: ModuleType, section: Any, run: Run) -> dict[str, Any]:
     if job.__name__ not in _JOBS or not is_shared(run.cluster):
         figures: dict[str, Any] = job.run(section, run)
         return figures
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+
     with connected(run.cluster):
-        return _from_task(job.__name__, section, run)
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return _from_task(job.__name__, section, run)
+            except (NodeDiedError, OutOfMemoryError, WorkerCrashedError) as error:
+                lost = f"attempt {attempt} of {_ATTEMPTS}: the worker or the node that it ran on died"
+                log.warning("%s | %s", job.__name__, lost)
+                why = str(error)
+    raise LostError(f"{job.__name__}, {lost}: {why}")
 
 
 def _from_task(name: str, section: Any, run: Run) -> dict[str, Any]:

@@ -58,19 +58,20 @@ def main(argv: list[str]) -> int:
     """Prints a table and one line of JSON; returns 1 where anything was lost, doubled, damaged or left running."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench faults", description=__doc__)
     parser.add_argument("--kills", type=int, default=20, help="in all, spread evenly over jobs and kinds")
+    parser.add_argument("--jobs", nargs="+", choices=KILLED, default=list(KILLED), help="which jobs")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     args = parser.parse_args(argv)
     draw, rows = random.Random(args.seed), []
     with tempfile.TemporaryDirectory() as scratch, machines(2, {"RAY_health_check_period_ms": "1000"}) as cluster:
         bases = _prepare(Path(scratch))
         seconds, wanted = {}, {}
-        for job, base in bases.items():
+        for job, base in ((job, bases[job]) for job in args.jobs):
             settings, started = _copy(base), time.monotonic()
             ended = run(cluster, job, settings, None, 0)
             seconds[job], wanted[job] = time.monotonic() - started - _ORPHANS_AFTER_S, _published(job, settings)
             print(f"{job}: nothing killed, exit {ended.codes[0]}, {seconds[job]:.0f} s", flush=True)
         print(_HEAD, flush=True)
-        combinations = [(job, kind) for job, kinds in KILLED.items() for kind in kinds]
+        combinations = [(job, kind) for job in args.jobs for kind in KILLED[job]]
         for number in range(args.kills):
             job, kind = combinations[number % len(combinations)]
             settings = _copy(bases[job])

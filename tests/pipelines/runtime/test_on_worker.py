@@ -8,14 +8,16 @@ import pytest
 
 from pipelines.ranking import evaluate
 from pipelines.ranking.evaluate import scores_file
+from pipelines.runtime import on_worker
 from pipelines.runtime.cluster import ClusterConfig
-from pipelines.runtime.on_worker import run_job
+from pipelines.runtime.on_worker import LostError, run_job
 from pipelines.runtime.run import Run
 from pipelines.samples import examples
 from pipelines.settings import Settings
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
 from tests.pipelines.counting import counting
+from tests.pipelines.runtime import dying_job
 
 SHARED = ClusterConfig(address="auto")
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -53,3 +55,15 @@ def test_a_private_cluster_is_left_alone(tiny: Settings) -> None:
     storage, calls = counting(tiny.storage.root)  # counts in this process alone
     run_job(examples, tiny.examples, replace(tiny.open(), storage=storage))
     assert calls["listings"]
+
+
+def test_a_job_whose_worker_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_worker, "_JOBS", frozenset({dying_job.__name__}))
+    run = Run(seed=0, folder=tmp_path / "run", storage=Storage.open(str(tmp_path)), cluster=SHARED)
+    deaths = tmp_path / "deaths"
+    deaths.write_text("2")
+    assert run_job(dying_job, deaths, run) == {"left": 0}
+    deaths.write_text("3")
+    with pytest.raises(LostError, match="dying_job, attempt 3 of 3: the worker or the node that it ran on died"):
+        run_job(dying_job, deaths, run)
+    assert deaths.read_text() == "0"
