@@ -221,10 +221,10 @@ def _done_twice(job: str, ended: Ended) -> str:
     if job == "train":
         steps = [int(found) for log in ended.logs for found in _STEP.findall(log)]
         return f"{sum(max(0, one - two + 1) for one, two in zip(steps, steps[1:], strict=False))} steps"
-    if len(ended.logs) == 1:
-        return "rows in flight" if job == "anchors" else "nothing"
     if job == "publish":
         return "all"
+    if len(ended.logs) == 1:
+        return "rows in flight"
     answered, to_do = [0, *map(int, _ANCHORS.findall(first))][-1], [*map(int, _TO_DO.findall(first + second)), 0, 0]
     return f"{answered - (to_do[0] - to_do[1])} of {answered} answers" if to_do[1] else f"nothing of {answered} answers"
 
