@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.runtime.config import ConfigError
 from pipelines.semantics import agreement, anchors, engine
+from pipelines.semantics.gather import Key
 from pipelines.settings import Settings
 from pipelines.studies import anchor_sources, study
 from pipelines.studies.config import OWN, AnchorSource, StudyConfig, Variant
@@ -50,8 +51,8 @@ def asked() -> Iterator[list[int]]:
     starts: list[int] = []
     real = engine.answers
 
-    def counted(root: str, keys: list[pa.Table], *rest: Any) -> Iterator[pa.Table]:
-        starts.append(sum(table.num_rows for table in keys))
+    def counted(root: str, keys: list[Key], *rest: Any) -> Iterator[pa.Table]:
+        starts.append(len(keys))
         return real(root, keys, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
