@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.runtime import config, on_worker, places, verdict
+from pipelines.runtime import cluster, config, on_worker, places, verdict
 
 log = logging.getLogger(__name__)
 JOBS = {  # word: module below pipelines/, help
@@ -123,6 +123,7 @@ def _run(asked: argparse.Namespace) -> Path:
     if asked.job in CHAINS:
         settings = settings.of_one_ranker()
     places.check(settings.written_by(asked.job))
+    cluster.set_environment()
     run_dir = Path(settings.run_dir)
     config.dump(settings, run_dir / "config" / f"{asked.job}.yaml")
     started = time.perf_counter()

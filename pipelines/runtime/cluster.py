@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,16 +44,27 @@ def is_shared(config: ClusterConfig) -> bool:
     return bool(config.address or os.environ.get("RAY_ADDRESS"))
 
 
+def is_connected() -> bool:
+    """Whether this process is connected to Ray; imports none, see `set_environment`."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def set_environment() -> None:
+    """What Ray reads once, when a process first imports it: to be called before that."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Else what runs on after a job's Ray has gone, such as a thread that waits for a line, starts a second one.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+
+
 @contextmanager
 def connected(config: ClusterConfig) -> Iterator[None]:
     """Ray for the duration of a job. Token authentication is on unless RAY_AUTH_MODE says otherwise.
 
     A job that fails logs what its workers wrote last. Raises ConfigError where a local Ray cannot be started.
     """
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Else what runs on after a job's Ray has gone, such as a thread that waits for a line, starts a second one.
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    set_environment()
     import ray
 
     if ray.is_initialized():

@@ -43,9 +43,9 @@ def run_job(job: ModuleType, section: Any, run: Run) -> dict[str, Any]:
     if job.__name__ not in _JOBS or not is_shared(run.cluster):
         figures: dict[str, Any] = job.run(section, run)
         return figures
-    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
-
     with connected(run.cluster):
+        from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return _from_task(job.__name__, section, run)

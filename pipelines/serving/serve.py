@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from pipelines.runtime.cluster import connected
+from pipelines.runtime.cluster import connected, is_connected, is_shared
 from pipelines.runtime.config import ConfigError
 from pipelines.runtime.run import Run
 
@@ -76,11 +76,11 @@ def run(config: ServeConfig, run: Run) -> dict[str, Any]:
         stop.set()
 
     with serving(config, run) as url:
-        log.info("serving at %s (page /, API /docs, health /healthz); stop with Ctrl-C", url)
-        log.info("try: %s", sample_curl(url, config))
         started = time.perf_counter()
         # Ray's own handlers would end the process in the middle of it; Serve is stopped first.
         previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        log.info("serving at %s (page /, API /docs, health /healthz); stop with Ctrl-C", url)
+        log.info("try: %s", sample_curl(url, config))
         try:
             while not stop.wait(1.0):
                 pass
@@ -157,12 +157,8 @@ def _check_token(config: ServeConfig, run: Run) -> None:
 
 def _check_port(config: ServeConfig, run: Run) -> None:
     """Of this machine alone: on a cluster, the nodes bind it, and Serve may be running there on purpose."""
-    if run.cluster.address or os.environ.get("RAY_ADDRESS"):
+    if is_shared(run.cluster) or is_connected():  # to a chain's own cluster, on which Serve may run as well
         return
-    import ray
-
-    if ray.is_initialized():
-        return  # as above: a chain's own cluster, on which Serve may run
     try:
         found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
         for family, kind, _, _, address in found:

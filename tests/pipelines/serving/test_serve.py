@@ -1,12 +1,23 @@
-"""The job that runs the deployments; with Ray it is tested in tests/serve/test_app.py."""
+"""The job that runs the deployments; what they answer is tested in tests/serve."""
 
+import os
+import signal
 import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from pipelines.ranking import publish
+from pipelines.runtime import config
+from pipelines.runtime.cluster import ROOT
 from pipelines.runtime.config import ConfigError, build, to_dict
+from pipelines.serving import serve
 from pipelines.serving.serve import ServeConfig, sample_curl, serving
 from pipelines.settings import Settings
+from tests.pipelines.jobs import run_job
 
 
 @pytest.mark.parametrize("wrong", [{"port": 0}, {"port": 70_000}, {"request_timeout_s": 0.0}, {"app": {"root": "x"}}])
@@ -46,7 +57,7 @@ def test_a_token_that_is_not_set_is_said_before_anything_starts(monkeypatch: pyt
 
 def test_a_port_in_use_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr(serve, "is_connected", lambda: False)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -60,7 +71,7 @@ def test_a_port_in_use_is_said_before_anything_starts(monkeypatch: pytest.Monkey
 
 def test_an_address_of_another_machine_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr(serve, "is_connected", lambda: False)
     with (
         pytest.raises(ConfigError, match="config.serve: 192.0.2.1:8000 cannot be listened at"),
         serving(ServeConfig(host="192.0.2.1"), Settings().open()),
@@ -72,3 +83,24 @@ def test_the_sample_names_the_variable_and_not_the_token(monkeypatch: pytest.Mon
     monkeypatch.setenv("SOME_TOKEN", "a-secret-of-some-length")
     curl = sample_curl("http://127.0.0.1:1", ServeConfig(app={"token_env": "SOME_TOKEN"}))
     assert 'Authorization: Bearer $SOME_TOKEN"' in curl and "a-secret" not in curl
+
+
+@pytest.mark.ray
+def test_the_command_serves_until_it_is_stopped(trained: Settings) -> None:
+    """In an environment that says nothing of Ray, as a user's is."""
+    run_job(publish, trained)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    file = Path(trained.run_dir) / "serve.yaml"
+    config.dump(replace(trained, serve=replace(trained.serve, port=port)), file)
+    command = [sys.executable, "-m", "pipelines", "serve", "--config", str(file)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    lines = []
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as job:
+        for line in job.stderr or ():
+            lines.append(line)
+            if f"serving at http://127.0.0.1:{port}" in line:
+                job.send_signal(signal.SIGTERM)
+    assert job.returncode == 0, "".join(lines)
+    assert any("serving at" in line for line in lines)
