@@ -84,6 +84,16 @@ def connected(config: ClusterConfig) -> Iterator[None]:
             ray.shutdown()
 
 
+def actor_beside(kind: type) -> Any:
+    """An actor of a class, on the node of this process and without CPUs of its own: another node that is lost takes
+    nothing with it. It is started again where it dies, and calls are made again."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(kind).remote()
+
+
 def _arguments(config: ClusterConfig) -> dict[str, Any]:
     """What `ray.init` is told."""
     if is_shared(config):

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pipelines.runtime.cluster import actor_beside
+
 _EVERY_S = 0.5
 _LOST = "some lines of progress are lost: the actor that carries them died and was started again; training went on"
 
@@ -55,12 +57,8 @@ def progress_lines(log: logging.Logger) -> Iterator[Lines]:
     the block ends is logged before it is left.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # Beside this process: another node that is lost takes no lines with it.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(_Mailbox)
-    mailbox = actor.remote()
+    mailbox = actor_beside(_Mailbox)
     done = threading.Event()
     thread = threading.Thread(target=_show, args=(mailbox, log, done), name="progress", daemon=True)
     thread.start()

@@ -27,8 +27,9 @@ from pipelines.semantics import carried, engine, preflight, prompt
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.checkpoint import STUDENT, model_fingerprint
 from pipelines.semantics.engine_config import EngineConfig
+from pipelines.semantics.gather import Key
 from pipelines.semantics.plan import Plan
-from pipelines.semantics.staging import Key, Staging
+from pipelines.semantics.staging import Staging
 from pipelines.tables import contract, newest, rejections
 from pipelines.tables.anchor_text import canonical_text
 from pipelines.tables.due import due_days

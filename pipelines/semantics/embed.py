@@ -17,14 +17,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from models.config import PathText
-from pipelines.runtime.cluster import connected, is_shared
+from pipelines.runtime.cluster import actor_beside, connected, is_shared
 from pipelines.runtime.run import Run
 from pipelines.semantics import preflight
+from pipelines.semantics.attempts import Attempts
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.checkpoint import model_fingerprint
 from pipelines.semantics.engine import check_room, processor_kwargs
 from pipelines.semantics.engine_config import EngineConfig
-from pipelines.semantics.engine_pool import book, engine_errors, watched_processor
+from pipelines.semantics.engine_pool import engine_errors, watched_processor
 from pipelines.semantics.watch import ERROR
 from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
@@ -105,7 +106,7 @@ def _embedded(texts: list[str], config: EmbedConfig) -> Iterator[tuple[str, npt.
     """Every text with its vector, of length 1, as the engine finishes them. Raises RuntimeError where one has none."""
     import ray
 
-    attempts = book()
+    attempts = actor_beside(Attempts)
     processor = watched_processor(
         embed_kwargs(config),
         attempts,

@@ -12,13 +12,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.runtime.cluster import actor_beside
 from pipelines.runtime.config import ConfigError
 from pipelines.semantics import engine_pool, pictures, prompt
+from pipelines.semantics.attempts import Attempts
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.budget import Budget
 from pipelines.semantics.checkpoint import Checkpoint
 from pipelines.semantics.engine_config import EngineConfig
-from pipelines.semantics.engine_pool import book, engine_errors, watched_processor
+from pipelines.semantics.engine_pool import engine_errors, watched_processor
 from pipelines.semantics.gather import GATHERED, Gather, Gathering, Key
 from pipelines.semantics.watch import ERROR
 
@@ -119,7 +121,7 @@ def answers(root: str, keys: list[Key], model: str, prompts: PromptConfig, confi
 
     checkpoint = Checkpoint.read(model)
     budget = Budget.of(checkpoint, prompts, config)
-    attempts, gatherings = book(), book()
+    attempts, gatherings = actor_beside(Attempts), actor_beside(Attempts)
     processor = watched_processor(
         processor_kwargs(model, prompts, config),
         attempts,

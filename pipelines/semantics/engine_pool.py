@@ -11,7 +11,6 @@ from typing import Any
 
 from pipelines.runtime.config import ConfigError
 from pipelines.runtime.verdict import JobError
-from pipelines.semantics.attempts import Attempts
 from pipelines.semantics.engine_config import EngineConfig
 
 log = logging.getLogger(__name__)
@@ -42,17 +41,6 @@ class Engine:
         """A batch, as the processor's stages pass it on."""
         async for answered in self._engine(batch):
             yield answered
-
-
-def book() -> Any:
-    """A pool's `Attempts`, as an actor beside this process: a node that is lost with its workers takes no account of
-    them with it."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(Attempts)
-    return actor.remote()
 
 
 def watched_processor(

@@ -35,6 +35,7 @@ _READS = 3
 """Times that a batch is read from a storage that fails."""
 
 Key = tuple[str, int]
+"""Day and author."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

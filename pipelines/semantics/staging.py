@@ -9,12 +9,11 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from pipelines.semantics.engine import ANSWERS
+from pipelines.semantics.gather import Key
 from pipelines.tables import sweep
 from pipelines.tables.storage import Storage
 from pipelines.tables.sweep import STAGING
 
-Key = tuple[str, int]
-"""Day and author."""
 _INPUTS = pa.field("inputs", pa.binary(16))
 _PART = ANSWERS.append(_INPUTS)
 
