@@ -132,7 +132,7 @@ def _read_by(ranker: Ranker) -> dict[str, list[nn.Module]]:
     """The modules whose outputs are what the base ranker reads."""
     return {
         "user id": [ranker.users],
-        "author id": [ranker.authors],
+        "author id": [ranker.target],
         "profile": list(ranker.profile),
         "history": [ranker.target_attention],
     }
@@ -140,8 +140,7 @@ def _read_by(ranker: Ranker) -> dict[str, list[nn.Module]]:
 
 def _behind(tap: _Tap) -> Callable[[nn.Module, object, Tensor], Tensor]:
     def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        # Authors are looked up for histories too, [B, L, D]: those are no targets.
-        return tap(output) if output.dim() == 2 else output
+        return tap(output)
 
     return hook
 

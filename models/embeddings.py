@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.ops import huge_pages
+
+SPARSE_FROM = 16_384
+"""Rows from which a table has gradients only of the rows that were read: below it, all of them at once are cheaper."""
 
 
 class IdTable(nn.Module):
     """Learnt rows for ids, tokens or small categorical values. Row 0 is the unknown one and starts at zero.
 
-    Replicated in every worker. Its parameters are the group "ids" of models/optimizer.py.
+    Replicated in every worker. Its parameter is the group "ids" of models/optimizer.py, or "rows" where it is sparse.
 
     Example:
         >>> table = IdTable(num_rows=3, dim=2, init_std=0.05)
@@ -24,13 +31,22 @@ class IdTable(nn.Module):
         super().__init__()
         if num_rows < 1:
             raise ValueError(f"an id table needs at least row 0, got num_rows={num_rows}")
-        self.weight = nn.Parameter(torch.randn(num_rows, dim) * init_std)
-        with torch.no_grad():
-            self.weight[0].zero_()
+        weight = huge_pages.zeros(num_rows, dim).normal_().mul_(init_std)
+        weight[0] = 0.0
+        self.weight = nn.Parameter(weight)
+        self.reader: Callable[[Tensor], Tensor] | None = None
+        """How it is read for learning, where not plainly: see `RowAdam`."""
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether its gradient is a sparse tensor of the rows that were read."""
+        return len(self.weight) >= SPARSE_FROM
 
     def forward(self, rows: Tensor) -> Tensor:
         """rows [...] int64 -> vectors [..., dim]."""
-        return F.embedding(rows, self.weight)
+        if self.reader is not None and torch.is_grad_enabled():
+            return self.reader(rows)
+        return F.embedding(rows, self.weight, sparse=self.is_sparse)
 
     def append(self, vectors: Tensor) -> None:
         """Rows [n, dim] behind those that exist, which stay. Make the optimizer afterwards."""

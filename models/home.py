@@ -1,7 +1,8 @@
 """HoME: hierarchy of multi-gate experts (arXiv 2408.05430), as published.
 
 What the paper leaves open is decided here: MLP_E and MLP_G are one linear layer, the concatenated input is first
-projected to `input_width` (so that L divides it), and BatchNorm statistics are synchronised across workers.
+projected to `input_width` (so that L divides it), and a worker normalises its own part of a batch, with running
+statistics that are the mean of all workers'.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.ops.mixture import mix
-from models.sync_batch_norm import SyncBatchNorm1d
 
 SHARED = "shared"
 """The expert group that all tasks see."""
@@ -125,7 +125,7 @@ class Experts(nn.Module):
         features = self.num_experts * config.expert_dim
         # No bias: the normalisation would take it away.
         self.weight = nn.Parameter(torch.randn(num_groups, width, features) * width**-0.5)
-        self.norm = SyncBatchNorm1d(num_groups * features, momentum=config.batch_norm_momentum)
+        self.norm = nn.BatchNorm1d(num_groups * features, momentum=config.batch_norm_momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         """Every group reads its own input."""

@@ -1,42 +1,99 @@
-"""The optimizer's groups of parameters, each with its learning rate."""
+"""The optimizer of a ranker: groups of parameters with a learning rate each, and big id tables row by row."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from models.embeddings import IdTable
+from models.row_adam import RowAdam
 from models.sarm.anchor_encoder import AnchorEncoder
 
+_ADAM, _ROWS = "adam", "rows"
 
-def param_groups(
-    model: nn.Module, *, lr_ids: float, lr_encoder: float, lr_dense: float, l2_ids: float = 0.0
-) -> list[dict[str, Any]]:
-    """Groups in a fixed order: "ids" (every `IdTable`), "encoder" (the rest of the `AnchorEncoder`), "dense".
 
+class RankerOptimizer:
+    """Adam, whose groups are "ids" (every `IdTable`), "encoder" (the rest of the `AnchorEncoder`) and "dense".
+
+    `IdTable`s that are sparse are learnt row by row (models/row_adam.py), at the rate of the group "ids".
     `l2_ids` is the weight of half the tables' squared norm in the loss; it pulls rows that are seen seldom to zero.
-    A group without parameters is left out.
 
     Example:
         >>> model = nn.Sequential(IdTable(3, 2, 0.05), nn.Linear(2, 1))
-        >>> groups = param_groups(model, lr_ids=0.01, lr_encoder=0.001, lr_dense=0.003, l2_ids=0.0001)
-        >>> [(group["name"], group["lr"], group["weight_decay"]) for group in groups]
-        [('ids', 0.01, 0.0001), ('dense', 0.003, 0.0)]
+        >>> optimizer = RankerOptimizer(model, lr_ids=0.01, lr_encoder=0.001, lr_dense=0.003, l2_ids=0.0001)
+        >>> optimizer.scale(0.5)
+        >>> [(group["name"], group["lr"], group["weight_decay"]) for group in optimizer.groups]
+        [('ids', 0.005, 0.0001), ('dense', 0.0015, 0.0)]
     """
-    in_tables, in_encoder = _members(model, IdTable), _members(model, AnchorEncoder)
+
+    def __init__(
+        self, model: nn.Module, *, lr_ids: float, lr_encoder: float, lr_dense: float, l2_ids: float = 0.0
+    ) -> None:
+        tables = [module for module in model.modules() if isinstance(module, IdTable)]
+        sparse = [table for table in tables if table.is_sparse]
+        rates = {"ids": lr_ids, "encoder": lr_encoder, "dense": lr_dense}
+        groups = [
+            {"name": name, "params": params, "lr": rates[name], "weight_decay": l2_ids if name == "ids" else 0.0}
+            for name, params in _dense_members(model, tables).items()
+            if params
+        ]
+        self._optimizers: dict[str, torch.optim.Optimizer] = {}
+        if groups:
+            self._optimizers[_ADAM] = torch.optim.Adam(groups, fused=True)
+        if sparse:
+            self._optimizers[_ROWS] = RowAdam(sparse, lr=lr_ids, weight_decay=l2_ids)
+        self._rates = [group["lr"] for group in self.groups]
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """Groups in a fixed order, "rows" of sparse tables last; those without parameters are left out."""
+        return [group for optimizer in self._optimizers.values() for group in optimizer.param_groups]
+
+    def scale(self, share: float) -> None:
+        """Sets every learning rate to this share of what was given."""
+        for group, rate in zip(self.groups, self._rates, strict=True):
+            group["lr"] = rate * share
+
+    def zero_grad(self) -> None:
+        """Forgets all gradients."""
+        for optimizer in self._optimizers.values():
+            optimizer.zero_grad()
+
+    def step(self) -> None:
+        """Learns from the gradients that there are. Parameters without one stay where they are."""
+        for optimizer in self._optimizers.values():
+            optimizer.step()
+
+    def settle(self) -> None:
+        """Brings rows that no step has read for a while to where they belong; before a model is scored or saved."""
+        rows = self._optimizers.get(_ROWS)
+        if isinstance(rows, RowAdam):
+            rows.settle()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` goes on from."""
+        return {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a `state_dict` of the same model. Raises ValueError for that of another one."""
+        if state.keys() != self._optimizers.keys():
+            raise ValueError(f"the optimizer has {list(self._optimizers)}, the state is of {list(state)}")
+        for name, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(state[name])
+
+
+def _dense_members(model: nn.Module, tables: list[IdTable]) -> dict[str, list[nn.Parameter]]:
+    """Parameters by group, without those of sparse tables."""
+    in_tables = {id(table.weight) for table in tables}
+    in_sparse = {id(table.weight) for table in tables if table.is_sparse}
+    encoders = [module for module in model.modules() if isinstance(module, AnchorEncoder)]
+    in_encoder = {id(parameter) for encoder in encoders for parameter in encoder.parameters()}
     members: dict[str, list[nn.Parameter]] = {"ids": [], "encoder": [], "dense": []}
     for parameter in model.parameters():
         name = "ids" if id(parameter) in in_tables else "encoder" if id(parameter) in in_encoder else "dense"
-        members[name].append(parameter)
-    rates = {"ids": lr_ids, "encoder": lr_encoder, "dense": lr_dense}
-    return [
-        {"name": name, "params": params, "lr": rates[name], "weight_decay": l2_ids if name == "ids" else 0.0}
-        for name, params in members.items()
-        if params
-    ]
-
-
-def _members(model: nn.Module, kind: type[nn.Module]) -> set[int]:
-    """Parameters of all modules of a kind, by identity."""
-    return {id(p) for module in model.modules() if isinstance(module, kind) for p in module.parameters()}
+        if id(parameter) not in in_sparse:
+            members[name].append(parameter)
+    return members

@@ -179,6 +179,7 @@ class Ranker(SavedModel):
         std, dim = config.init_std, config.id_dim
         self.users = IdTable(sizes.num_users + 1, dim, std)
         self.authors = IdTable(sizes.num_authors + 1, dim, std)
+        self.target = nn.Identity()  # passes on the target's author vector, for who wants to put another in its place
         self.profile = nn.ModuleList(
             IdTable(values, config.profile_dim, _PROFILE_STD) for values in sizes.profile_cardinalities
         )
@@ -198,10 +199,12 @@ class Ranker(SavedModel):
 
     def rank_features(self, batch: RankingBatch, extra: Tensor | None = None) -> Tensor:
         """h_rank of eq. 11: crossed fields and the products user x author, interest x author. [B, R]."""
-        user, author = self.users(batch.user), self.authors(batch.author)
-        category = self.categories(batch.author_category)
+        user, category = self.users(batch.user), self.categories(batch.author_category)
+        # One read of the table, because each finds out which rows it has and takes its gradient apart.
+        authors = self.authors(torch.cat([batch.author.unsqueeze(1), batch.history], dim=1))
+        author = self.target(authors[:, 0])
         items = (
-            self.authors(batch.history)
+            authors[:, 1:]
             + self.ages(log2_bucket(batch.history_age_s, self.config.age_buckets))
             + self.watches(log2_bucket(batch.history_watch_s, self.config.watch_buckets))
         )

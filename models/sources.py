@@ -134,10 +134,6 @@ class Source(nn.Module, ABC):
         """An empty bank, where training keeps vectors from step to step."""
         return None
 
-    def most_encoded(self, rows: int) -> int:
-        """Most authors that are encoded for steps over so many rows."""
-        return 0
-
     def encode_plainly(self, authors: Tensor, inputs: Inputs, ids: IdTable) -> None:
         """Encodes author rows [A] without sharing or padding, for counting what it costs."""
 

@@ -240,10 +240,6 @@ class SARM(Source):
         """An empty bank of both vectors (eq. 8)."""
         return MemoryBank(num_authors, self.config.width, device)
 
-    def most_encoded(self, rows: int) -> int:
-        """The encode budget, if it is less."""
-        return min(rows, self.config.encode_budget or rows)
-
     @torch.no_grad()
     def table(self, inputs: Inputs, ids: IdTable) -> Tensor:
         """Both vectors of every author row, [N+1, 2, D] float32; row 0 is the unknown author, with an empty anchor."""

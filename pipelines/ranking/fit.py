@@ -121,7 +121,7 @@ class _Fit:
         epoch = len(progress.done) // len(plan.keys)
         if plan.validation:
             # One worker's figure for all: they must agree on when to stop.
-            value = from_first(self._validate() if self.worker.rank == 0 else 0.0, self.worker.device)
+            value = from_first(self._validate() if self.worker.rank == 0 else 0.0, self.worker)
             progress.scores.append(value)
             if value == max(progress.scores):
                 self.loop.keep_best()

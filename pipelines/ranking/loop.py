@@ -15,7 +15,7 @@ import torch.distributed as dist
 from models.batch import RankingBatch
 from models.catalog import Catalog
 from models.composed import ComposedRanker, Sources
-from models.optimizer import param_groups
+from models.optimizer import RankerOptimizer
 from models.sarm.memory_bank import MemoryBank
 from models.sources import Inputs, SourceSpec
 from models.training import TrainingRanker, TrainingStep, Window
@@ -23,7 +23,7 @@ from pipelines.ranking.checkpoint import BEST, OPTIMIZER, PROGRESS, Progress, ba
 from pipelines.ranking.plan import TrainingPlan
 from pipelines.ranking.variants import SOURCES
 from pipelines.ranking.variants.source import State
-from pipelines.ranking.worker import Worker, all_gather_rows, average_gradients
+from pipelines.ranking.worker import Exchange, Worker
 from pipelines.samples.batches import DayBatches
 
 LogLine = Callable[[str], None]
@@ -41,9 +41,8 @@ class Loop:
         self.banks = {name: bank for name, bank in banks.items() if bank is not None}
         """Of the sources that have one."""
         rates = {"lr_ids": plan.lr_ids, "lr_encoder": plan.lr_encoder, "lr_dense": plan.lr_dense}
-        groups = param_groups(self.step, **rates, l2_ids=plan.l2_ids)
-        self.optimizer = torch.optim.Adam(groups, fused=True)
-        self._rates = [float(group["lr"]) for group in groups]
+        self.optimizer = RankerOptimizer(self.step, **rates, l2_ids=plan.l2_ids)
+        self._exchange = Exchange(self.step, worker)
         self._best: dict[str, Any] | None = None
         self._log_line = log_line
         self._sums = torch.zeros(4, dtype=torch.float64)
@@ -61,39 +60,31 @@ class Loop:
             self._train_window(key, [batch.to(self.worker.device) for batch, _ in window], [size for _, size in window])
         if self._since:
             self._log(key)
+        self.optimizer.settle()
         self.progress.done.append(key)
 
     def _train_window(self, key: str, batches: Sequence[RankingBatch], sizes: Sequence[int]) -> None:
         """Steps that share one encoding of their authors; `sizes` are rows of each batch over all workers."""
         window = Window(self.step, batches, self.banks)
         for index, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
-            is_last = index == len(batches) - 1
-            self._train_step(batch, size, window, is_last=is_last)
-            if is_last:
-                self._write_banks(window, sizes)
+            self._train_step(batch, size, window, is_last=index == len(batches) - 1)
             if self.progress.step % self.plan.log_every == 0:
                 self._log(key)
 
-    def _write_banks(self, window: Window, sizes: Sequence[int]) -> None:
-        # A worker's batch is at most one row larger than another's.
-        most = sum(size // self.worker.world_size + 1 for size in sizes)
-        for name, encoded in window.encoded.items():
-            capacity = self.model.source(name).most_encoded(most)
-            rows, vectors = all_gather_rows(encoded.rows, encoded.vectors.detach(), capacity)
-            self.banks[name].write(rows, vectors, self.progress.step - 1)
-            self.progress.encoded += len(rows)
-
     def _train_step(self, batch: RankingBatch, size: int, window: Window, *, is_last: bool) -> None:
         progress = self.progress
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * self.plan.rate_at(progress)
+        self.optimizer.scale(self.plan.rate_at(progress))
         self.optimizer.zero_grad()
         result: TrainingStep = self.step(batch, self.banks, window.encoded)
         torch.autograd.backward(result.loss)
         if is_last:
             window.backward()
-        average_gradients(self.step.parameters())
+        encoded = {name: (of.rows, of.vectors.detach()) for name, of in window.encoded.items() if is_last}
+        written = self._exchange(encoded)
         self.optimizer.step()
+        for name, (rows, vectors) in written.items():
+            self.banks[name].write(rows, vectors, progress.step)
+            progress.encoded += len(rows)
         progress.step += 1
         progress.examples += size
         self._since += 1

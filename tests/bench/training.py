@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.batch import RankingBatch
 from models.catalog import CatalogSizes
 from models.composed import ComposedRanker, Sources
-from models.optimizer import param_groups
+from models.optimizer import RankerOptimizer
 from models.sarm.anchor_tokens import TokenRows
 from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
 from models.sarm.model import REPRESENTATIONS, SARM, SARMConfig
@@ -86,7 +86,7 @@ class Trained:
         }
         self.banks = {name: bank for name, bank in banks.items() if bank is not None}
         rates = {name: getattr(train, name) for name in ("lr_ids", "lr_encoder", "lr_dense", "l2_ids")}
-        self.optimizer = torch.optim.Adam(param_groups(self.step, **rates), fused=True)
+        self.optimizer = RankerOptimizer(self.step, **rates)
         self.batches, self.window, self.steps, self.encoded = data.batches, window, 0, 0
 
     def run(self, steps: int) -> None:

@@ -8,17 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.composed import ComposedRanker, Sources
 from models.ops.packing import Distinct, Places
-from models.optimizer import param_groups
+from models.optimizer import RankerOptimizer
 from models.quantize import ResidualConfig, ResidualQuantizer
 from models.sarm.memory_bank import MemoryBank
 from models.sarm.rollout import token_importance
 from models.sources import Inputs, SourceSpec
-from models.sync_batch_norm import SyncBatchNorm1d
 from models.training import TrainingRanker, Window
 from models.two_stage import (
     CodeFacts,
@@ -42,7 +40,7 @@ def train(model: ComposedRanker, inputs: dict[str, Inputs], device: torch.device
     module.inputs = {name: tuple(part.to(device) for part in of) for name, of in inputs.items()}
     found = {name: source.memory_bank(NUM_AUTHORS, device) for name, source in model.items()}
     banks = {name: bank for name, bank in found.items() if bank is not None}
-    optimizer = torch.optim.Adam(param_groups(module, **RATES), fused=True)
+    optimizer = RankerOptimizer(module, **RATES)
     losses = []
     for start in range(0, STEPS, WINDOW):
         batches = [batch(32, seed=step).to(device) for step in range(start, start + WINDOW)]
@@ -154,17 +152,3 @@ def test_packed_sequences_and_codes() -> None:
         assert torch.equal(there.codes(vectors.to(device)).cpu(), quantizer.codes(vectors))
         decoded = there.decode(there.codes(vectors.to(device))).cpu()
     torch.testing.assert_close(decoded, quantizer.decode(quantizer.codes(vectors)))
-
-
-def test_batch_norm_of_several_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two workers with the same rows: the moments are those of one."""
-    monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(dist, "all_reduce", lambda total: total.mul_(2))
-    x = torch.randn(5, 3)
-    with second_device() as device:
-        norm = SyncBatchNorm1d(3).to(device)
-        out = norm(x.to(device))
-        out.square().sum().backward()
-        assert norm.weight.grad is not None and norm.weight.grad.device == device
-        torch.testing.assert_close(out.detach().cpu(), nn.functional.batch_norm(x, None, None, training=True))

@@ -1,18 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from models import TASKS
 from models.batch import RankingBatch, collate
 from models.composed import ComposedRanker, Sources
-from models.optimizer import param_groups
+from models.optimizer import RankerOptimizer
 from models.sarm.memory_bank import MemoryBank
 from models.sources import Encoded
 from models.training import TrainingRanker, TrainingStep, Window
@@ -240,7 +237,7 @@ def test_a_window_has_the_gradient_of_the_sum_of_its_losses(budget: int | None, 
 
 def test_within_a_window_the_ranker_steps_at_each_batch_and_what_encodes_authors_at_the_end() -> None:
     module, bank, batches = sarm_trainer(), filled_bank(), [batch(24, seed) for seed in SEEDS]
-    optimizer = torch.optim.Adam(param_groups(module, lr_ids=0.1, lr_encoder=0.1, lr_dense=0.1, l2_ids=0.1), fused=True)
+    optimizer = RankerOptimizer(module, lr_ids=0.1, lr_encoder=0.1, lr_dense=0.1, l2_ids=0.1)
     train_window(module, optimizer, batches, bank)  # so that Adam has moments that could move what has no gradient
     window = Window(module, batches, {"sarm": bank})
     before = {n: p.detach().clone() for n, p in module.named_parameters()}
@@ -277,24 +274,3 @@ def test_an_author_of_a_later_batch_may_be_read_in_an_earlier_history_with_gradi
         gradient = module.model.source("sarm").encoder.tokens.weight.grad
         assert gradient is not None
         assert set(gradient[2:].any(dim=1).nonzero()[:, 0].tolist()) == ({1, 2} if history_gradient else {1})
-
-
-def run_worker(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    module = sarm_trainer()
-    own = slice(12 * rank, 12 * rank + 12)
-    train_window(module, Still(module.parameters(), {}), [batch(24, seed).slice(own) for seed in SEEDS], filled_bank())
-    for parameter in module.parameters():
-        assert parameter.grad is not None
-        dist.all_reduce(parameter.grad)
-    torch.save({n: p.grad / 2 for n, p in module.named_parameters()}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_the_mean_gradient_of_two_workers_is_that_of_the_whole_window(tmp_path: Path) -> None:
-    mp.spawn(run_worker, args=(str(tmp_path),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
-    module = sarm_trainer()
-    train_window(module, Still(module.parameters(), {}), [batch(24, seed) for seed in SEEDS], filled_bank())
-    wanted = {n: p.grad for n, p in module.named_parameters()}
-    for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), wanted, atol=1e-5, rtol=1e-4)

@@ -11,7 +11,7 @@ from models.catalog import CatalogSizes
 from models.embeddings import IdTable
 from models.layers import masked_mean
 from models.losses import multi_task_bce
-from models.optimizer import param_groups
+from models.optimizer import RankerOptimizer
 from models.ranker import CrossLayer, RankerConfig
 from pipelines.samples.batches import DayBatches, num_batches, read_examples, shuffled_requests, take
 from pipelines.studies.references.reference import Material, Ranked
@@ -55,19 +55,18 @@ def rank(given: Material) -> Ranked:
     # Networks of different tasks share nothing: one pass over the batches trains them all.
     networks = nn.ModuleList(CrossNetwork(train.ranker, given.catalog.sizes) for _ in given.tasks)
     rates = {"lr_ids": train.lr_ids, "lr_encoder": train.lr_encoder, "lr_dense": train.lr_dense}
-    optimizer = torch.optim.Adam(param_groups(networks, **rates, l2_ids=train.l2_ids), fused=True)
-    first = [group["lr"] for group in optimizer.param_groups]
+    optimizer = RankerOptimizer(networks, **rates, l2_ids=train.l2_ids)
     rows = [given.storage.dataset("examples", day).count_rows() for day in given.days]
     steps, step = train.epochs * sum(num_batches(count, train.batch_size) for count in rows), 0
     for epoch in range(train.epochs):
         for batch in _batches(given, epoch):
-            for group, rate in zip(optimizer.param_groups, first, strict=True):
-                group["lr"] = rate * (1.0 - (1.0 - train.end_rate) * step / steps)
+            optimizer.scale(1.0 - (1.0 - train.end_rate) * step / steps)
             optimizer.zero_grad()
             logits = torch.stack([network(batch) for network in networks], dim=1)
             torch.autograd.backward(multi_task_bce(logits, batch.labels).sum())
             optimizer.step()
             step += 1
+    optimizer.settle()
     return Ranked(scores=dict(zip(given.tasks, _scores(networks.eval(), given), strict=True)))
 
 

@@ -17,7 +17,7 @@ from models.batch import RankingBatch
 from models.catalog import CatalogSizes
 from models.composed import ComposedRanker, Sources
 from models.metrics import auc
-from models.optimizer import param_groups
+from models.optimizer import RankerOptimizer
 from models.ranker import RankerConfig
 from models.sarm.anchor_tokens import CLS_ROW, TokenRows
 from models.sarm.model import REPRESENTATIONS, SARM, SARMConfig
@@ -77,8 +77,7 @@ def _trained(config: SARMConfig) -> tuple[dict[str, float], dict[str, float], fl
     model = ComposedRanker(RankerConfig(id_dim=8, home=HOME), sizes, Sources(specs=(spec,)))
     step = TrainingRanker(model)
     step.inputs = {"sarm": (tokens, torch.zeros_like(tokens))}
-    groups = param_groups(step, lr_ids=0.01, lr_encoder=0.003, lr_dense=0.006, l2_ids=0.0003)
-    optimizer = torch.optim.Adam(groups)
+    optimizer = RankerOptimizer(step, lr_ids=0.01, lr_encoder=0.003, lr_dense=0.006, l2_ids=0.0003)
     banks = {"sarm": model.source("sarm").memory_bank(AUTHORS, torch.device("cpu"))}
     for number in range(STEPS):
         batch = _batch(rng, topic, appeal)

@@ -269,8 +269,3 @@ def test_without_the_user_interest_no_history_is_read() -> None:
     rows, vectors = batch(6), table(model)
     scores = model.score_rows(rows, {"sarm": vectors})
     torch.testing.assert_close(scores, model.score(rows, {"sarm": vectors[rows.author]}, {"sarm": None}))
-
-
-@pytest.mark.parametrize(("budget", "most"), [(None, 40), (3, 3), (90, 40)])
-def test_a_step_encodes_no_more_authors_than_it_has_rows_nor_than_the_budget(budget: int | None, most: int) -> None:
-    assert sarm(dataclasses.replace(SARM_CONFIG, encode_budget=budget)).source("sarm").most_encoded(40) == most

@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
 from pipelines.ranking.checkpoint import Progress
 from pipelines.ranking.fit import train
 from pipelines.ranking.plan import make_plan
 from pipelines.ranking.published import advance, load, score
-from pipelines.ranking.worker import Worker, all_gather_rows, average_gradients
+from pipelines.ranking.worker import Worker
 from pipelines.samples.batches import read_examples
 from pipelines.semantics import vocabulary
 from pipelines.semantics.corpus import corpus
@@ -97,26 +96,3 @@ def test_a_model_scores_where_it_is(trained: Settings) -> None:
         there = {name: tuple(part.to(device) for part in of) for name, of in inputs.items()}
         found = score(ranker.model, ranker.catalog, columns, ranker.model.tables(there))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
-
-
-def test_rows_of_all_workers_are_gathered_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two workers, of which the other one has the same rows."""
-    monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(dist, "all_gather", lambda parts, own: [part.copy_(own) for part in parts])
-    with second_device() as device:
-        rows, vectors = all_gather_rows(torch.tensor([4, 9]).to(device), torch.ones(2, 2, 3, device=device), 5)
-        assert rows.device == vectors.device == device
-        assert rows.tolist() == [4, 9, 4, 9] and vectors.shape == (4, 2, 3)
-
-
-def test_the_mean_of_all_workers_gradients_skips_parameters_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two workers, of which the other one's gradients are all 4."""
-    monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(dist, "all_reduce", lambda total: total.add_(4.0))
-    one, two, still = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 3), (2,), (4,)))
-    one.grad, two.grad = torch.arange(6.0).view(2, 3), torch.tensor([8.0, 2.0])
-    average_gradients([one, still, two])
-    assert one.grad.tolist() == [[2.0, 2.5, 3.0], [3.5, 4.0, 4.5]]
-    assert two.grad.tolist() == [6.0, 3.0] and still.grad is None

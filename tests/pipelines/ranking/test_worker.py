@@ -1,0 +1,121 @@
+"""What workers exchange, between processes that gloo joins as Ray Train would join them."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from models import embeddings
+from models.embeddings import IdTable
+from pipelines.ranking.worker import Exchange, Worker, from_first
+
+WORLD = 3
+ROWS, DIM = 50, 4
+SIZES = (2, 5, 0)
+"""Rows that each worker has for the bank; the last one has none."""
+
+
+class _Model(nn.Module):
+    """A sparse table, a small one, a dense layer, batch normalisation, and something that nobody learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.big, self.small, self.dense = IdTable(ROWS, DIM, 1.0), IdTable(3, DIM, 1.0), nn.Linear(DIM, DIM)
+        self.norm = nn.BatchNorm1d(DIM)
+        self.idle = nn.Linear(2, 2)
+
+    def loss(self, rank: int) -> Tensor:
+        """Of a worker's own part of a batch, which differs in size from the others'."""
+        generator = torch.Generator().manual_seed(rank)
+        rows = torch.randint(0, ROWS, (4 + rank,), generator=generator).repeat(2)  # each row twice
+        read = self.norm(self.dense(self.big(rows) + self.small(rows % 3)))
+        return (read * torch.randn(read.shape, generator=generator)).sum()
+
+
+def _banked(rank: int) -> tuple[Tensor, Tensor]:
+    rows = torch.arange(SIZES[rank]) + 10 * rank + 2**40  # more than a float can hold
+    return rows, torch.randn(len(rows), 2, 3, generator=torch.Generator().manual_seed(rank))
+
+
+def _run(rank: int, folder: str) -> None:
+    embeddings.SPARSE_FROM = ROWS  # in this process alone
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
+    model = _Model()
+    model.loss(rank).backward()
+    worker = Worker(rank=rank, world_size=WORLD)
+    rows, vectors = Exchange(model, worker)({"sarm": _banked(rank)})["sarm"]
+    found: dict[str, Any] = {
+        "gradients": {n: None if p.grad is None else p.grad.to_dense() for n, p in model.named_parameters()},
+        "is_sparse": model.big.weight.grad is not None and model.big.weight.grad.is_sparse,
+        "statistics": [model.norm.running_mean, model.norm.running_var],
+        "rows": rows,
+        "vectors": vectors,
+        "first": from_first(float(rank + 7), worker),
+    }
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("workers")
+    mp.spawn(_run, args=(str(folder),), nprocs=WORLD)  # type: ignore[attr-defined, no-untyped-call]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+def test_every_worker_has_the_mean_of_all_gradients(found: list[dict[str, Any]]) -> None:
+    models = [_Model() for _ in range(WORLD)]
+    for rank, model in enumerate(models):
+        model.loss(rank).backward()
+    wanted = {
+        name: torch.stack([dict(model.named_parameters())[name].grad for model in models]).mean(dim=0)
+        for name in found[0]["gradients"]
+        if not name.startswith("idle")
+    }
+    for of_worker in found:
+        learnt = {name: gradient for name, gradient in of_worker["gradients"].items() if gradient is not None}
+        torch.testing.assert_close(learnt, wanted)
+        assert of_worker["is_sparse"]
+        assert set(of_worker["gradients"]) - set(learnt) == {"idle.weight", "idle.bias"}
+
+
+def test_running_statistics_are_the_mean_of_all_workers(found: list[dict[str, Any]]) -> None:
+    models = [_Model() for _ in range(WORLD)]
+    for rank, model in enumerate(models):
+        model.loss(rank)
+    means, variances = ([getattr(m.norm, name) for m in models] for name in ("running_mean", "running_var"))
+    for of_worker in found:
+        torch.testing.assert_close(of_worker["statistics"][0], torch.stack(means).mean(dim=0))
+        torch.testing.assert_close(of_worker["statistics"][1], torch.stack(variances).mean(dim=0))
+
+
+def test_rows_of_banks_come_whole_and_in_the_order_of_ranks(found: list[dict[str, Any]]) -> None:
+    rows, vectors = (torch.cat(parts) for parts in zip(*(_banked(rank) for rank in range(WORLD)), strict=True))
+    for of_worker in found:
+        assert torch.equal(of_worker["rows"], rows) and torch.equal(of_worker["vectors"], vectors)
+
+
+def test_all_workers_end_with_the_same_bits(found: list[dict[str, Any]]) -> None:
+    first, *others = found
+    for other in others:
+        for name in ("gradients", "statistics"):
+            torch.testing.assert_close(other[name], first[name], rtol=0.0, atol=0.0)
+
+
+def test_the_first_workers_value_is_everybodys(found: list[dict[str, Any]]) -> None:
+    assert [of_worker["first"] for of_worker in found] == [7.0] * WORLD
+
+
+def test_one_worker_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "SPARSE_FROM", ROWS)
+    model = _Model()
+    model.loss(0).backward()
+    before = model.big.weight.grad
+    banked = {"sarm": _banked(1)}
+    assert Exchange(model, Worker())(banked) == banked
+    assert model.big.weight.grad is before
+    assert from_first(3.5, Worker()) == 3.5
