@@ -19,12 +19,16 @@ class Progress:
     encoded: int = 0
     done: list[str] = field(default_factory=list)
     """Time keys that were trained on, in order, epoch after epoch."""
+    stretches: int = 0
+    """Stretches of the key after those that were trained on too."""
     scores: list[float] = field(default_factory=list)
     """GAUC on the validation keys after each epoch; empty without a validation."""
     epochs_end: int | None = None
     """Length of `done` when the last epoch had ended; what follows are the validation keys. None before."""
     seconds: float = 0.0
     """Seconds in training steps, by the clock on the wall."""
+    waited_s: float = 0.0
+    """Seconds between them in which this worker waited for examples."""
     cpu_seconds: float = 0.0
     """The same in CPU seconds of this process, all its threads together."""
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -42,8 +46,9 @@ def bank_file(source: str) -> str:
 
 
 def folder_after(progress: Progress) -> str:
-    """Name of the checkpoint that is left when the last of the keys `done` is."""
-    return f"after-{len(progress.done)}-{progress.done[-1]}"
+    """Name of the checkpoint that is left when the last of the keys `done` is, or so many stretches of the next one."""
+    within = f"-and-{progress.stretches}" if progress.stretches else ""
+    return f"after-{len(progress.done)}-{progress.done[-1] if progress.done else 'none'}{within}"
 
 
 def published_files(checkpoint: Path) -> list[Path]:

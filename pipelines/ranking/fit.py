@@ -5,7 +5,7 @@ are scored after every epoch. When that gets no better, training goes back to th
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,15 @@ from pipelines.ranking.published import advance, score
 from pipelines.ranking.variants import SOURCES
 from pipelines.ranking.variants.source import Context, State
 from pipelines.ranking.worker import Worker, from_first
-from pipelines.samples.batches import DayBatches, Ints, build_catalog, read_examples, shuffled_requests
+from pipelines.samples.batches import build_catalog
+from pipelines.samples.stream import DayStream
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.columns import Columns
 from pipelines.tables.days import day_number, day_of
 from pipelines.tables.storage import Storage
 
 Report = Callable[[Mapping[str, Any], Path | None], None]
-"""Called by every worker when a time key is done: metrics, and the checkpoint's folder where this worker wrote one."""
+"""Called by every worker at a checkpoint: metrics, and the checkpoint's folder where this worker wrote one."""
 
 
 def train(
@@ -41,7 +42,7 @@ def train(
     log_line: LogLine,
     resume: Path | None = None,
 ) -> Progress:
-    """Trains as the plan says and reports each time key; goes on after the last one of the checkpoint `resume`.
+    """Trains as the plan says and reports each checkpoint; goes on from the checkpoint `resume`.
 
     Every worker calls this with its own `worker`; the first one leaves a checkpoint below `work` at each report.
     `made_from` is what `make_plan` gave with the plan.
@@ -52,14 +53,14 @@ def train(
     if resume is not None:
         fit.loop.restore(resume)
         progress = fit.loop.progress
-        log_line(f"{plan.name} | goes on after {progress.done[-1]}")
+        log_line(f"{plan.name} | goes on from its checkpoint {folder_after(progress)}")
     while (key := plan.next_key(progress)) is not None:
-        fit.through(key)
-        folder = None
-        if worker.rank == 0:
-            folder = work / folder_after(progress)
-            fit.save(folder)
-        report({"key": key, **progress.curve[-1]}, folder)
+        for _ in fit.learn(key):
+            folder = None
+            if worker.rank == 0:
+                folder = work / folder_after(progress)
+                fit.save(folder)
+            report({"key": key, **progress.curve[-1]}, folder)
     if worker.rank == 0:
         fit.warn()
     return progress
@@ -85,36 +86,47 @@ class _Fit:
         """States that know nothing yet: they move forward only, and every epoch begins with the first key again."""
         return {source.name: SOURCES[source.name].open(source.config, self._context) for source in self.plan.sources}
 
-    def through(self, key: str) -> None:
-        """Trains on a key, and ends the epoch where it was the last of one."""
-        progress = self.loop.progress
-        is_first = progress.epochs_end is None and len(progress.done) % len(self.plan.keys) == 0
+    def learn(self, key: str) -> Iterator[None]:
+        """Trains on a key, or on what is left of it, and ends the epoch where it was the last of one.
+
+        Yields where a checkpoint is due: within a long key, and at its end.
+        """
+        progress, plan = self.loop.progress, self.plan
+        is_first = progress.epochs_end is None and len(progress.done) % len(plan.keys) == 0
         if is_first and progress.done:
             self.states = self._open()
         if progress.epochs_end == len(progress.done):
             self.states = self._open()
-            self.loop.go_back()
-        columns = self._moved_to(key)
-        order = self._order(key, columns) if self.plan.shuffle else None
-        worker = self.worker
-        batches = DayBatches(
-            columns, self.catalog, self.plan.batch_size, worker.rank, worker.world_size, order, self.tasks
-        )
-        self.loop.train_key(key, self._inputs, batches)
-        if progress.epochs_end is None and len(progress.done) % len(self.plan.keys) == 0:
+            if not progress.stretches:
+                self.loop.go_back()
+        stream = self._stream(key)
+        self.loop.begin_key(advance(self.states, key))
+        unsaved = 0
+        for stretch in stream.after(progress.stretches):
+            self._check(key, stretch.columns)
+            self.loop.train_stretch(key, stretch)
+            unsaved += sum(stretch.sizes)
+            if unsaved >= plan.checkpoint_rows and progress.stretches < len(stream):
+                self.loop.settle(key)
+                yield
+                unsaved = 0
+        self.loop.end_key(key)
+        if progress.epochs_end is None and len(progress.done) % len(plan.keys) == 0:
             self._end_epoch()
+        yield
 
-    def _moved_to(self, key: str) -> Columns:
-        """The key's examples, with the sources moved forward to it."""
-        columns = read_examples(self.storage, key)
-        self._inputs = advance(self.states, key)
+    def _stream(self, key: str) -> DayStream:
+        """The key's examples, in an order of this epoch."""
+        seed = [self.plan.seed, len(self.loop.progress.done), day_number(day_of(key))] if self.plan.shuffle else None
+        worker, plan = self.worker, self.plan
+        return DayStream(
+            self.storage, key, self.catalog, plan.cut,
+            seed=seed, tasks=self.tasks, rank=worker.rank, world=worker.world_size,
+        )  # fmt: skip
+
+    def _check(self, key: str, columns: Columns) -> None:
         for state in self.states.values():
             state.check(key, columns)
-        return columns
-
-    def _order(self, key: str, columns: Columns) -> Ints:
-        seed = [self.plan.seed, len(self.loop.progress.done), day_number(day_of(key))]
-        return shuffled_requests(columns, self.plan.batch_size, self.plan.encode_window, np.random.default_rng(seed))
 
     def _end_epoch(self) -> None:
         plan, progress = self.plan, self.loop.progress
@@ -139,12 +151,15 @@ class _Fit:
         model = self.loop.model.eval()
         labels, scores, users = [], [], []
         for key in self.plan.validation:
-            columns = self._moved_to(key)
-            there = {name: tuple(part.to(self.worker.device) for part in of) for name, of in self._inputs.items()}
-            found = score(model, self.catalog, columns, model.tables(there))
-            labels.append(columns[self.tasks[0]])
-            scores.append(found[:, 0])
-            users.append(columns["user_id"])
+            inputs = advance(self.states, key)
+            there = {name: tuple(part.to(self.worker.device) for part in of) for name, of in inputs.items()}
+            tables = model.tables(there)
+            stream = DayStream(self.storage, key, self.catalog, self.plan.cut, seed=None, tasks=())
+            for stretch in stream.after(0):
+                self._check(key, stretch.columns)
+                labels.append(stretch.columns[self.tasks[0]])
+                scores.append(score(model, self.catalog, stretch.columns, tables)[:, 0])
+                users.append(stretch.columns["user_id"])
         self.states = states
         return gauc(np.concatenate(labels), np.concatenate(scores), np.concatenate(users))
 

@@ -3,9 +3,8 @@
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,14 @@ from models.sarm.memory_bank import MemoryBank
 from models.sources import Inputs, SourceSpec
 from models.training import TrainingRanker, TrainingStep, Window
 from pipelines.ranking.checkpoint import BEST, OPTIMIZER, PROGRESS, Progress, bank_file, read_progress
+from pipelines.ranking.pace import Pace
 from pipelines.ranking.plan import TrainingPlan
 from pipelines.ranking.variants import SOURCES
 from pipelines.ranking.variants.source import State
 from pipelines.ranking.worker import Exchange, Worker
-from pipelines.samples.batches import DayBatches
+from pipelines.samples.stream import Stretch
 
 LogLine = Callable[[str], None]
-_UNTIMED_STEPS = 5
 
 
 class Loop:
@@ -48,20 +47,33 @@ class Loop:
         self._sums = torch.zeros(4, dtype=torch.float64)
         self._since = 0
         self._clock = self._cpu_clock = 0.0
-        self._first_step = 0
-        self._timed_from: tuple[int, float] | None = None
+        self._pace = Pace()
 
-    def train_key(self, key: str, inputs: Mapping[str, Inputs], batches: DayBatches) -> None:
-        """Once through the batches of a time key, with what the sources knew before it."""
+    def begin_key(self, inputs: Mapping[str, Inputs]) -> None:
+        """Takes what the sources knew before a time key."""
         self.step.inputs = {name: tuple(part.to(self.worker.device) for part in of) for name, of in inputs.items()}
         self.step.train()
+
+    def train_stretch(self, key: str, stretch: Stretch) -> None:
+        """Once through the batches of a stretch."""
+        self.progress.waited_s += stretch.waited_s
         self._clock, self._cpu_clock = time.perf_counter(), time.process_time()
-        for window in _windows(batches, self.plan.encode_window):
+        for window in stretch.windows(self.plan.encode_window):
             self._train_window(key, [batch.to(self.worker.device) for batch, _ in window], [size for _, size in window])
+        self._tick()
+        self.progress.stretches += 1
+
+    def settle(self, key: str) -> None:
+        """Makes the model what it is at this step, for whoever reads its weights, and says how far it is."""
         if self._since:
             self._log(key)
         self.optimizer.settle()
+
+    def end_key(self, key: str) -> None:
+        """The key is done."""
+        self.settle(key)
         self.progress.done.append(key)
+        self.progress.stretches = 0
 
     def _train_window(self, key: str, batches: Sequence[RankingBatch], sizes: Sequence[int]) -> None:
         """Steps that share one encoding of their authors; `sizes` are rows of each batch over all workers."""
@@ -90,8 +102,6 @@ class Loop:
         self._since += 1
         parts = [result.parts[name] for name in ("rec", "click", "aux")]
         self._sums += torch.stack([result.loss.detach(), *parts]).cpu().double()
-        if self._timed_from is None and progress.step >= self._first_step + _UNTIMED_STEPS:
-            self._timed_from = (progress.examples, time.perf_counter())
 
     def _tick(self) -> None:
         now, cpu_now = time.perf_counter(), time.process_time()
@@ -110,17 +120,15 @@ class Loop:
         self._sums.zero_()
         self._since = 0
         progress, total = self.progress, self.plan.num_steps
-        rate, left = 0.0, self.plan.num_examples - progress.examples
-        if self._timed_from is not None and progress.examples > self._timed_from[0]:
-            rate = (progress.examples - self._timed_from[0]) / (time.perf_counter() - self._timed_from[1])
+        rate, waiting = self._pace.lap(progress.examples, progress.waited_s)
         losses = {"loss": loss, "main_loss": main, "click_loss": click, "aux_loss": aux}
-        entry = {"step": progress.step, **losses, "examples_per_s": rate}
-        progress.curve.append(entry)
+        progress.curve.append({"step": progress.step, **losses, "examples_per_s": rate})
         if self.worker.rank == 0:
+            eta_s = self._pace.eta_s(self.plan.num_examples - progress.examples)
             self._log_line(
                 f"{self.plan.name} | step {progress.step}/{total} ({100 * progress.step / total:.0f} %) | {key} | "
                 f"loss {main:.4f} | aux {aux:.4f} | encoded {progress.encoded} | {rate:.0f} examples/s | "
-                f"eta {left / rate if rate else 0.0:.0f} s"
+                f"waiting {100 * waiting:.0f} % | eta {eta_s:.0f} s"
             )
 
     def save(self, folder: Path) -> None:
@@ -144,7 +152,7 @@ class Loop:
         if (folder / BEST).is_file():
             self._best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
         self.progress = read_progress(folder)
-        self._first_step = self.progress.step
+        self._pace = Pace(self.progress.examples, self.progress.waited_s)
 
     def keep_best(self) -> None:
         """Remembers this moment, for `go_back`."""
@@ -160,13 +168,6 @@ class Loop:
         for name, (vectors, written_step) in self._best["banks"].items():
             self.banks[name].vectors.copy_(vectors)
             self.banks[name].written_step.copy_(written_step)
-
-
-def _windows(batches: DayBatches, length: int) -> Iterator[list[tuple[RankingBatch, int]]]:
-    """Batches and their rows over all workers, so many at a time; the last window of a time key may be shorter."""
-    sized = zip(batches, batches.global_sizes, strict=True)
-    while window := list(islice(sized, length)):
-        yield window
 
 
 def compose(plan: TrainingPlan, catalog: Catalog, states: Mapping[str, State]) -> ComposedRanker:

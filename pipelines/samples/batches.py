@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
@@ -19,7 +20,8 @@ from pipelines.tables.storage import Storage
 Ints = npt.NDArray[np.int64]
 
 _HISTORY = ("history_author_ids", "history_age_s", "history_watch_s")
-_EXAMPLE = ("impression_id", "user_id", "author_id", "ts_ms", *_HISTORY, "anchor_day")
+EXAMPLE = ("impression_id", "user_id", "author_id", "ts_ms", *_HISTORY, "anchor_day")
+"""Columns of examples beside their labels."""
 
 
 def build_catalog(storage: Storage, until: str) -> tuple[Catalog, list[str]]:
@@ -39,8 +41,12 @@ def build_catalog(storage: Storage, until: str) -> tuple[Catalog, list[str]]:
 
 def read_examples(storage: Storage, day: str) -> Columns:
     """A day's examples in time order, with all their labels; `anchor_day` in days since 1970, NO_ANCHOR where null."""
-    table = storage.read("examples", day, [*_EXAMPLE, *storage.labels("examples", day)])
-    table = table.sort_by([("ts_ms", "ascending"), ("impression_id", "ascending")])
+    table = storage.read("examples", day, [*EXAMPLE, *storage.labels("examples", day)])
+    return example_columns(table.sort_by([("ts_ms", "ascending"), ("impression_id", "ascending")]))
+
+
+def example_columns(table: pa.Table) -> Columns:
+    """Rows of examples as arrays, with anchor days as `read_examples` gives them."""
     columns = to_numpy(table.drop_columns(["anchor_day"]))
     columns["anchor_day"] = table["anchor_day"].combine_chunks().cast("int32").fill_null(NO_ANCHOR).to_numpy()
     return columns
@@ -63,17 +69,17 @@ def take(columns: Columns, rows: Ints | slice) -> Columns:
     return {name: values[rows] for name, values in columns.items()}
 
 
-def shuffled_requests(columns: Columns, batch_size: int, window: int, rng: np.random.Generator) -> Ints:
-    """Rows [n] of a day for `DayBatches` of `batch_size`: blocks in random order, and the requests within each too.
+def shuffled_requests(columns: Columns, batches: int, window: int, rng: np.random.Generator) -> Ints:
+    """Rows [n] for `Batches` of this number: blocks in random order, and the requests within each too.
 
-    A block is one stretch of the day, the rows of `window` batches: the authors who are on air then recur in it, and
-    are encoded once. The day's last block may be shorter and stays the last. A request is what one user was shown with
-    one history in a block: it stays together, for training to read the history once.
+    A block is one stretch of time, the rows of `window` batches: the authors who are on air then recur in it, and are
+    encoded once. The last block may be shorter and stays the last. A request is what one user was shown with one
+    history in a block: it stays together, for training to read the history once.
     """
     rows = len(columns["user_id"])
     of_time = np.empty(rows, dtype=np.int64)
     of_time[np.argsort(columns["ts_ms"], kind="stable")] = np.arange(rows)
-    batch_of = ((of_time + 1) * num_batches(rows, batch_size) - 1) // rows
+    batch_of = ((of_time + 1) * batches - 1) // rows
     block = batch_of // window
     order = np.lexsort((of_time, columns["user_id"], block))
     user, history = columns["user_id"][order], columns["history_author_ids"][order]
@@ -86,43 +92,40 @@ def shuffled_requests(columns: Columns, batch_size: int, window: int, rng: np.ra
     return shuffled
 
 
-class DayBatches:
-    """One worker's share of a day: global batches of consecutive rows, each worker every `world`-th of a batch."""
+class Batches:
+    """Consecutive batches of examples, which differ by at most one row in size, so that no small rest remains."""
 
     def __init__(
         self,
         columns: Columns,
         catalog: Catalog,
-        batch_size: int,
-        rank: int = 0,
-        world: int = 1,
+        count: int,
         order: Ints | None = None,
         tasks: Sequence[str] = (),
     ) -> None:
-        """`batch_size` is that of all workers together. A day's batches differ by at most one row in size, so that no
-        small rest remains. `order` [n] of the rows is that of the columns where it is None; `tasks` are those whose
-        labels the batches hold. Raises ValueError where a worker would get no row."""
-        size = len(columns["user_id"])
+        """`order` [n] of the rows is that of the columns where it is None; `tasks` are those whose labels the batches
+        hold. Raises ValueError where a batch would have no row."""
+        rows = len(columns["user_id"])
+        if rows < count:
+            raise ValueError(f"wanted a row for each of {count} batches, got {rows}; use fewer workers")
         self._catalog, self._tasks = catalog, tasks
-        count = max(1, -(-size // batch_size))
-        bounds = np.arange(count + 1) * size // count
-        if size // count < world:
-            raise ValueError(f"{size} examples in {count} batches are too few for {world} workers; use fewer workers")
-        own_rows = [np.arange(start + rank, end, world) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
-        own = np.concatenate(own_rows)
-        self._columns = take(columns, own if order is None else order[own])
-        self._bounds = np.cumsum([0, *map(len, own_rows)])
-        self.global_sizes: list[int] = np.diff(bounds).tolist()
-        """Rows of each batch over all workers."""
+        self._columns = columns if order is None else take(columns, order)
+        self._bounds = batch_bounds(rows, count)
 
     def __len__(self) -> int:
-        """Batches of the day."""
+        """How many there are."""
         return len(self._bounds) - 1
 
     def __iter__(self) -> Iterator[RankingBatch]:
         """Batches in order."""
         for start, end in zip(self._bounds[:-1], self._bounds[1:], strict=True):
             yield collate(take(self._columns, slice(start, end)), self._catalog, self._tasks)
+
+
+def batch_bounds(rows: int, count: int) -> Ints:
+    """Where each of so many batches of rows begins, and where the last one ends."""
+    bounds: Ints = np.arange(count + 1) * rows // count
+    return bounds
 
 
 def num_batches(examples: int, batch_size: int) -> int:

@@ -4,6 +4,7 @@ The files that our jobs wrote were cast and checked when they were written, and 
 brought, which may differ in their types from one another, are cast where they need it and checked as they are read.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,20 @@ from pipelines.tables.listing import UNCOMMITTED
 _FORMAT = pads.ParquetFileFormat()
 _OPENED_AT_ONCE = 16
 _ROWS_AT_ONCE = 131_072
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowGroup:
+    """A piece of a file that is read as a whole."""
+
+    file: int
+    """Place of its file in the day."""
+    group: int
+    """Its number in the file."""
+    rows: int
+    least: Any
+    """Of the column asked for; None where the file does not say."""
+    most: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +159,40 @@ class DayRows:
                     raise wrong
                 yield rows
 
+    def groups(self, column: str) -> list[RowGroup]:
+        """The row groups of the day in the order of the files, with what their footers say of a column."""
+        with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+            infos = list(pool.map(self._row_groups, self._fragments))
+        groups = []
+        for file, of_file in enumerate(infos):
+            for info in of_file:
+                said = (info.statistics or {}).get(column, {})
+                groups.append(
+                    RowGroup(file=file, group=info.id, rows=info.num_rows, least=said.get("min"), most=said.get("max"))
+                )
+        return [group for group in groups if group.rows]
+
+    def _row_groups(self, fragment: Any) -> Any:
+        try:
+            return fragment.row_groups
+        except (OSError, pa.ArrowException) as error:
+            raise damaged(self._table, self._day, error) from error
+
+    def table_of(self, groups: Sequence[RowGroup], columns: Sequence[str]) -> pa.Table:
+        """The rows of some row groups, one after another, on one thread."""
+        schema, numbers = self._schema(columns), itertools.groupby(groups, key=lambda group: group.file)
+        subsets = [(f, self._fragments[f].subset(row_group_ids=[of.group for of in part])) for f, part in numbers]
+        if self._is_ours:
+            source = pads.FileSystemDataset([subset for _, subset in subsets], schema, _FORMAT, self._filesystem)
+            return pa.table(self._scanned(source, columns, None, use_threads=False).columns, schema=schema)
+        parts = []
+        for file, subset in subsets:
+            rows = self._conformed(self._scanned(subset, columns, None, use_threads=False), schema)
+            if wrong := self._fault(rows, 0, self._files[file].name):
+                raise wrong
+            parts.append(rows)
+        return pa.concat_tables(parts)
+
     def _streamed(self, schema: pa.Schema, batch_size: int) -> Iterator[pa.Table]:
         read_ahead = {"batch_readahead": 1, "fragment_readahead": 1}
         try:
@@ -165,9 +214,11 @@ class DayRows:
             return self._conformed(self._scanned(file.fragment, schema.names, where), schema)
         return self._conformed(self._scanned(file.fragment, schema.names, None), schema).filter(where)
 
-    def _scanned(self, source: Any, columns: Sequence[str], where: pc.Expression | None) -> pa.Table:
+    def _scanned(
+        self, source: Any, columns: Sequence[str], where: pc.Expression | None, use_threads: bool = True
+    ) -> pa.Table:
         try:
-            return source.to_table(columns=list(columns), filter=where)
+            return source.to_table(columns=list(columns), filter=where, use_threads=use_threads)
         except (OSError, pa.ArrowException) as error:
             raise damaged(self._table, self._day, error) from error
 

@@ -36,7 +36,7 @@ from pipelines.ranking.anchor_table import AnchorTable
 from pipelines.ranking.plan import TrainConfig, train_days
 from pipelines.runtime.cluster import connected
 from pipelines.samples import examples
-from pipelines.samples.batches import DayBatches, build_catalog, read_examples
+from pipelines.samples.batches import Batches, build_catalog, num_batches, read_examples
 from pipelines.semantics import vocabulary
 from pipelines.settings import Settings, read_settings
 from pipelines.tables.artifacts import Artifacts
@@ -68,7 +68,8 @@ def day_of(settings: Settings) -> Data:
     catalog, _ = build_catalog(storage, storage.days("examples")[-1])
     anchors = AnchorTable(storage, catalog, tokenizer).advance(before=day)
     tasks, size = list(settings.train.ranker.tasks), settings.train.batch_size
-    batches = list(DayBatches(read_examples(storage, day), catalog, size, tasks=tasks))
+    columns = read_examples(storage, day)
+    batches = list(Batches(columns, catalog, num_batches(len(columns["user_id"]), size), tasks=tasks))
     return Data(batches=batches, sizes=catalog.sizes, rows=anchors.rows, tokens=anchors.tokens.tensors())
 
 

@@ -38,13 +38,13 @@ def _worker(settings: Settings, folder: str, rank: int) -> None:
     run = settings.open()
     plan, made_from = make_plan(settings.train, run, Artifacts(run.storage), settings.train.sources)
     loops: list[Loop] = []
-    watched = Loop.train_key
+    watched = Loop.begin_key
 
-    def train_key(self: Loop, *args: object) -> None:
+    def begin_key(self: Loop, *args: object) -> None:
         loops.append(self)
         watched(self, *args)
 
-    Loop.train_key = train_key
+    Loop.begin_key = begin_key
     train_loop.train(
         plan,
         run.storage,

@@ -13,7 +13,7 @@ from models.layers import masked_mean
 from models.losses import multi_task_bce
 from models.optimizer import RankerOptimizer
 from models.ranker import CrossLayer, RankerConfig
-from pipelines.samples.batches import DayBatches, num_batches, read_examples, shuffled_requests, take
+from pipelines.samples.batches import Batches, num_batches, read_examples, shuffled_requests, take
 from pipelines.studies.references.reference import Material, Ranked
 
 _HOURS, _HIDDEN, _SCORED_TOGETHER = 24, 64, 4096
@@ -76,8 +76,9 @@ def _batches(given: Material, epoch: int) -> Iterator[RankingBatch]:
     for number, day in enumerate(given.days):
         columns = read_examples(given.storage, day)
         rng = np.random.default_rng([given.settings.seed, epoch, number])
-        order = shuffled_requests(columns, train.batch_size, train.encode_window, rng) if train.shuffle else None
-        yield from DayBatches(columns, given.catalog, train.batch_size, order=order, tasks=given.tasks)
+        count = num_batches(len(columns["user_id"]), train.batch_size)
+        order = shuffled_requests(columns, count, train.encode_window, rng) if train.shuffle else None
+        yield from Batches(columns, given.catalog, count, order, given.tasks)
 
 
 @torch.no_grad()

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from models import embeddings
 from models.composed import ComposedRanker
+from models.sarm.memory_bank import MemoryBank
 from pipelines.ranking import fit
-from pipelines.ranking.checkpoint import BEST, Progress, folder_after, published_files
+from pipelines.ranking.checkpoint import BEST, Progress, bank_file, folder_after, published_files, read_progress
 from pipelines.ranking.plan import LAST_RATE, TrainingPlan, make_plan
 from pipelines.ranking.worker import Worker
 from pipelines.samples.batches import num_batches, read_examples, shuffled_requests
@@ -104,6 +106,40 @@ def test_a_run_that_was_killed_goes_on_in_any_epoch_and_on_the_validation_day(
         assert _same(_weights(tmp_path / "whole" / folder), _weights(tmp_path / "resumed" / folder))
 
 
+@pytest.mark.parametrize("sources", [("sarm",), ()])
+@pytest.mark.parametrize("die_after", [1, 3, 5, 6])
+def test_a_run_that_was_killed_within_a_day_goes_on_to_the_same_bits(
+    tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, die_after: int, sources: tuple[str, ...]
+) -> None:
+    """Days of three stretches, with a checkpoint after each, and every table of some size learnt row by row."""
+    monkeypatch.setattr(embeddings, "SPARSE_FROM", 20)
+    rows = min(_plan(tiny, epochs=1)[0].rows)
+    train: dict[str, Any] = {"epochs": 2, "stretch_rows": rows // 2, "checkpoint_rows": 1, "batch_size": 64}
+    train["sources"] = sources
+    whole = _train(tiny, tmp_path / "whole", **train)
+    folders = sorted((tmp_path / "whole").iterdir(), key=lambda folder: read_progress(folder).step)
+    assert len(folders) > 8 and sum("-and-" in folder.name for folder in folders) > 4
+    with pytest.raises(Killed):
+        _train(tiny, tmp_path / "killed", die_after=die_after, **train)
+    last = tmp_path / "killed" / folders[die_after - 1].name
+    resumed = _train(tiny, tmp_path / "resumed", resume=last, **train)
+    assert (resumed.step, resumed.examples, resumed.done) == (whole.step, whole.examples, whole.done)
+    assert _same(_weights(folders[-1]), _weights(tmp_path / "resumed" / folders[-1].name))
+    for name in (bank_file(source) for source in sources):
+        banks = [MemoryBank.load(run / folders[-1].name / name) for run in (tmp_path / "whole", tmp_path / "resumed")]
+        assert torch.equal(banks[0].vectors, banks[1].vectors)
+
+
+def test_a_day_of_one_stretch_and_one_of_many_are_learnt_alike(tiny: Settings, tmp_path: Path) -> None:
+    """In the order of time the steps are the same where a stretch ends with one."""
+    rows = min(_plan(tiny)[0].rows)
+    losses = []
+    for name, stretch_rows in (("one", 10**6), ("many", rows // 3)):
+        progress = _train(tiny, tmp_path / name, epochs=1, shuffle=False, stretch_rows=stretch_rows, batch_size=16)
+        losses.append([entry["main_loss"] for entry in progress.curve])
+    assert losses[0][-1] == pytest.approx(losses[1][-1], rel=0.05)
+
+
 def test_training_stops_when_the_score_gets_no_better(
     tiny: Settings, tmp_path: Path, scores: Callable[[list[float]], None]
 ) -> None:
@@ -152,7 +188,8 @@ def test_a_validation_that_leaves_nothing_to_train_on_is_refused(tiny: Settings)
 
 def _shuffled(tiny: Settings, batch_size: int, window: int = 4, seed: int = 0) -> tuple[dict[str, Any], Any]:
     columns = read_examples(tiny.open().storage, SECOND)
-    return columns, shuffled_requests(columns, batch_size, window, np.random.default_rng(seed))
+    count = num_batches(len(columns["user_id"]), batch_size)
+    return columns, shuffled_requests(columns, count, window, np.random.default_rng(seed))
 
 
 def _windows(rows: int, batch_size: int, window: int) -> list[slice]:

@@ -18,7 +18,7 @@ from pipelines.ranking.plan import TrainConfig, make_plan
 from pipelines.ranking.worker import Worker
 from pipelines.runtime.config import ConfigError, build
 from pipelines.samples import examples
-from pipelines.samples.batches import DayBatches, build_catalog, read_examples
+from pipelines.samples.batches import build_catalog, read_examples
 from pipelines.semantics import vocabulary
 from pipelines.semantics.corpus import corpus
 from pipelines.settings import Settings
@@ -162,30 +162,9 @@ def test_examples_joined_with_other_anchors_are_refused(tiny: Settings, tmp_path
         _train(tiny, tmp_path)
 
 
-def test_workers_share_each_batch_without_loss_or_overlap(tiny: Settings) -> None:
-    storage = Storage.open(tiny.storage.root)
-    catalog, _ = build_catalog(storage, "2026-01-03")
-    columns = read_examples(storage, "2026-01-02")
-    whole = DayBatches(columns, catalog, 128)
-    parts = [DayBatches(columns, catalog, 128, rank, 2) for rank in range(2)]
-    assert sum(whole.global_sizes) == len(columns["user_id"])
-    assert max(whole.global_sizes) - min(whole.global_sizes) <= 1
-    for one, left, right in zip(whole, *parts, strict=True):
-        assert one.user[0::2].tolist() == left.user.tolist()
-        assert one.user[1::2].tolist() == right.user.tolist()
-
-
-def test_too_many_workers_for_a_day_are_refused(tiny: Settings) -> None:
-    storage = Storage.open(tiny.storage.root)
-    catalog, _ = build_catalog(storage, "2026-01-03")
-    columns = {name: values[:3] for name, values in read_examples(storage, "2026-01-02").items()}
-    with pytest.raises(ValueError, match="fewer workers"):
-        DayBatches(columns, catalog, 128, 0, 4)
-
-
 @pytest.mark.parametrize("encode_window", [1, 4])
 def test_two_workers_end_with_one_model_and_one_bank(tiny: Settings, tmp_path: Path, encode_window: int) -> None:
-    """The model of one worker: but for what batch normalisation, and sums in another order, leave to rounding."""
+    """They learn what one learns, from batches of other rows of the same stretches."""
     sarm = replace(tiny.train.models.sarm, encode_budget=None)
     models = replace(tiny.train.models, sarm=sarm)
     tiny = replace(tiny, train=replace(tiny.train, encode_window=encode_window, models=models))
@@ -195,8 +174,7 @@ def test_two_workers_end_with_one_model_and_one_bank(tiny: Settings, tmp_path: P
     _train(tiny, tmp_path / "alone")
     alone = _weights(tmp_path / "alone" / "after-2-2026-01-02")
     apart = torch.cat([(tensor - weights[0][name]).float().abs().flatten() for name, tensor in alone.items()])
-    # Adam's first steps have the size of the learning rate whatever the gradient's, so a few are far apart.
-    assert apart.median() < 1e-4 and apart.mean() < 3e-3
+    assert apart.median() < 1e-2
 
 
 def test_a_window_encodes_its_authors_once_and_ends_with_its_day(tiny: Settings, tmp_path: Path) -> None:

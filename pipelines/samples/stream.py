@@ -1,0 +1,142 @@
+"""A day's examples as a stream: bounded stretches of time, of which each worker reads its own share ahead of training.
+
+Stretches are cut by row, so that every worker knows all of them from the number of rows alone, and what is drawn at
+random is drawn from the seed of the day and the number of the stretch. So a run may stop between two stretches and go
+on there: on as many workers as before to the same bits, or on another number.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from models.batch import RankingBatch
+from models.catalog import Catalog
+from pipelines.samples.batches import (
+    EXAMPLE,
+    Batches,
+    Ints,
+    batch_bounds,
+    example_columns,
+    num_batches,
+    shuffled_requests,
+)
+from pipelines.tables.columns import Columns
+from pipelines.tables.storage import Storage
+from pipelines.tables.time_order import TimeOrder
+
+_MOST_WORKERS = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cut:
+    """How a day is cut into what is held in memory, and into steps; sizes are those of all workers together."""
+
+    batch_size: int
+    """Examples of a step."""
+    stretch_rows: int
+    """Most examples of a stretch."""
+    window: int
+    """Steps whose examples are of one block of time, where the order is random."""
+
+    def stretches(self, rows: int) -> list[range]:
+        """The rows of each stretch of a day, in the order of time; stretches differ by one row at most."""
+        bounds = batch_bounds(rows, max(1, -(-rows // self.stretch_rows))).tolist()
+        return [range(start, end) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+
+    def num_steps(self, rows: int) -> int:
+        """Steps of a day."""
+        return sum(num_batches(len(stretch), self.batch_size) for stretch in self.stretches(rows))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Stretch:
+    """One worker's share of a stretch."""
+
+    number: int
+    """Its place in the order of learning, from 0."""
+    columns: Columns
+    """Of this worker's examples, in the order of time."""
+    batches: Batches
+    """Of these, as many as every other worker has."""
+    sizes: Sequence[int]
+    """Examples of each batch over all workers."""
+    waited_s: float = 0.0
+    """Seconds that whoever learns has waited for it."""
+
+    def windows(self, length: int) -> Iterator[list[tuple[RankingBatch, int]]]:
+        """Batches and their sizes, so many at a time; the last window may be shorter."""
+        window: list[tuple[RankingBatch, int]] = []
+        for batch, size in zip(self.batches, self.sizes, strict=True):
+            window.append((batch, size))
+            if len(window) == length:
+                yield window
+                window = []
+        if window:
+            yield window
+
+
+class DayStream:
+    """One worker's shares of a day's stretches, one of which is read while another is learnt."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        day: str,
+        catalog: Catalog,
+        cut: Cut,
+        *,
+        seed: Sequence[int] | None,
+        tasks: Sequence[str],
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """`seed` is that of the day's order; None is the order of time. Raises ContractError for a damaged day."""
+        self._catalog, self._cut, self._seed, self._tasks = catalog, cut, seed, tasks
+        self._rank, self._world = rank, world
+        self._columns = [*EXAMPLE, *storage.labels("examples", day)]
+        self._rows = TimeOrder(storage.dataset("examples", day), "impression_id")
+        self._stretches = cut.stretches(len(self._rows))
+        if seed is not None and len(self._stretches) > 1:
+            places = np.random.default_rng([*seed, _MOST_WORKERS]).permutation(len(self._stretches))
+            self._stretches = [self._stretches[place] for place in places]
+
+    def __len__(self) -> int:
+        """Stretches of the day."""
+        return len(self._stretches)
+
+    def after(self, done: int) -> Iterator[Stretch]:
+        """The stretches but for the first ones, which are done. Memory is that of two shares."""
+        with ThreadPoolExecutor(1) as pool:
+            ahead: Future[Stretch] | None = pool.submit(self._read, done) if done < len(self) else None
+            while ahead is not None:
+                started = time.perf_counter()
+                stretch = ahead.result()
+                waited_s, following = time.perf_counter() - started, stretch.number + 1
+                ahead = pool.submit(self._read, following) if following < len(self) else None
+                yield replace(stretch, waited_s=waited_s)
+
+    def _read(self, number: int) -> Stretch:
+        rows, world = self._stretches[number], self._world
+        count = num_batches(len(rows), self._cut.batch_size)
+        ends = batch_bounds(len(rows), world)
+        if (len(rows) // world) < count:
+            raise ValueError(f"{len(rows)} examples in {count} batches are too few for {world} workers; use fewer")
+        own = rows[ends[self._rank] : ends[self._rank + 1]]
+        columns = example_columns(self._rows.read(own, self._columns))
+        bounds = np.sum([batch_bounds(n, count) for n in np.diff(ends)], axis=0)
+        order = self._order(number, columns, count)
+        return Stretch(
+            number=number,
+            columns=columns,
+            batches=Batches(columns, self._catalog, count, order, self._tasks),
+            sizes=np.diff(bounds).tolist(),
+        )
+
+    def _order(self, number: int, columns: Columns, count: int) -> Ints | None:
+        if self._seed is None:
+            return None
+        rng = np.random.default_rng([*self._seed, number * _MOST_WORKERS + self._rank])
+        return shuffled_requests(columns, count, self._cut.window, rng)
