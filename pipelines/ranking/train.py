@@ -66,6 +66,7 @@ def _fit(
         "root": shared_root(run.storage.url),
         "threads": config.scaling.cpus_per_worker,
         "made_from": dict(made_from),
+        "asked_at": time.time(),
     }
     training = Training(
         name=f"{plan.name}-{run_id}",
@@ -77,7 +78,8 @@ def _fit(
     if result.checkpoint is None:
         raise RuntimeError(f"training {plan.name} left no checkpoint below {training.storage_path}")
     with result.checkpoint.as_directory() as folder:
-        return publish_checkpoint(Path(folder), plan, run_id, artifacts, made_from) | {"failures": failures}
+        published = publish_checkpoint(Path(folder), plan, run_id, artifacts, made_from)
+    return published | {"failures": failures, "start_seconds": round(result.metrics["start_s"], 1)}
 
 
 def _checkpoints(config: TrainConfig, run: Run) -> str:
@@ -121,9 +123,13 @@ def _worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     storage = Storage.open(config["root"])
     worker = Worker(rank=context.get_world_rank(), world_size=context.get_world_size(), device=get_device())
+    start_s = time.time() - config["asked_at"]
+    if worker.rank == 0:
+        config["lines"].put(f"{config['plan'].name} | {worker.world_size} worker(s) ready after {start_s:.1f} s")
 
     def report(metrics: Mapping[str, Any], folder: Path | None) -> None:
-        ray.train.report(dict(metrics), checkpoint=None if folder is None else Checkpoint.from_directory(str(folder)))
+        checkpoint = None if folder is None else Checkpoint.from_directory(str(folder))
+        ray.train.report({**metrics, "start_s": start_s}, checkpoint=checkpoint)
 
     with tempfile.TemporaryDirectory() as work, _resume() as resume:
         train(

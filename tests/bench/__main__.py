@@ -13,6 +13,7 @@ BENCHES = {
     "anchors": "author-days a second through the anchor job",
     "poison": "what becomes of an anchor batch of which 1 % of the authors are poisoned",
     "tokenizer": "training and encoding of the Live-Streaming Tokenizer over the Qwen vocabulary",
+    "workers": "examples a second of the plain loop, and of Ray Train on one and two workers",
     "ids": "milliseconds of a training step by the number of ids, whole tables against rows alone",
     "training": "seconds of a training step, Base and SARM by encode window and budget, and where they go",
     "proportions": "seconds of a training step where Base is as wide as an industrial ranker",
