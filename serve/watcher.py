@@ -85,7 +85,7 @@ class SnapshotWatcher(Generic[LoadedT]):
 
     def _take(self, fresh: LoadedT, older: tuple[LoadedT, ...]) -> None:
         """Swaps a version in, after as many of its deltas as are good."""
-        is_new, failure, newest = fresh not in self.loaded, None, fresh
+        is_new, failure, newest = all(fresh is not each for each in self.loaded), None, fresh
         try:
             for after in fresh.after(self._store):
                 newest = after

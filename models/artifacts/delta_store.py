@@ -30,6 +30,10 @@ SPAN = 16
 _BANK, _KIND, _FOLDER = "bank", "bank_delta", "deltas"
 
 
+class ContentError(ArtifactError):
+    """A number was published before, with other content."""
+
+
 class DeltaStore:
     """Reads and publishes the deltas of one bank."""
 
@@ -85,6 +89,10 @@ class DeltaStore:
             return self.read(first, number)
         return delta
 
+    def until_ts_ms(self, number: int) -> int:
+        """Event time of a delta. Raises ArtifactError."""
+        return self.read(number, with_states=False).until_ts_ms
+
     def since(self, after: int = 0, *, with_states: bool = True) -> Iterator[BankDelta]:
         """What was published after delta `after` (0 = the full bank), in order, merged where that is there.
 
@@ -110,7 +118,7 @@ class DeltaStore:
         if delta.number <= newest:
             self._publish_again(delta, files)
             return
-        delta.check_follows(newest, self.read(newest, with_states=False).until_ts_ms if newest else None)
+        delta.check_follows(newest, self.until_ts_ms(newest) if newest else None)
         self._put(delta, files)
         for first in _merged_starts(delta.number):
             self._put_merged(first, delta.number)
@@ -121,17 +129,18 @@ class DeltaStore:
         """Nothing where it is there, and all of it where nobody can read what is there."""
         name = span_name(delta.first, delta.number)
         try:
+            there = self._manifest(name)
+            if there is not None and there.files != _hashes(files):
+                raise ContentError(
+                    f"{delta.subject}: wanted the content that was published under this number, got another; what was "
+                    "published may be in use: give the next number, or publish the next full bank"
+                )
             self.read(delta.first, delta.number)
+        except ContentError:
+            raise
         except ArtifactError as error:
             log.warning("writing over a delta that nobody can read: %s", error)
             self._put(delta, files)
-            return
-        there = self._manifest(name)
-        if there is None or there.files != self._manifest_of(name, files).files:
-            raise ArtifactError(
-                f"{delta.subject}: wanted the content that was published under this number, got another; what was "
-                "published may be in use: give the next number, or publish the next full bank"
-            )
 
     def _put(self, delta: BankDelta, files: dict[str, bytes]) -> None:
         """The manifest goes last. Raises ArtifactError where what was stored is not what was given."""
