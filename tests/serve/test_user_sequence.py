@@ -31,7 +31,10 @@ USER = int(USER_IDS[1])
 def offline(snapshot: Snapshot, columns: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
     """What evaluation computes: `score_rows` of a batch of rows with full histories, from the same bank."""
     batch = collate(columns, snapshot.bank.catalog)
-    tables = {name: torch.from_numpy(np.array(state)) for name, state in snapshot.bank.states.items()}
+    tables = {
+        name: torch.from_numpy(state)
+        for name, state in snapshot.bank.gather(np.arange(snapshot.bank.num_authors + 1)).items()
+    }
     return snapshot.model.score_rows(batch, tables).numpy()
 
 
