@@ -205,12 +205,19 @@ def test_an_unknown_author_is_answered_by_the_newest_row_0(published: Published)
     assert np.array_equal(cold_start, watcher.current.bank.gather(np.array([0]))["sarm"][0])
 
 
+@pytest.fixture(scope="module")
+def shared_bank(shared: Published) -> Bank:
+    return watcher_of(shared.root).current.bank
+
+
 @given(st.lists(st.sets(st.integers(0, NUM_AUTHORS)).map(sorted), min_size=1, max_size=5), st.data())
-def test_lookups_are_those_of_the_folded_bank(shared: Published, sets: list[list[int]], data: st.DataObject) -> None:
+def test_lookups_are_those_of_the_folded_bank(
+    shared: Published, shared_bank: Bank, sets: list[list[int]], data: st.DataObject
+) -> None:
     deltas = [shared.made_delta("a", number, rows) for number, rows in enumerate(sets, start=1)]
     stored = bank_files.read(shared.folder("bank", "a"))
     folded, days = fold("a", stored, deltas)
-    bank = watcher_of(shared.root).current.bank
+    bank = shared_bank
     for delta in deltas:
         bank = bank.with_delta(delta)
     rows = np.array(data.draw(st.lists(st.integers(0, NUM_AUTHORS), max_size=30)), np.int64)

@@ -20,7 +20,8 @@ from pipelines.ranking.deltas import publish_delta
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.lease import HeldError
 from pipelines.tables.storage import Storage
-from tests.models.artifacts.deltas import RUN_ID, assert_equal, delta, stored_bank
+from tests.models.artifacts.deltas import RUN_ID, assert_equal, delta, stored_bank, write_bank
+from tests.pipelines.tables.object_store import CREDENTIALS, s3_server
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -146,6 +147,20 @@ def test_a_publisher_waits_no_longer_than_it_must(artifacts: Artifacts, monkeypa
     assert publish(artifacts, 1) == 1
 
 
+def test_on_an_object_store_it_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    local = tmp_path / "bank"
+    local.mkdir()
+    write_bank(local)
+    with s3_server() as url:
+        artifacts = Artifacts(Storage.open(url))
+        artifacts.publish("bank", local, RUN_ID, {})
+        assert [publish(artifacts, seed) for seed in (1, 2, 2)] == [1, 2, 2]
+        assert [each.number for each in stored(artifacts).since()] == [1, 2]
+        assert artifacts.sweep("bank", 0.0) == []
+
+
 def test_a_full_bank_that_is_being_published_does_not_hold_deltas_up(artifacts: Artifacts) -> None:
     with artifacts.lease("bank"):
         assert publish(artifacts, 1) == 1
@@ -163,7 +178,7 @@ for number in range(1, 100_000):
 
 def test_a_publisher_that_is_killed_leaves_whole_deltas_and_no_lease(artifacts: Artifacts, folder: Path) -> None:
     rng = np.random.default_rng(0)
-    for _ in range(4):
+    for _ in range(2):
         command = [sys.executable, "-c", PUBLISHER, str(folder)]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as publisher:
             assert publisher.stdout is not None and publisher.stdout.readline() == "ready\n"
