@@ -3,8 +3,8 @@
 They lie below the bank's own version, `v=<run_id>/deltas/<number>/`, so that they go when it goes and publishing one
 lists nothing. `v=<run_id>/DELTAS` holds the number of the newest: it moves last, and readers believe nothing else.
 
-After every SPAN deltas one that does what they do is put beside them, after SPAN of those another, and so on: whoever
-starts from the full bank reads a few dozen files and not thousands.
+After every SPAN deltas one that does what they do is put beside them, and after every MAX_SPAN another: whoever starts
+from the full bank reads dozens and not thousands. None of it is needed: where one is missing, its parts are read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 DELTAS = "DELTAS"
 """Pointer of a bank's version to its newest delta."""
 SPAN = 16
-"""Deltas that are merged into one."""
+"""Deltas, and merged ones of that many, that are merged into one."""
+MAX_SPAN = SPAN * SPAN
+"""Most deltas in a merged one: larger ones would hold the publisher up for long."""
 
 _BANK, _KIND, _FOLDER = "bank", "bank_delta", "deltas"
 
@@ -109,21 +111,25 @@ class DeltaStore:
     def publish(self, delta: BankDelta, confirm: Callable[[], None] = lambda: None) -> None:
         """Puts the delta after the newest, reads it back, and moves DELTAS. One publisher at a time.
 
-        `confirm` is called just before DELTAS moves, and may raise. Nothing is done where the same delta is there;
-        another one of its number is an ArtifactError, as is one that leaves out a number or goes back in event time.
+        `confirm` is called before the first file and before DELTAS, and may raise. Nothing is done where the same delta
+        is there; another one of its number is an ArtifactError, as is one that leaves out a number or goes back in
+        event time.
         """
         delta.check(self._layout)
         files = bank_delta.encode(delta)
         newest = self.newest()
+        confirm()
         if delta.number <= newest:
             self._publish_again(delta, files)
-            return
-        delta.check_follows(newest, self.until_ts_ms(newest) if newest else None)
-        self._put(delta, files)
+        else:
+            delta.check_follows(newest, self.until_ts_ms(newest) if newest else None)
+            self._put(delta, files)
+            confirm()
+            self._store.put_files(_BANK, self._run_id, {DELTAS: str(delta.number).encode()})
+        # After it is seen: merging takes a second or two where there is much.
         for first in _merged_starts(delta.number):
-            self._put_merged(first, delta.number)
-        confirm()
-        self._store.put_files(_BANK, self._run_id, {DELTAS: str(delta.number).encode()})
+            if self._manifest(span_name(first, delta.number)) is None:
+                self._put_merged(first, delta.number)
 
     def _publish_again(self, delta: BankDelta, files: dict[str, bytes]) -> None:
         """Nothing where it is there, and all of it where nobody can read what is there."""
@@ -155,13 +161,13 @@ class DeltaStore:
         self._put(merged, bank_delta.encode(merged))
 
     def _span(self, first: int, number: int, with_states: bool) -> Iterator[BankDelta]:
-        """The merged delta, or where that is damaged, those that are in it."""
+        """The merged delta, or where it is missing or damaged, its parts."""
         try:
             whole = self.read(first, number, with_states=with_states)
         except ArtifactError as error:
             if first == number:
                 raise
-            log.warning("reading deltas %d to %d one by one: %s", first, number, error)
+            log.info("reading the parts of deltas %d to %d: %s", first, number, error)
             whole = None
         if whole is not None:
             yield whole
@@ -201,7 +207,7 @@ def spans(after: int, newest: int) -> Iterator[tuple[int, int]]:
     """
     while after < newest:
         size = 1
-        while after % (size * SPAN) == 0 and after + size * SPAN <= newest:
+        while size < MAX_SPAN and after % (size * SPAN) == 0 and after + size * SPAN <= newest:
             size *= SPAN
         yield after + 1, after + size
         after += size
@@ -214,6 +220,6 @@ def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
 def _merged_starts(number: int) -> Iterator[int]:
     """First numbers of the merged deltas that end with `number`, the smallest one first."""
     size = SPAN
-    while number % size == 0:
+    while size <= MAX_SPAN and number % size == 0:
         yield number - size + 1
         size *= SPAN

@@ -256,7 +256,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "every-s": (float, 2.0, "seconds from one delta to the next"),
         "seconds": (float, 30.0, "of load, without deltas and with them"),
         "clients": (int, 2, "who each wait for one answer before they ask again"),
-        "poll-s": (float, 5.0, "how often deployments look for what is new (serve.app.watch.poll_s)"),
+        "poll-s": (float, 2.0, "how often deployments look for what is new (serve.app.watch.poll_s)"),
     }
     for name, (kind, default, meaning) in numbers.items():
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{meaning} (default {default})")

@@ -118,32 +118,44 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, puts: int) -> list[str]:
     return done
 
 
-@pytest.mark.parametrize("newest", [1, SPAN - 1])
+PUTS = 6
+"""Files of a delta, its manifest last."""
+
+
 def test_a_publisher_that_dies_leaves_nothing_or_a_whole_delta(
-    local: DeltaStore, monkeypatch: pytest.MonkeyPatch, newest: int
+    local: DeltaStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At every put: until the last one, DELTAS, readers see what they saw; then another publisher goes on."""
-    for number in range(1, newest + 1):
+    """At every put, DELTAS the last one."""
+    local.publish(delta(1))
+    for puts in range(PUTS + 1):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_after(patch, puts)
+            local.publish(delta(2))
+        assert numbers(local) == [(1, 1)]
+    with monkeypatch.context() as patch:
+        assert kill_after(patch, PUTS + 1) == [] and local.publish(delta(2)) is None
+    assert_equal(local.read(2), delta(2))
+
+
+def test_a_publisher_that_dies_while_it_merges_leaves_the_parts(
+    local: DeltaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one, who publishes the same delta, merges them."""
+    for number in range(1, SPAN):
         local.publish(delta(number))
-    before, puts = numbers(local), 0
-    while True:
-        with monkeypatch.context() as patch:
-            done = kill_after(patch, puts)
-            try:
-                local.publish(delta(newest + 1))
-                break
-            except Killed:
-                puts += 1
-        assert numbers(local) == before and local.newest() == newest
-    assert done[-1].endswith(DELTAS) and puts == len(done)
-    assert local.newest() == newest + 1
-    assert_equal(local.read(newest + 1), delta(newest + 1))
+    for puts in (PUTS + 1, *range(PUTS)):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_after(patch, puts)
+            local.publish(delta(SPAN))
+        assert numbers(local) == [(number, number) for number in range(1, SPAN + 1)]
+    local.publish(delta(SPAN))
+    assert numbers(local) == [(1, SPAN)]
 
 
 def test_after_a_death_the_number_may_get_other_content(local: DeltaStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has seen what DELTAS never named."""
     with monkeypatch.context() as patch:
-        kill_after(patch, 6)
+        kill_after(patch, PUTS)
         with pytest.raises(Killed):
             local.publish(delta(1))
     local.publish(delta(1, rows=[5]))
@@ -238,7 +250,7 @@ def test_spans_cover_every_number_once() -> None:
         for newest in range(after, 300, 7):
             covered = [number for first, last in spans(after, newest) for number in range(first, last + 1)]
             assert covered == list(range(after + 1, newest + 1))
-    assert len(list(spans(0, 17_280))) < 4 * SPAN
+    assert len(list(spans(0, 17_280))) == 75
 
 
 def test_a_poll_without_news_reads_one_small_file(local: DeltaStore, monkeypatch: pytest.MonkeyPatch) -> None:
