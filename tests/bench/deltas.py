@@ -27,6 +27,7 @@ import psutil
 import torch
 
 from models.artifacts.bank_delta import BankDelta
+from models.artifacts.store import ArtifactStore
 from models.ranker import RankerConfig
 from models.sarm.model import SARMConfig
 from pipelines.ranking.deltas import publish_delta
@@ -39,7 +40,7 @@ from serve.schema import RankRequest
 from serve.snapshot import Bank, Snapshot
 from serve.user_sequence import UserSequence
 from tests.bench.serving import HISTORY, USERS, WARM_UP_S, load
-from tests.serve.conftest import NOW_MS, Published, watcher_of
+from tests.serve.conftest import NOW_MS, Published
 
 BODIES, CANDIDATES = 64, 100
 RUN_ID = "bench"
@@ -239,7 +240,7 @@ def main(argv: Sequence[str] = ()) -> int:
         publisher = Publisher(published.root, deltas, args.every_s)
         served = while_serving(published, bodies, publisher, args)
         # Loaded as of before: the deltas are laid over it one by one.
-        snapshots, over_ms = moments(Snapshot.load(watcher_of(published.root)._store, RUN_ID), deltas)
+        snapshots, over_ms = moments(Snapshot.load(ArtifactStore.open(str(published.root)), RUN_ID), deltas)
         figures = _figures(args, served, publisher, snapshots, bodies) | {"over_ms": _middle_and_most(over_ms)}
     _print(figures)
     print(json.dumps(figures))
