@@ -78,11 +78,19 @@ class Overlay:
 
     def gather(self, states: Mapping[str, Array], rows: Rows) -> dict[str, Array]:
         """Rows [n] of the bank's own `states` [N+1, ...] and of this over them -> [n, ...] by source."""
-        found = {name: state[rows] for name, state in states.items()}
         slot = self.slot[rows]
         over = np.flatnonzero(slot != NOT_OVER)
-        if len(over):
-            places = slot[over]
-            for name, state in found.items():
-                state[over] = self.arrays[name][places]
+        if not len(over):
+            return taken(states, rows)
+        # Row 0 stands in for those over it: it is in memory, while theirs may not be read from disk ever again.
+        below = rows.copy()
+        below[over] = 0
+        found = taken(states, below)
+        for name, new in taken(self.arrays, slot[over]).items():
+            found[name][over] = new
         return found
+
+
+def taken(states: Mapping[str, Array], rows: npt.NDArray[np.integer[Any]]) -> dict[str, Array]:
+    """Rows [n] of states [N+1, ...], copied; `take` is faster than indexing."""
+    return {name: state.take(rows, axis=0) for name, state in states.items()}

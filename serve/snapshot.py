@@ -27,7 +27,7 @@ from models.catalog import Catalog
 from models.composed import ComposedRanker
 from models.sources import Source
 from serve.neighbours import Neighbours
-from serve.overlay import Overlay, Rows
+from serve.overlay import Overlay, Rows, taken
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Bank:
         """States [n, ...] of rows [n] by source, copied."""
         if self.overlay is not None:
             return self.overlay.gather(self.states, rows)
-        return {name: state[rows] for name, state in self.states.items()}
+        return taken(self.states, rows)
 
     def vectors(self, states: Mapping[str, Array]) -> dict[str, Array]:
         """Views [n, D] of states [n, ...] by which authors may be compared, by the names that sources give them."""

@@ -293,6 +293,7 @@ def _figures(
         "answers": len(answers),
         "moments": len({number for number in numbers if number >= 0}),
         "failed": numbers.count(-1),
+        "failed_with": sorted(answer.status for answer in answers if answer.status != 200),
         "mixed": numbers.count(-2),
         "gather_us": {
             "full_bank": gather_us(snapshots[0].bank, anywhere),
