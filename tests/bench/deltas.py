@@ -82,8 +82,10 @@ class Publisher:
     def run(self) -> None:
         """All of them, the first one after the load has warmed up."""
         artifacts, start = Artifacts(Storage.open(str(self.root))), time.perf_counter() + WARM_UP_S
-        for turn, delta in enumerate(self.deltas):
-            time.sleep(max(0.0, start + turn * self.every_s - time.perf_counter()))
+        # Not in step with those who look for what is new: anywhere in its turn.
+        for turn, within in enumerate(np.random.default_rng(4).random(len(self.deltas))):
+            delta = self.deltas[turn]
+            time.sleep(max(0.0, start + (turn + within) * self.every_s - time.perf_counter()))
             began = time.perf_counter()
             number = publish_delta(artifacts, RUN_ID, delta.rows, delta.states, delta.anchor_day, delta.until_ts_ms)
             self.began[number] = began

@@ -88,7 +88,7 @@ def profile(published: Published, candidates: int) -> dict[str, float]:
         parts: dict[str, Callable[[], Any]] = {
             "json_in": lambda: RankRequest.model_validate(json.loads(body)),
             "featurize": lambda: request_batch(request_columns(request, snapshot.histories, NOW_MS), bank.catalog),
-            "gather": lambda: bank.states["sarm"][rows],
+            "gather": lambda: bank.gather(rows),
             "uin": lambda: interest_of(history, mask),
             "features": lambda: model.ranker.rank_features(batch),
             "home": lambda: model.ranker.home(features),
