@@ -31,8 +31,8 @@ from serve.args import ServeArgs, fusion_weights
 from serve.auth import token_from
 from serve.author_cache import AuthorCache
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
-from serve.snapshot import Bank, Snapshot, load_bank
-from serve.user_sequence import RankConfig, States, UserSequence
+from serve.snapshot import Bank, Gathered, Snapshot, load_bank
+from serve.user_sequence import RankConfig, UserSequence
 from serve.watcher import LoadedT, NotReadyError, SnapshotWatcher
 
 log = logging.getLogger(__name__)
@@ -89,21 +89,27 @@ def load_snapshot(store: ArtifactStore, args: ServeArgs, version: str) -> Snapsh
 
 
 class Health(Generic[LoadedT]):
-    """Health of a replica, and the gauges to alert on: age of the bank in use, loads that failed.
+    """Health of a replica, and the gauges to alert on: age of the bank in use and of what it knows, loads that failed.
 
     The age is no matter of health itself: a late bank must not restart replicas that can answer.
     """
 
     def __init__(self, watcher: SnapshotWatcher[LoadedT], bank_of: Callable[[LoadedT], Bank]) -> None:
         self._watcher, self._bank_of = watcher, bank_of
-        self._age_s = Gauge("bank_age_s", description="Seconds since the bank in use was published.")
+        self._age_s = Gauge("bank_age_s", description="Seconds since the full bank in use was published.")
+        self._delta = Gauge("bank_delta", description="Number of the newest delta in use, 0 = the full bank alone.")
+        self._until_age_s = Gauge("bank_until_age_s", description="Seconds of event time since what is in use knows.")
         self._failures = Gauge("bank_load_failures", description="Loads and looks that failed since the start.")
 
     def check(self) -> None:
         """Sets the gauges. Raises RuntimeError where the bank is no longer followed."""
         self._failures.set(self._watcher.failures)
         for loaded in self._watcher.loaded[:1]:
-            self._age_s.set(self._bank_of(loaded).age_s(time.time_ns() // 1_000_000))
+            bank, now_ms = self._bank_of(loaded), time.time_ns() // 1_000_000
+            self._age_s.set(bank.age_s(now_ms))
+            self._delta.set(bank.moment.delta)
+            if (until_age_s := bank.moment.age_s(now_ms)) is not None:
+                self._until_age_s.set(until_age_s)
         if not self._watcher.is_alive:
             raise RuntimeError("the thread that follows CURRENT has died")
 
@@ -145,15 +151,15 @@ def _log_with_serve() -> None:
 
 
 def remote_lookup(
-    authors: DeploymentHandle, timeout_s: float, version: str, rows: npt.NDArray[np.int64]
-) -> States | None:
+    authors: DeploymentHandle, timeout_s: float, version: str, delta: int, rows: npt.NDArray[np.int64]
+) -> Gathered | None:
     """States from the author cache; None where it does not hold the version, fails, or is late."""
     try:
-        states = authors.states.remote(version, rows).result(timeout_s=timeout_s)
+        states = authors.states.remote(version, delta, rows).result(timeout_s=timeout_s)
     except (TimeoutError, RayError, RayServeException) as error:
         log.warning("no states of bank %s from the author cache: %s", version, type(error).__name__)
         return None
-    return cast("States | None", states)
+    return cast("Gathered | None", states)
 
 
 def build(args: ServeArgs) -> Application:

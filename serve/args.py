@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 class WatchConfig:
     """How a deployment follows the published bank."""
 
-    poll_s: float = 5.0
-    """Seconds between two looks at CURRENT."""
+    poll_s: float = 2.0
+    """Seconds between two looks at CURRENT and the deltas of the bank in use."""
     retry_refused_s: float = 300.0
     """Seconds after which a version that did not fit is tried again (it may have been repaired in place)."""
 

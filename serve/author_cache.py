@@ -6,11 +6,11 @@ import time
 from datetime import UTC, datetime
 
 import numpy as np
-import numpy.typing as npt
 
-from models.artifacts.bank import NO_ANCHOR, Array
+from models.artifacts.bank import NO_ANCHOR
+from serve.overlay import Rows
 from serve.schema import MAX_SIMILAR, AuthorResponse, BankResponse, Neighbour, SimilarResponse
-from serve.snapshot import Bank
+from serve.snapshot import Bank, Gathered
 from serve.watcher import SnapshotWatcher
 
 _SAMPLES = 5
@@ -35,7 +35,8 @@ class AuthorCache:
         bank = self._watcher.current
         row = int(bank.catalog.author_rows(author_id))
         day = bank.anchor_date(row) if row else None
-        norms = {name: float(np.linalg.norm(vectors[row])) for name, vectors in bank.vectors.items()}
+        vectors = bank.vectors(bank.gather(np.array([row])))
+        norms = {name: float(np.linalg.norm(vector[0])) for name, vector in vectors.items()}
         return AuthorResponse(
             author_id=author_id,
             known=row > 0,
@@ -44,6 +45,7 @@ class AuthorCache:
             cls_norm=norms.get("cls"),
             tar_norm=norms.get("tar"),
             bank_version=bank.version,
+            bank_delta=bank.moment.delta,
             model_version=bank.model_version,
         )
 
@@ -72,20 +74,25 @@ class AuthorCache:
                 for other, cosine in zip(others, cosines, strict=True)
             ],
             bank_version=bank.version,
+            bank_delta=bank.moment.delta,
             model_version=bank.model_version,
         )
 
     def status(self) -> BankResponse:
         """The bank in use, and how following it goes."""
-        bank = self._watcher.current
+        bank, now_ms = self._watcher.current, time.time_ns() // 1_000_000
         anchored = np.flatnonzero(bank.anchor_day[1:] != NO_ANCHOR)
         return BankResponse(
             bank_version=bank.version,
+            bank_delta=bank.moment.delta,
+            bank_until=bank.moment.until,
+            bank_until_age_s=bank.moment.age_s(now_ms),
+            rows_of_deltas=0 if bank.overlay is None else len(bank.overlay.rows()),
             model_version=bank.model_version,
             rows=bank.num_authors + 1,
             states={name: list(row.shape) for name, row in bank.cold_start.items()},
             authors_with_anchor=len(anchored),
-            age_s=bank.age_s(time.time_ns() // 1_000_000),
+            age_s=bank.age_s(now_ms),
             made_from=bank.made_from,
             load_failures=self._watcher.failures,
             last_failure=self._watcher.last_failure,
@@ -93,10 +100,12 @@ class AuthorCache:
             sample_user_ids=bank.catalog.user_ids[:_SAMPLES].tolist(),
         )
 
-    def states(self, version: str, rows: npt.NDArray[np.int64]) -> dict[str, Array] | None:
-        """Bank rows of one version, [n, ...] by source; None where this cache does not hold that version (yet)."""
-        for bank in self._watcher.loaded:
-            if bank.version == version:
-                return {name: np.ascontiguousarray(state[rows]) for name, state in bank.states.items()}
-        self._watcher.wake()
-        return None
+    def states(self, version: str, delta: int, rows: Rows) -> Gathered | None:
+        """Bank rows of one version, with all of its deltas that are here; None where it does not hold that version yet.
+
+        Where the asker knows a newer `delta`, or another version, this cache looks for it now.
+        """
+        bank = next((bank for bank in self._watcher.loaded if bank.version == version), None)
+        if bank is None or bank.moment.delta < delta:
+            self._watcher.wake()
+        return None if bank is None else Gathered(bank.gather(rows), bank.moment)

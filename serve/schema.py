@@ -21,6 +21,12 @@ _MAX_TS_MS = 253_402_300_799_999
 _MAX_WATCH_S = 1e7
 
 Id = Annotated[int, Field(strict=True, ge=-_INT64, le=_INT64 - 1, description="A 64-bit integer.")]
+Delta = Annotated[int, Field(description="Number of the bank's newest delta in use; 0 = the full bank alone.")]
+Until = Annotated[
+    str | None,
+    Field(description="Event time, UTC: all that happened before is in the bank and its deltas; null if not known."),
+]
+UntilAge = Annotated[float | None, Field(description="Seconds of event time since bank_until; null if not known.")]
 PathId = Annotated[int, Path(ge=-_INT64, le=_INT64 - 1, description="A 64-bit integer.")]
 TimestampMs = Annotated[int, Field(strict=True, ge=0, le=_MAX_TS_MS, description="Milliseconds since 1970, UTC.")]
 
@@ -114,8 +120,10 @@ class RankResponse(Message):
     history_used: int = Field(description="History items that the model read.")
     misses: Misses
     bank_version: str
+    bank_delta: Delta
+    bank_until_age_s: UntilAge
     model_version: str
-    bank_age_s: float = Field(description="Seconds since the bank was published.")
+    bank_age_s: float = Field(description="Seconds since the full bank was published.")
     degraded: bool = Field(description="True: the author cache did not answer in time, all vectors are cold-start.")
 
 
@@ -142,6 +150,7 @@ class AuthorResponse(Message):
     )
     tar_norm: float | None = Field(description="Length of the [TAR] vector; null where there is none.")
     bank_version: str
+    bank_delta: Delta
     model_version: str
 
 
@@ -158,6 +167,7 @@ class SimilarResponse(Message):
     author_id: int
     similar: list[Neighbour]
     bank_version: str
+    bank_delta: Delta
     model_version: str
 
 
@@ -165,14 +175,20 @@ class BankResponse(Message):
     """The bank in use, and how following it goes."""
 
     bank_version: str
+    bank_delta: Delta
+    bank_until: Until
+    bank_until_age_s: UntilAge
     model_version: str
+    rows_of_deltas: int = Field(description="Rows whose states are those of deltas.")
     rows: int = Field(description="Authors, plus row 0 for those that are not known.")
     states: dict[str, list[int]] = Field(description="What is held of each author: shape of its state, by source.")
     authors_with_anchor: int
-    age_s: float
+    age_s: float = Field(description="Seconds since the full bank was published.")
     made_from: dict[str, str]
     load_failures: int
-    last_failure: str | None = Field(description="Why the newest published version is not in use; null where it is.")
+    last_failure: str | None = Field(
+        description="Why the newest published version or delta is not in use; null where both are."
+    )
     sample_author_ids: list[int] = Field(description="A few authors with an anchor, to try requests with.")
     sample_user_ids: list[int]
 
@@ -182,6 +198,9 @@ class HealthResponse(Message):
 
     ready: bool
     bank_version: str | None = None
+    bank_delta: Delta = 0
+    bank_until: Until = None
+    bank_until_age_s: UntilAge = None
     model_version: str | None = None
     reason: str | None = Field(default=None, description="Why not ready.")
 

@@ -18,15 +18,16 @@ from models.catalog import Catalog
 from models.history import HISTORY_PAD, known_at
 from serve.args import fusion_weights
 from serve.schema import HealthResponse, HistoryItem, Misses, RankRequest, RankResponse, answer_of
-from serve.snapshot import Bank, Snapshot
+from serve.snapshot import Bank, Gathered, Moment, Snapshot
 from serve.watcher import NotReadyError, SnapshotWatcher
 
 log = logging.getLogger(__name__)
 
 States = Mapping[str, Array]
 """By source of the ranker: [n, ...], what it knows of n authors."""
-Lookup = Callable[[str, npt.NDArray[np.int64]], States | None]
-"""(bank version, rows [n]) -> states of those rows, or None where they cannot be had in time."""
+Lookup = Callable[[str, int, npt.NDArray[np.int64]], Gathered | None]
+"""(bank version, delta, rows [n]) -> states of those rows and the moment that they are all of, which may be another
+delta's of that version; None where they cannot be had in time."""
 
 _NOBODY = int(np.iinfo(np.int64).min)
 
@@ -67,7 +68,7 @@ class UserSequence:
         now_ms = time.time_ns() // 1_000_000
         columns = request_columns(request, snapshot.histories, now_ms)
         batch = request_batch(columns, snapshot.bank.catalog)
-        states, degraded = self._gather(snapshot.bank, batch)
+        states, moment, degraded = self._gather(snapshot.bank, batch)
         probabilities = score(snapshot, batch, states)
         is_known = batch.author.numpy() > 0
         answer, candidate = answer_of(snapshot.tasks)
@@ -81,6 +82,8 @@ class UserSequence:
                 history=int((batch.history_mask[0] & (batch.history[0] == 0)).sum()),
             ),
             bank_version=snapshot.bank.version,
+            bank_delta=moment.delta,
+            bank_until_age_s=moment.age_s(now_ms),
             model_version=snapshot.bank.model_version,
             bank_age_s=snapshot.bank.age_s(now_ms),
             degraded=degraded,
@@ -93,19 +96,28 @@ class UserSequence:
         except NotReadyError:
             # Health is open to all, and the message may hold paths: it stays behind the token.
             return HealthResponse(ready=False, reason="no bank is loaded yet; GET /bank says why")
-        return HealthResponse(ready=True, bank_version=bank.version, model_version=bank.model_version)
+        return HealthResponse(
+            ready=True,
+            bank_version=bank.version,
+            bank_delta=bank.moment.delta,
+            bank_until=bank.moment.until,
+            bank_until_age_s=bank.moment.age_s(time.time_ns() // 1_000_000),
+            model_version=bank.model_version,
+        )
 
-    def _gather(self, bank: Bank, batch: RankingBatch) -> tuple[States, bool]:
-        """States [C + L, ...] of candidates, then history; and whether they had to be replaced by cold-start ones."""
+    def _gather(self, bank: Bank, batch: RankingBatch) -> tuple[States, Moment, bool]:
+        """States [C + L, ...] of candidates, then history; the moment that they are of; and whether they had to be
+        replaced by cold-start ones."""
         rows = np.concatenate([batch.author.numpy(), batch.history[0].numpy()])
         if self._lookup is None:
-            return {name: state[rows] for name, state in bank.states.items()}, False
+            return bank.gather(rows), bank.moment, False
         unique, positions = np.unique(rows, return_inverse=True)
-        states = self._lookup(bank.version, unique)
+        found = self._lookup(bank.version, bank.moment.delta, unique)
         wanted = {name: (len(unique), *row.shape) for name, row in bank.cold_start.items()}
-        if states is None or {name: state.shape for name, state in states.items()} != wanted:
-            return {name: np.repeat(row[None], len(rows), axis=0) for name, row in bank.cold_start.items()}, True
-        return {name: state[positions] for name, state in states.items()}, False
+        if found is None or {name: state.shape for name, state in found.states.items()} != wanted:
+            cold = {name: np.repeat(row[None], len(rows), axis=0) for name, row in bank.cold_start.items()}
+            return cold, bank.moment, True
+        return {name: state[positions] for name, state in found.states.items()}, found.moment, False
 
 
 def request_columns(request: RankRequest, histories: Histories, now_ms: int) -> dict[str, npt.NDArray[Any]]:

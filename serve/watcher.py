@@ -1,12 +1,12 @@
-"""Follows CURRENT in the background and swaps in each new version by one assignment."""
+"""Follows CURRENT and the deltas of the bank in use in the background; swaps in what is new by one assignment."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Generic, Protocol, Self, TypeVar
 
 from models.artifacts.store import ArtifactStore
 from serve.args import WatchConfig
@@ -21,6 +21,9 @@ class Versioned(Protocol):
     def version(self) -> str:
         """Run id of the bank."""
 
+    def after(self, store: ArtifactStore) -> Iterable[Self]:
+        """The same version after each delta that was published since, in order. Raises at the first bad one."""
+
 
 LoadedT = TypeVar("LoadedT", bound=Versioned)
 
@@ -32,6 +35,7 @@ class NotReadyError(RuntimeError):
 class SnapshotWatcher(Generic[LoadedT]):
     """Holds the newest version that could be loaded. A version that does not fit is logged, counted, and left alone.
 
+    So is a delta, which is looked at again each time: later ones wait until it is repaired, or a full bank comes.
     Readers take `current` once per request and use that object only: the old one lives until its last reader is done.
     """
 
@@ -43,11 +47,11 @@ class SnapshotWatcher(Generic[LoadedT]):
         self._thread: threading.Thread | None = None
         self._refused: dict[str, float] = {}
         self.loaded: tuple[LoadedT, ...] = ()
-        """The version in use and the one before it, newest first; empty until a first version is loaded."""
+        """The version in use, with its deltas, and the one before it, newest first; empty until one is loaded."""
         self.failures = 0
         """Loads and looks that failed since the start."""
         self.last_failure: str | None = None
-        """Message of the newest failure, None while the newest published version is in use."""
+        """Message of the newest failure, None while the newest published version and delta are in use."""
 
     @property
     def current(self) -> LoadedT:
@@ -60,22 +64,41 @@ class SnapshotWatcher(Generic[LoadedT]):
         return loaded[0]
 
     def poll(self) -> bool:
-        """Looks at CURRENT once and loads what is new. Returns True if a version was swapped in; never raises."""
+        """Looks once at CURRENT and deltas, and takes what is new. True if anything was swapped in; never raises."""
         with self._lock:
-            version = None
+            version, before = None, self.loaded[:1]
             try:
                 version = self._store.current("bank")
-                if version is None or not self._wanted(version):
+                if version is None:
                     return False
-                fresh = self._load(version)
+                if before and before[0].version == version:
+                    fresh, older = before[0], self.loaded[1:]
+                elif self._is_refused(version):
+                    return False
+                else:
+                    fresh, older = self._load(version), before
             except Exception as error:  # noqa: BLE001 - whatever a published file does, the old version must go on
                 self._note_failure(version, error)
                 return False
-            self.loaded = (fresh, *self.loaded[:1])
-            self.last_failure = None
+            self._take(fresh, older)
+            return self.loaded[:1] != before
+
+    def _take(self, fresh: LoadedT, older: tuple[LoadedT, ...]) -> None:
+        """Swaps a version in, after as many of its deltas as are good."""
+        is_new, failure, newest = all(fresh is not each for each in self.loaded), None, fresh
+        try:
+            for after in fresh.after(self._store):
+                newest = after
+        except Exception as error:  # noqa: BLE001 - nor may a delta end it
+            failure = error
+        self.loaded = (newest, *older)
+        if is_new:
             self._refused.clear()
-            log.info("version %s is in use", version)
-            return True
+            log.info("version %s is in use", fresh.version)
+        if failure is None:
+            self.last_failure = None
+        else:
+            self._note_failure(None, failure)
 
     def start(self) -> None:
         """Loads what is published now, then follows it in a thread."""
@@ -99,12 +122,9 @@ class SnapshotWatcher(Generic[LoadedT]):
         """Whether the thread follows CURRENT."""
         return self._thread is not None and self._thread.is_alive()
 
-    def _wanted(self, version: str) -> bool:
-        if self.loaded and self.loaded[0].version == version:
-            self.last_failure = None
-            return False
+    def _is_refused(self, version: str) -> bool:
         refused_at = self._refused.get(version)
-        return refused_at is None or time.monotonic() - refused_at >= self._config.retry_refused_s
+        return refused_at is not None and time.monotonic() - refused_at < self._config.retry_refused_s
 
     def _note_failure(self, version: str | None, error: Exception) -> None:
         message = f"{type(error).__name__}: {error}"
@@ -115,7 +135,7 @@ class SnapshotWatcher(Generic[LoadedT]):
         if version is not None and not _is_transient(error):
             self._refused[version] = time.monotonic()
         kept = self.loaded[0].version if self.loaded else "nothing"
-        log.log(level, "cannot use bank %s, keeping %s: %s", version, kept, message)
+        log.log(level, "cannot use %s, keeping %s: %s", f"bank {version}" if version else "what is new", kept, message)
 
     def _follow(self) -> None:
         while not self._stopped.is_set():

@@ -40,6 +40,7 @@ _STATE_TYPES = (np.dtype(np.float32), np.dtype(np.int64), np.dtype(np.int32))
 _SOURCE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _EPOCH = date(1970, 1, 1).toordinal()
 _NPY_HEADER_BYTES = 4096
+_HEAD_BYTES = 1 << 20
 _CHECK_ROWS = 65_536
 
 Array = npt.NDArray[Any]
@@ -150,6 +151,17 @@ def read(folder: Path, elsewhere: ReadPart | None = None) -> StoredBank:
     )
 
 
+def outline(run_id: str, read_part: ReadPart) -> tuple[int, dict[str, Array]]:
+    """N + 1, and row 0 by source, of a bank that stays where it is. Reads a few KiB. Raises ArtifactError."""
+    subject = f"bank {run_id}"
+    head = _parsed_head(read_part(_HEAD, _HEAD_BYTES), subject)
+    cold_start = {}
+    for name in head["sources"]:
+        rows, cold_start[name] = _first_row(subject, source_file(name), read_part)
+        _equal(f"{subject}, source {name}", "rows", rows, head["rows"])
+    return head["rows"], cold_start
+
+
 def source_file(name: str) -> str:
     """File name of a source's state. Raises ArtifactError for a name that makes none."""
     if not _SOURCE_NAME.fullmatch(name):
@@ -174,8 +186,12 @@ def _history_file(name: str) -> str:
 def _head(folder: Path, subject: str) -> dict[str, Any]:
     if not (folder / _HEAD).is_file():
         raise ArtifactError(f"{subject}: wanted {_HEAD}, got {sorted(p.name for p in folder.iterdir())}")
+    return _parsed_head((folder / _HEAD).read_bytes(), subject)
+
+
+def _parsed_head(content: bytes, subject: str) -> dict[str, Any]:
     try:
-        head = json.loads((folder / _HEAD).read_text(encoding="utf-8"))
+        head = json.loads(content)
         _equal(subject, f"format of {_HEAD}", head["format"], FORMAT)
         return {
             "format": FORMAT,

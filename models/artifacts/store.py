@@ -119,6 +119,22 @@ class ArtifactStore:
             part: bytes = stream.read(num_bytes)
         return part
 
+    def read_file(self, kind: str, run_id: str, name: str) -> bytes | None:
+        """A small file of a version, or of a folder in it, read where it lies; None where there is none."""
+        path = f"{self.folder(kind, run_id)}/{name}"
+        if not self._holds(path):
+            return None
+        with self._filesystem.open_input_stream(path) as stream:
+            content: bytes = stream.read()
+        return content
+
+    def put_files(self, kind: str, run_id: str, files: Mapping[str, bytes], folder: str = "") -> None:
+        """Puts small files into a version, or a folder in it, each in one step and in this order."""
+        target = f"{self.folder(kind, run_id)}/{folder}".rstrip("/")
+        self._filesystem.create_dir(target, recursive=True)
+        for name, content in files.items():
+            put_file(self._filesystem, f"{target}/{name}", content)
+
     def publish(self, kind: str, local: Path, run_id: str, made_from: Mapping[str, str]) -> Manifest:
         """Uploads `local` as a version, verifies what was stored, and moves CURRENT to it.
 
@@ -147,16 +163,20 @@ class ArtifactStore:
         Returns their run ids. Only for who keeps all others from publishing an artifact of the kind meanwhile.
         """
         base, oldest_ns = f"{self._path}/artifacts/{kind}", time.time_ns() - older_than_s * 10**9
-        versions: dict[str, dict[str, int]] = {}
-        for info in self._filesystem.get_file_info(pafs.FileSelector(base, allow_not_found=True, recursive=True)):
-            version, _, name = info.path.partition(f"artifacts/{kind}/")[2].partition("/")
-            if version.startswith("v="):
-                versions.setdefault(version, {})[name] = info.mtime_ns or 0
-        halves = [v for v, files in versions.items() if MANIFEST not in files and max(files.values()) < oldest_ns]
-        for version in halves:
-            self._filesystem.delete_dir(f"{base}/{version}")
-            log.info("swept %s/%s: its publisher died before it was whole", base, version)
-        return [version[2:] for version in halves]
+        found = self._filesystem.get_file_info(pafs.FileSelector(base, allow_not_found=True))
+        versions = [info for info in found if info.base_name.startswith("v=")]
+        # Of whole versions the manifest alone is asked for: a bank has as many files as it has deltas.
+        manifests = self._filesystem.get_file_info([f"{info.path}/{MANIFEST}" for info in versions])
+        swept = []
+        for version, manifest in zip(versions, manifests, strict=True):
+            if manifest.type == pafs.FileType.File:
+                continue
+            files = self._filesystem.get_file_info(pafs.FileSelector(version.path, recursive=True))
+            if max(file.mtime_ns or 0 for file in (version, *files)) < oldest_ns:
+                self._filesystem.delete_dir(version.path)
+                log.info("swept %s: its publisher died before it was whole", version.path)
+                swept.append(version.base_name[2:])
+        return swept
 
     def _holds(self, path: str) -> bool:
         return bool(self._filesystem.get_file_info(path).type == pafs.FileType.File)

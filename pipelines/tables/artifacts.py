@@ -23,6 +23,10 @@ class Artifacts(ArtifactStore):
         """Held while an artifact of a kind is made; raises HeldError where another job makes one."""
         return self._storage.leases.hold(f"artifacts/{kind}", wait_s)
 
+    def confirm(self, kind: str) -> None:
+        """Raises HeldError where a lease that this process took was lost to another meanwhile."""
+        self._storage.leases.confirm(f"artifacts/{kind}")
+
     def publish(self, kind: str, local: Path, run_id: str, made_from: Mapping[str, str]) -> Manifest:
         """See ArtifactStore. Sweeps the halves of versions that other publishers of the kind left when they died."""
         with self.lease(kind, _WAIT_S):

@@ -88,7 +88,7 @@ def profile(published: Published, candidates: int) -> dict[str, float]:
         parts: dict[str, Callable[[], Any]] = {
             "json_in": lambda: RankRequest.model_validate(json.loads(body)),
             "featurize": lambda: request_batch(request_columns(request, snapshot.histories, NOW_MS), bank.catalog),
-            "gather": lambda: bank.states["sarm"][rows],
+            "gather": lambda: bank.gather(rows),
             "uin": lambda: interest_of(history, mask),
             "features": lambda: model.ranker.rank_features(batch),
             "home": lambda: model.ranker.home(features),
@@ -109,12 +109,21 @@ def median_ms(part: Callable[[], Any]) -> float:
     return round(statistics.median(taken[10:]), 3)
 
 
-def load(port: int, bodies: Sequence[bytes], clients: int) -> dict[str, float]:
-    """Closed loop: each client sends its next request when it has the answer to the last. Latencies in ms."""
+Seen = Callable[[int, float, int, bytes], None]
+"""(which body, when its answer came by perf_counter, status, answer)"""
+
+
+def load(
+    port: int, bodies: Sequence[bytes], clients: int, seconds: float = SECONDS, seen: Seen = lambda *_: None
+) -> dict[str, float]:
+    """Closed loop: each client sends its next request when it has the answer to the last. Latencies in ms.
+
+    `seen` gets every answer, in the threads of the clients, and must not take long.
+    """
     latencies: list[list[float]] = [[] for _ in range(clients)]
     errors = [0] * clients
     start = time.perf_counter() + WARM_UP_S
-    end = start + SECONDS
+    end = start + seconds
 
     def client(index: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -122,10 +131,11 @@ def load(port: int, bodies: Sequence[bytes], clients: int) -> dict[str, float]:
         while (sent := time.perf_counter()) < end:
             connection.request("POST", "/rank", bodies[turn % len(bodies)], {"content-type": "application/json"})
             answer = connection.getresponse()
-            answer.read()
+            content, came = answer.read(), time.perf_counter()
+            seen(turn % len(bodies), came, answer.status, content)
             turn += clients
             if sent >= start:
-                latencies[index].append(1e3 * (time.perf_counter() - sent))
+                latencies[index].append(1e3 * (came - sent))
                 errors[index] += answer.status != 200
         connection.close()
 
@@ -139,7 +149,7 @@ def load(port: int, bodies: Sequence[bytes], clients: int) -> dict[str, float]:
         "clients": clients,
         "requests": len(every),
         "errors": sum(errors),
-        "qps": round(len(every) / SECONDS, 1),
+        "qps": round(len(every) / seconds, 1),
         "p50_ms": round(float(np.percentile(every, 50)), 2),
         "p99_ms": round(float(np.percentile(every, 99)), 2),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import torch
 
 from models.artifacts import bank
 from models.artifacts.bank import NO_ANCHOR, Histories
+from models.artifacts.bank_delta import UNTIL, BankDelta, fold
+from models.artifacts.delta_store import DeltaStore
 from models.artifacts.manifest import CURRENT, Manifest
 from models.artifacts.store import ArtifactStore
 from models.catalog import Catalog
@@ -36,6 +38,8 @@ AUTHOR_IDS = np.arange(NUM_AUTHORS) * 10 + 5
 UNANCHORED = (AUTHOR_IDS[4], AUTHOR_IDS[9])
 NOW_MS = 1_760_000_000_000
 HOUR_MS = 3_600_000
+UNTIL_MS = NOW_MS - 100 * HOUR_MS
+"""Event time before the first delta."""
 TOKEN_ROWS = TokenRows(num_base_rows=32, num_live_rows=8)
 RANKER = RankerConfig(
     id_dim=8, profile_dim=4, category_dim=4, hour_dim=4, cross_rank=8, home=HoMEConfig(input_width=16, expert_dim=8)
@@ -128,6 +132,38 @@ class Published:
         fresh = target.with_suffix(".new")
         fresh.write_text(run_id)
         os.replace(fresh, target)
+
+    def delta(self, run_id: str, number: int, rows: Any, seed: int = 0) -> BankDelta:
+        """Publishes random vectors of rows, and a new anchor day, as a delta of a bank."""
+        made = self.made_delta(run_id, number, rows, seed)
+        DeltaStore.open(ArtifactStore.open(str(self.root)), run_id).publish(made)
+        return made
+
+    def made_delta(self, run_id: str, number: int, rows: Any, seed: int = 0) -> BankDelta:
+        """What `delta` publishes."""
+        rows = np.asarray(rows, np.int64)
+        states = np.random.default_rng([number, seed]).normal(size=(len(rows), 2, self.config.width))
+        return BankDelta(
+            bank=run_id,
+            first=number,
+            number=number,
+            until_ts_ms=UNTIL_MS + number * HOUR_MS,
+            rows=rows,
+            states={"sarm": states.astype(np.float32)},
+            anchor_day=np.full(len(rows), 20_400 + number, np.int32),
+        )
+
+    def folded(self, run_id: str, into: str, deltas: Sequence[BankDelta], *, point: bool = False) -> None:
+        """The next full bank `into`, of the same model: what is left of a bank after deltas."""
+        source, folder = self.folder("bank", run_id), self.folder("bank", into)
+        stored = bank.read(source)
+        states, anchor_day = fold(run_id, stored, deltas)
+        folder.mkdir()
+        bank.write(folder, states=states, anchor_day=anchor_day, histories=stored.histories)
+        made_from = dict(Manifest.verify(source).made_from) | {UNTIL: str(deltas[-1].until_ts_ms)}
+        Manifest.create(folder, kind="bank", run_id=into, made_from=made_from)
+        if point:
+            self.point(into)
 
     def _vectors(self, model: str, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         base = rng.integers(2, TOKEN_ROWS.num_base_rows, (len(self.author_ids) + 1, 6)).astype(np.int32)

@@ -114,6 +114,41 @@ def test_bad_requests_are_4xx_behind_the_proxy(client: httpx.Client) -> None:
 
 
 @pytest.mark.ray
+def test_a_delta_is_served_within_seconds_and_no_answer_mixes(root: Published, client: httpx.Client) -> None:
+    wanted = {0: wanted_scores(root)}
+    stop, answers = threading.Event(), []
+
+    def read() -> None:
+        with httpx.Client(base_url=client.base_url, timeout=60) as own:
+            while not stop.is_set():
+                answers.append(own.post("/rank", json=ASKED))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        eventually(lambda: len(answers) > 3)
+        for number in (1, 2):
+            delta = root.delta("a", number, [0, 4, 10 * number])
+            published_s = time.monotonic()
+            wanted[number] = wanted_scores(root)
+            norm = float(np.linalg.norm(delta.states["sarm"][1, 0]))
+            eventually(lambda number=number: answers[-1].json()["bank_delta"] == number)
+            eventually(lambda norm=norm: abs(client.get(f"/authors/{AUTHOR_IDS[3]}").json()["cls_norm"] - norm) < 1e-3)
+            assert time.monotonic() - published_s < 10
+    finally:
+        stop.set()
+        reader.join(60)
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.json()["bank_delta"] for answer in answers} == {0, 1, 2}
+    for answer in answers:
+        np.testing.assert_allclose(scores_of(answer.json()), wanted[answer.json()["bank_delta"]], atol=1e-5)
+    bank, health = client.get("/bank").json(), client.get("/healthz").json()
+    for about in (bank, health):
+        assert (about["bank_version"], about["bank_delta"], about["bank_until"][:10]) == ("a", 2, "2025-10-05")
+        assert about["bank_until_age_s"] > 0
+
+
+@pytest.mark.ray
 def test_a_new_bank_is_swapped_in_under_load_and_a_bad_one_is_not(root: Published, client: httpx.Client) -> None:
     wanted = {"a": wanted_scores(root)}
     stop, answers = threading.Event(), []

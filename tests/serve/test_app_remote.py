@@ -28,9 +28,15 @@ def test_a_remote_lookup_a_late_publication_and_a_burst(tmp_path: Path, ray_clus
         eventually(lambda: client.get("/healthz").status_code == 200)
         eventually(lambda: client.get("/bank").status_code == 200)
         answer = client.post("/rank", json=ASKED).json()
+        wanted = wanted_scores(late)
+        late.delta("a", 1, [0, 4, 10])
+        eventually(lambda: client.post("/rank", json=ASKED).json()["bank_delta"] == 1)
+        after = client.post("/rank", json=ASKED).json()
         with ThreadPoolExecutor(12) as pool:
             burst = list(pool.map(lambda _: httpx.post(f"{url}/rank", json=ASKED, timeout=60), range(48)))
     assert not answer["degraded"]
     assert {each.status_code for each in burst} == {200, 503}
     assert all("retry-after" in each.headers for each in burst if each.status_code == 503)
-    np.testing.assert_allclose(scores_of(answer), wanted_scores(late), atol=1e-5)
+    np.testing.assert_allclose(scores_of(answer), wanted, atol=1e-5)
+    assert not after["degraded"]
+    np.testing.assert_allclose(scores_of(after), wanted_scores(late), atol=1e-5)

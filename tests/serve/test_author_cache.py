@@ -100,10 +100,10 @@ def test_states_are_given_for_the_version_asked(published: Published) -> None:
     published.publish("b", seed=1)
     watcher.poll()
     rows = np.array([3, 0, 5])
-    of_old, of_new = cache.states("a", rows), cache.states("b", rows)
-    assert of_old is not None and np.array_equal(of_old["sarm"], old)
-    assert of_new is not None and not np.array_equal(of_new["sarm"], old)
-    assert cache.states("c", rows) is None
+    of_old, of_new = cache.states("a", 0, rows), cache.states("b", 0, rows)
+    assert of_old is not None and np.array_equal(of_old.states["sarm"], old)
+    assert of_new is not None and not np.array_equal(of_new.states["sarm"], old)
+    assert cache.states("c", 0, rows) is None
 
 
 def without_vectors(published: Published) -> AuthorCache:
@@ -113,7 +113,7 @@ def without_vectors(published: Published) -> AuthorCache:
     def load(version: str) -> Bank:
         tags = np.arange(2 * (NUM_AUTHORS + 1)).reshape(-1, 2)
         bank = load_bank(store, version)
-        return replace(bank, states={"tags": tags}, cold_start={"tags": tags[0]}, vectors={}, neighbours=None)
+        return replace(bank, states={"tags": tags}, cold_start={"tags": tags[0]}, sources={}, neighbours=None)
 
     watcher: SnapshotWatcher[Bank] = SnapshotWatcher(store, load, WatchConfig())
     watcher.poll()
@@ -133,6 +133,6 @@ def test_a_bank_without_vectors_compares_nobody(shared: Published) -> None:
 
 def test_a_bank_without_vectors_gives_what_it_has(shared: Published) -> None:
     cache = without_vectors(shared)
-    found = cache.states("a", np.array([2, 0]))
-    assert found is not None and found["tags"].tolist() == [[4, 5], [0, 1]]
+    found = cache.states("a", 0, np.array([2, 0]))
+    assert found is not None and found.states["tags"].tolist() == [[4, 5], [0, 1]]
     assert cache.status().states == {"tags": [2]}

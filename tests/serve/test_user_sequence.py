@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from models import TASKS
 from models.batch import collate
 from serve.schema import RankRequest, RankResponse
-from serve.snapshot import Snapshot
+from serve.snapshot import Gathered, Moment, Snapshot
 from serve.user_sequence import DuplicateCandidatesError, RankConfig, States, UserSequence, fuse
 from serve.watcher import NotReadyError
 from tests.serve.conftest import AUTHOR_IDS, LENGTH, NOW_MS, RANKER, USER_IDS, Published, watcher_of
@@ -31,7 +31,10 @@ USER = int(USER_IDS[1])
 def offline(snapshot: Snapshot, columns: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
     """What evaluation computes: `score_rows` of a batch of rows with full histories, from the same bank."""
     batch = collate(columns, snapshot.bank.catalog)
-    tables = {name: torch.from_numpy(np.array(state)) for name, state in snapshot.bank.states.items()}
+    tables = {
+        name: torch.from_numpy(state)
+        for name, state in snapshot.bank.gather(np.arange(snapshot.bank.num_authors + 1)).items()
+    }
     return snapshot.model.score_rows(batch, tables).numpy()
 
 
@@ -259,9 +262,9 @@ def test_health_names_the_versions(sequence: UserSequence) -> None:
 def test_a_remote_lookup_gives_the_same_answer(shared: Published, sequence: UserSequence) -> None:
     states, asked = watcher_of(shared.root).current.bank.states, []
 
-    def lookup(version: str, rows: npt.NDArray[np.int64]) -> States:
+    def lookup(version: str, delta: int, rows: npt.NDArray[np.int64]) -> Gathered:
         asked.append((version, rows))
-        return {name: state[rows] for name, state in states.items()}
+        return Gathered({name: state[rows] for name, state in states.items()}, Moment())
 
     remote = UserSequence(watcher_of(shared.root), lookup=lookup).rank(request(candidates=AUTHOR_IDS.tolist()))
     assert remote.candidates == sequence.rank(request(candidates=AUTHOR_IDS.tolist())).candidates
@@ -271,11 +274,13 @@ def test_a_remote_lookup_gives_the_same_answer(shared: Published, sequence: User
 
 @pytest.mark.parametrize("answer", [None, {}, {"sarm": np.zeros((1, 2, 3), np.float32)}])
 def test_a_lookup_that_fails_is_answered_cold_start_and_says_so(shared: Published, answer: States | None) -> None:
-    def cold(version: str, rows: npt.NDArray[np.int64]) -> States:
-        return {name: np.repeat(row[None], len(rows), axis=0) for name, row in watcher.current.bank.cold_start.items()}
+    def cold(version: str, delta: int, rows: npt.NDArray[np.int64]) -> Gathered:
+        cold_start = watcher.current.bank.cold_start
+        return Gathered({name: np.repeat(row[None], len(rows), axis=0) for name, row in cold_start.items()}, Moment())
 
     watcher = watcher_of(shared.root)
-    response = UserSequence(watcher, lookup=lambda version, rows: answer).rank(request())
+    found = None if answer is None else Gathered(answer, Moment())
+    response = UserSequence(watcher, lookup=lambda version, delta, rows: found).rank(request())
     assert response.degraded
     assert response.candidates == UserSequence(watcher, lookup=cold).rank(request()).candidates
 

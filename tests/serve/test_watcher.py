@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,9 @@ class Loaded:
     """The smallest thing with a version."""
 
     version: str
+
+    def after(self, store: ArtifactStore) -> Iterable[Loaded]:
+        return ()
 
 
 class Scripted:

@@ -41,7 +41,7 @@ def test_a_typo_in_the_application_s_arguments_fails_when_the_config_is_read(app
 
 def test_the_dumped_config_holds_every_argument_of_the_application() -> None:
     app = to_dict(build(Settings, {"serve": {"app": {"replicas": 2}}}))["serve"]["app"]
-    assert app["replicas"] == 2 and app["threads"] == 1 and app["watch"]["poll_s"] == 5.0 and "root" not in app
+    assert app["replicas"] == 2 and app["threads"] == 1 and app["watch"]["poll_s"] == 2.0 and "root" not in app
     assert ServeConfig(app=app) == ServeConfig(app={"replicas": 2})
 
 
