@@ -16,7 +16,7 @@ from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.config import load, merged
 from pipelines.runtime.run import Run
 from pipelines.samples.examples import ExamplesConfig
-from pipelines.samples.windows import WindowsConfig
+from pipelines.samples.windows_config import WindowsConfig
 from pipelines.semantics.anchors import AnchorsConfig
 from pipelines.semantics.base_tokenizer import BaseTokenizerConfig
 from pipelines.semantics.embed import EmbedConfig

@@ -13,6 +13,7 @@ BENCHES = {
     "anchors": "author-days a second through the anchor job",
     "poison": "what becomes of an anchor batch of which 1 % of the authors are poisoned",
     "tokenizer": "training and encoding of the Live-Streaming Tokenizer over the Qwen vocabulary",
+    "windows": "labels by Moment, Sliver, 5 minutes and 1 hour over one event log: how right, how soon, at what cost",
     "training": "seconds of a training step, Base and SARM by encode window and budget, and where they go",
     "proportions": "seconds of a training step where Base is as wide as an industrial ranker",
     "kills": "what a SIGKILL at a random step of training costs, and whether the same ranker comes out",

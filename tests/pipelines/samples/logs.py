@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.samples.windows import WindowsConfig
+from pipelines.samples.windows_config import WindowsConfig
 from pipelines.tables import contract
 
 DAY = "2026-01-02"

@@ -9,7 +9,7 @@ import pytest
 from pipelines.samples.label_figures import LabelFigures
 from pipelines.samples.replay import Replay
 from pipelines.samples.visits import event_columns
-from pipelines.samples.windows import WindowsConfig
+from pipelines.samples.windows_config import WindowsConfig
 from tests.pipelines.samples.logs import START_MS, Event, Told, as_table, reference, told, visit
 
 ZEROS = dict.fromkeys(("click", "follow", "like", "comment", "gift", "long_view"))

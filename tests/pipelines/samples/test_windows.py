@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.samples import windows
-from pipelines.samples.windows import SourceConfig, WindowsConfig
+from pipelines.samples.windows_config import SourceConfig, WindowsConfig
 from pipelines.settings import Settings
 from pipelines.sources import validate
 from pipelines.sources.validate import ValidateConfig
