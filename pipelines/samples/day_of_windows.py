@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipelines.samples import kafka_events
 from pipelines.samples.event_reader import DAY_MS, Batch, TableEvents, day_start_ms
 from pipelines.samples.examples import window
 from pipelines.samples.impression_ids import ImpressionIds
@@ -54,14 +55,14 @@ class DayOfWindows:
         totals.unmatched += replay.unmatched
 
     def _rows(self, replay: Replay, late: LateEvents, totals: Totals) -> Iterator[pa.Table]:
-        last_ms = replay.since_ms + DAY_MS - 1
+        last_ms = min(replay.since_ms + DAY_MS - 1, kafka_events.watermark_ms(self.storage))
         for batch in self._batches():
             is_late = replay.take(batch.events, batch.floor_ms, batch.ceiling_ms)
             if batch.day in ("", self.day):
                 late.add(batch.events, is_late)
             totals.events += int((batch.events["ts_ms"] >= replay.since_ms).sum())
             yield replay.rows(min(replay.watermark_ms, last_ms))
-        # What comes later stands in later days: a day that is there is there as a whole.
+        # A day that is there is there as a whole, unless a topic still fills it: later events stand in later days.
         yield replay.rows(last_ms)
 
     def _batches(self) -> Iterator[Batch]:

@@ -14,9 +14,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from pipelines.runtime.cluster import connected
 from pipelines.runtime.run import Run
+from pipelines.samples import kafka_events
 from pipelines.samples.day_of_windows import DayOfWindows, Totals
+from pipelines.samples.event_reader import DAY_MS, day_start_ms
 from pipelines.samples.examples import window
+from pipelines.samples.kafka_reader import RayKafka
 from pipelines.samples.label_figures import LabelFigures
 from pipelines.samples.windows_config import WindowsConfig
 from pipelines.tables import contract
@@ -35,6 +39,9 @@ def run(config: WindowsConfig, run: Run) -> dict[str, Any]:
     for the days written.
     """
     storage = run.storage
+    if config.source.kind == "kafka":
+        with connected(run.cluster):
+            _take_in(storage, config)
     made_from = _made_from(storage, config)
     if not made_from:
         raise contract.ContractError(
@@ -54,14 +61,31 @@ def run(config: WindowsConfig, run: Run) -> dict[str, Any]:
     return {"days": list(made_from), "days_written": written, "labels": config.labels, **counts, **figures}
 
 
+def _take_in(storage: Storage, config: WindowsConfig) -> None:
+    source = config.source
+    reader = RayKafka(servers=source.servers, topic=source.topic, consumer=source.consumer)
+    taken = kafka_events.take_in(
+        storage,
+        reader,
+        topic=source.topic,
+        batch_rows=config.batch_rows,
+        lateness_ms=round(config.lateness_s * 1000),
+        listed=config.listed_late,
+    )
+    counts = (taken.events, taken.repeated, taken.late, taken.bad)
+    log.info("windows | %s | %d events, %d repeated, %d late, %d bad", source.topic, *counts)
+
+
 def _made_from(storage: Storage, config: WindowsConfig) -> dict[str, dict[str, str]]:
-    """By day of windows, what they are made from."""
+    """By day of windows, what they are made from, and up to which moment."""
+    order = config.source.order
     events, impressions = storage.listing("events"), storage.listing("impressions")
-    passing = ("batch_rows", "listed_late", "chunk_rows")  # change no row
-    rule = digest({key: value for key, value in asdict(config).items() if key not in passing})
+    passing = ("batch_rows", "listed_late", "chunk_rows", "source")  # change no row, but for the order
+    rule = digest({key: value for key, value in asdict(config).items() if key not in passing} | {"order": order})
+    until = kafka_events.watermark_ms(storage)
     back, made_from = config.days_back, dict[str, dict[str, str]]()
     for day in _days(events.days, back):
-        of = {"config": rule}
+        of = {"config": rule, "until": str(min(until, day_start_ms(day) + DAY_MS))}
         for listing, name in ((events, "events"), (impressions, "impressions")):
             of[name] = digest([[d, listing.stamp(d)] for d in window(day, listing.days, back)])
         made_from[day] = of

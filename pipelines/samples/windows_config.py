@@ -1,22 +1,38 @@
 """The section `windows` of a configuration: which labels, and when."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipelines.samples.event_reader import DAY_MS, ORDERS
 from pipelines.samples.label_rules import LABELS, TASKS, LabelRule
+
+KINDS = ("table", "kafka")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceConfig:
     """Where events come from."""
 
+    kind: str = "table"
+    """`table`: the table `events` as it is. `kafka`: what is new in a topic becomes rows of it first (kafka_events)."""
+    topic: str = ""
+    """Of Kafka; a message is a JSON object with the columns of `events`."""
+    servers: str = ""
+    """Of Kafka: host:port, separated by commas."""
+    consumer: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of librdkafka, such as security.protocol. They are written to <run_dir>/config as they are."""
     order: str = "time"
     """`time`: the events of a day are sorted by their moments, as files may hold them in any order. `arrival`: files
     hold them in the order in which they arrived, and those that are more than `lateness_s` behind are left out."""
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind: wanted one of {', '.join(KINDS)}, got {self.kind}")
         if self.order not in ORDERS:
             raise ValueError(f"order: wanted one of {', '.join(ORDERS)}, got {self.order}")
+        if self.kind == "kafka" and not (self.topic and self.servers and self.order == "time"):
+            raise ValueError(f"kind kafka: wanted topic, servers and the order time, got {self}; set them")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
