@@ -5,8 +5,8 @@ began. Each read becomes rows of the days of its events, and the commit of the n
 `made_from`, from which offset to which was read: a run that is killed goes on from there, and what the kill had written
 of the other days is known by its keys and not written twice.
 
-What was told stays told: the last commit of a run says the watermark, up to which labels may be reported, and later runs
-leave events before it out as late.
+What was told stays told: the last commit of a run says the watermark, up to which labels may be reported, and later
+runs leave events before it out as late.
 """
 
 import io

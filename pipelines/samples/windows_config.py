@@ -55,7 +55,7 @@ class WindowsConfig:
     """How far behind the newest event an event may arrive; rows are made so much later than they could be."""
     grace_s: float = 600.0
     """A visit is remembered so long after its last report: what happens then counts for the figures' truth alone."""
-    batch_rows: int = 1_000_000
+    batch_rows: int = 262_144
     """Events that are taken in at a time; changes no row."""
     chunk_rows: int = 524_288
     """Rows of a file."""

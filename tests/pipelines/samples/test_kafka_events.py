@@ -1,8 +1,8 @@
 """Messages of a topic as rows of `events`: offsets, kills, repeats, late and bad ones.
 
-`Topic` stands in for Kafka: a list of messages for each partition. The last test reads the messages of a real client over
-TCP and through Ray, from the broker that librdkafka brings for tests; no other broker was at hand. It needs the extra
-kafka, and is skipped without it.
+`Topic` stands in for Kafka: a list of messages for each partition. The last test reads the messages of a real client
+over TCP and through Ray, from the broker that librdkafka brings for tests; no other broker was at hand. It needs the
+extra kafka, and is skipped without it.
 """
 
 import json
