@@ -20,6 +20,7 @@ from pipelines.samples import kafka_events
 from pipelines.samples.day_of_windows import DayOfWindows, Totals
 from pipelines.samples.event_reader import DAY_MS, day_start_ms
 from pipelines.samples.examples import window
+from pipelines.samples.kafka_events import Taken
 from pipelines.samples.kafka_reader import RayKafka
 from pipelines.samples.label_figures import LabelFigures
 from pipelines.samples.windows_config import WindowsConfig
@@ -36,12 +37,10 @@ def run(config: WindowsConfig, run: Run) -> dict[str, Any]:
     """Writes the `windows` of every day of `events` that is not current yet, and of days between on which visits ended.
 
     Returns {days, days_written, labels, windows, events, late, duplicates, unmatched}, and the figures of LabelFigures
-    for the days written.
+    for the days written; from a topic also what was taken in of it.
     """
     storage = run.storage
-    if config.source.kind == "kafka":
-        with connected(run.cluster):
-            _take_in(storage, config)
+    taken = {"taken": asdict(_take_in(run, config))} if config.source.kind == "kafka" else {}
     made_from = _made_from(storage, config)
     if not made_from:
         raise contract.ContractError(
@@ -58,22 +57,25 @@ def run(config: WindowsConfig, run: Run) -> dict[str, Any]:
     counts = {name: getattr(totals, name) for name in ("windows", "events", "late", "duplicates", "unmatched")}
     figures = totals.figures.as_dict()
     _log(figures, counts)
-    return {"days": list(made_from), "days_written": written, "labels": config.labels, **counts, **figures}
+    return {"days": list(made_from), "days_written": written, "labels": config.labels, **taken, **counts, **figures}
 
 
-def _take_in(storage: Storage, config: WindowsConfig) -> None:
+def _take_in(run: Run, config: WindowsConfig) -> Taken:
     source = config.source
     reader = RayKafka(servers=source.servers, topic=source.topic, consumer=source.consumer)
-    taken = kafka_events.take_in(
-        storage,
-        reader,
-        topic=source.topic,
-        batch_rows=config.batch_rows,
-        lateness_ms=round(config.lateness_s * 1000),
-        listed=config.listed_late,
-    )
+    reader.bounds()  # what is wrong with the topic is said before Ray starts
+    with connected(run.cluster):
+        taken = kafka_events.take_in(
+            run.storage,
+            reader,
+            topic=source.topic,
+            batch_rows=config.batch_rows,
+            lateness_ms=round(config.lateness_s * 1000),
+            listed=config.listed_late,
+        )
     counts = (taken.events, taken.repeated, taken.late, taken.bad)
     log.info("windows | %s | %d events, %d repeated, %d late, %d bad", source.topic, *counts)
+    return taken
 
 
 def _made_from(storage: Storage, config: WindowsConfig) -> dict[str, dict[str, str]]:

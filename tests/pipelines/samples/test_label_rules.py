@@ -78,6 +78,7 @@ def test_a_clicked_visit_without_an_exit_is_over_after_hours() -> None:
     [
         (60.999, 59.9, (90, 0, "exit")),  # a millisecond short of a minute
         (61, 60.0, (90, 1, "positive")),
+        (61, 0.0, (90, 1, "positive")),  # to the millisecond
         (40, 60.0, (60, 1, "positive")),  # the exit itself says a minute
         (40, 59.9, (60, 0, "exit")),
         (500, 499.0, (90, 1, "positive")),  # known a minute after the click, long before the exit
@@ -108,6 +109,8 @@ def test_sliver_s_windows_count_from_the_exposure() -> None:
 
 def test_sliver_tells_of_tasks_after_a_click_only_where_it_came_before() -> None:
     assert replayed(visit(at=10), labels="sliver") == {"click": (100, 0, "timeout")}
+    assert "follow" not in replayed(visit(follow=5, click=30, exit=(45, 15.0)), labels="sliver")
+    assert replayed(visit(follow=5, click=29.999, exit=(45, 15.0)), labels="sliver")["follow"] == (30, 1, "positive")
     found = replayed(visit(follow=5, like=40, click=35, exit=(45, 10.0)), labels="sliver")
     assert "follow" not in found and found["like"] == (60, 1, "positive") and found["gift"] == (60, 0, "exit")
 

@@ -163,6 +163,29 @@ def test_figures_tell_accuracy_and_delay() -> None:
     assert (gift["accuracy"], gift["happened"], gift["found"], gift["delay_mean_s"]) == (0.666667, 2, 1, 288.0)
 
 
+@pytest.mark.parametrize(("gift_s", "happened"), [(139.999, 1), (140, 0)])
+def test_the_truth_ends_when_a_visit_is_forgotten(gift_s: float, happened: int) -> None:
+    """Nobody clicked: over after 60 s, told at 90, and remembered for 50 s more."""
+    _, replay = replayed(visit(gift=gift_s), WindowsConfig(**SHORT), 1)
+    gift = replay.figures.as_dict()["tasks"]["gift"]
+    assert (gift["reported"], gift["happened"], gift["found"]) == (1, happened, 0)
+    assert gift["accuracy"] == 1 - happened and replay.unmatched == 1 - happened
+
+
+def test_the_truth_of_a_fixed_window_is_that_of_the_whole_visit() -> None:
+    log = visit(click=1, gift=1500, exit=(2000, 1999.0))
+    _, replay = replayed(log, WindowsConfig(labels="fixed", window_s=300, grace_s=0), 1)
+    gift = replay.figures.as_dict()["tasks"]["gift"]
+    assert (gift["accuracy"], gift["happened"]) == (0.0, 1)
+
+
+@pytest.mark.parametrize("values", [(0.0, 60.0), (60.0, 0.0)])
+def test_of_repeats_that_differ_the_largest_counts_whichever_comes_first(values: tuple[float, float]) -> None:
+    log = [*visit(click=1), *(Event(20, "exit", value=value) for value in values)]
+    config = WindowsConfig(**SHORT)
+    assert told(replayed(log, config, 1)[0], config.tasks)[1, 10, START_MS]["long_view"] == (30, 1, "positive")
+
+
 def test_events_of_no_visit_are_counted() -> None:
     config = WindowsConfig(**SHORT)
     log = [Event(1, "click", user=5), *visit(click=1, exit=(5, 4.0)), Event(300, "like"), Event(301, "exposure")]
