@@ -48,7 +48,7 @@ class DayOfWindows:
         )
         late = LateEvents(self.config.listed_late, self.config.lateness_s)
         yield from _of_equal_size(self._rows(replay, late, totals), self.config.chunk_rows)
-        if late.count or self.storage.holds(rejections.TABLE, self.day):
+        if late.count or rejections.of_stage(self.storage, self.day, STAGE).num_rows:
             rejections.replace(self.storage, self.day, STAGE, late.rows())
         totals.late += late.count
         totals.duplicates += replay.duplicates

@@ -5,7 +5,7 @@ Needs confluent-kafka, the extra `kafka` of this project, on the driver and on t
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -36,7 +36,7 @@ class RayKafka:
     servers: str
     """As Kafka names them: host:port, separated by commas."""
     topic: str
-    consumer: Mapping[str, Any] = field(default_factory=dict)
+    consumer: Mapping[str, str] = field(default_factory=dict)
     """Settings of librdkafka, for both clients."""
 
     def bounds(self) -> tuple[Offsets, Offsets]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipelines.samples.event_reader import DAY_MS, ORDERS
 from pipelines.samples.label_rules import LABELS, TASKS, LabelRule
@@ -20,7 +19,7 @@ class SourceConfig:
     """Of Kafka; a message is a JSON object with the columns of `events`."""
     servers: str = ""
     """Of Kafka: host:port, separated by commas."""
-    consumer: Mapping[str, Any] = field(default_factory=dict)
+    consumer: Mapping[str, str] = field(default_factory=dict)
     """Settings of librdkafka, such as security.protocol. They are written to <run_dir>/config as they are."""
     order: str = "time"
     """`time`: the events of a day are sorted by their moments, as files may hold them in any order. `arrival`: files
