@@ -28,6 +28,7 @@ JOBS = {  # word: module below pipelines/, help
     ),
     "vocabulary": ("semantics.vocabulary", "train or extend the Live-Streaming Tokenizer"),
     "examples": ("samples.examples", "join impressions with point-in-time history"),
+    "windows": ("samples.windows", "turn events into labels, each at the end of its window of seconds"),
     "train": ("ranking.train", "train a ranker of sources and, beside it, Base"),
     "evaluate": ("ranking.evaluate", "AUC and GAUC of the last day"),
     "analyse": ("analysis.analyse", "similar authors, gates, and what SARM reads in anchors"),
@@ -49,6 +50,7 @@ EPILOG = """examples:
   python -m pipelines csv      --config my.yaml           (a copy of pipelines/configs/csv.yaml; docs/data.md)
   python -m pipelines validate --config my.yaml
   python -m pipelines daily    --config my.yaml           (a copy of pipelines/configs/daily.yaml)
+  python -m pipelines windows  --config my.yaml --set windows.labels=sliver
   python -m pipelines train    --config my.yaml --set train.batch_size=1024 --set seed=1
   python -m pipelines study    --config pipelines/configs/studies/table1.yaml
   python -m pipelines tune     --config pipelines/configs/studies/tune.yaml

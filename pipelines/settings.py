@@ -16,6 +16,7 @@ from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.config import load, merged
 from pipelines.runtime.run import Run
 from pipelines.samples.examples import ExamplesConfig
+from pipelines.samples.windows_config import WindowsConfig
 from pipelines.semantics.anchors import AnchorsConfig
 from pipelines.semantics.base_tokenizer import BaseTokenizerConfig
 from pipelines.semantics.embed import EmbedConfig
@@ -78,6 +79,8 @@ class Settings:
     """The Live-Streaming Tokenizer."""
     examples: ExamplesConfig = field(default_factory=ExamplesConfig)
     """Impressions with point-in-time histories."""
+    windows: WindowsConfig = field(default_factory=WindowsConfig)
+    """Events as labels, each at the end of the window in which it is known."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """SARM and Base."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

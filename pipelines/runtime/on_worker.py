@@ -24,7 +24,14 @@ from pipelines.tables.storage import Storage
 log = logging.getLogger(__name__)
 _JOBS = frozenset(
     f"pipelines.{name}"
-    for name in ("semantics.vocabulary", "samples.examples", "ranking.evaluate", "ranking.publish", "analysis.analyse")
+    for name in (
+        "semantics.vocabulary",
+        "samples.examples",
+        "samples.windows",
+        "ranking.evaluate",
+        "ranking.publish",
+        "analysis.analyse",
+    )
 )
 """Those that read and write storage alone, and start nothing on the cluster themselves."""
 _END = object()

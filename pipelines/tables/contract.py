@@ -24,8 +24,14 @@ FIELD_LIMITS = MappingProxyType(
 TASKS_COLUMNS = TASKS
 """Label columns that a ranker learns where it names no others."""
 
-LABELLED = ("impressions", "examples")
+LABELLED = ("impressions", "examples", "windows")
 """Tables with labels: `click`, and every further column of type uint8 or bool, of any name."""
+
+MASKED = ("windows",)
+"""Those of LABELLED in which each label has a mask, the column `mask_<label>`: where it is 0 the label says nothing."""
+
+MASK = "mask_"
+"""How the name of a mask begins, in tables of MASKED."""
 
 PROFILE = ("age_band", "gender", "region", "device")
 """Columns of `users` that say who a user is, in the order in which models read them."""
@@ -42,15 +48,20 @@ REASONS = (
     "engine_error",
     "invalid_json",
     "truncated_answer",
+    "late_event",
 )
 """Closed list of why a row lands in `rejections`."""
 
 EVENT_KINDS = ("exposure", "click", "exit", "follow", "like", "comment", "gift")
 
+WINDOW_REASONS = ("positive", "exit", "timeout")
+"""Why a row of `windows` was reported: something was done, the visit ended, or the time for it ran out."""
+
 CLOSED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "events": {"kind": EVENT_KINDS},
         "rejections": {"reason": REASONS},
+        "windows": {"reason": WINDOW_REASONS},
         "ingest_report": {"kind": ("video", "chat", "transcript", "other")},
     }
 )
@@ -221,6 +232,22 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 ),
             ),
             TableSpec(
+                name="windows",
+                row="training sample of an impression, reported when a window ends; further labels as `click`",
+                key=("impression_id", "window_end_ms", "reason"),
+                schema=_schema(
+                    impression_id=pa.int64(),
+                    user_id=pa.int64(),
+                    author_id=pa.int64(),
+                    live_id=pa.int64(),
+                    ts_ms=pa.int64(),
+                    window_end_ms=pa.int64(),
+                    reason=pa.string(),
+                    click=pa.uint8(),
+                    mask_click=pa.uint8(),
+                ),
+            ),
+            TableSpec(
                 name="oracle_impressions",
                 row="true probabilities of an impression (simulated platforms only)",
                 key=("impression_id",),
@@ -278,9 +305,10 @@ def spec(name: str) -> TableSpec:
 
 
 def schema_with(name: str, labels: Iterable[str]) -> pa.Schema:
-    """The table's columns, with further labels after `click`."""
+    """The table's columns, with further labels (of MASKED: and masks) after `click` and its mask."""
     fixed, further = list(spec(name).schema), [pa.field(label, pa.uint8(), nullable=False) for label in labels]
-    at = [field.name for field in fixed].index("click") + 1 if further else 0
+    last = f"{MASK}click" if name in MASKED else "click"
+    at = [field.name for field in fixed].index(last) + 1 if further else 0
     return pa.schema([*fixed[:at], *further, *fixed[at:]])
 
 
@@ -297,7 +325,13 @@ def schema_of(name: str, found: pa.Schema, columns: Sequence[str] | None = None)
 
 def is_label(name: str, column: str) -> bool:
     """Whether a column of the table holds labels."""
-    return name in LABELLED and (column == "click" or column not in spec(name).schema.names)
+    is_further = column == "click" or column not in spec(name).schema.names
+    return name in LABELLED and is_further and not is_mask(name, column)
+
+
+def is_mask(name: str, column: str) -> bool:
+    """Whether a column of the table says where a label counts."""
+    return name in MASKED and column.startswith(MASK)
 
 
 def conform(data: pa.Table, name: str, day: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -308,9 +342,18 @@ def conform(data: pa.Table, name: str, day: str, columns: Sequence[str] | None =
     """
     fields = schema_of(name, data.schema, columns)
     missing = [field.name for field in fields if field.name not in data.column_names]
+    if columns is None:
+        missing += _without_partner(name, fields.names)
     if missing:
         raise missing_columns(name, day, missing, data.column_names)
     return pa.table([_typed(data.column(f.name), f, name, day) for f in fields], schema=fields)
+
+
+def _without_partner(name: str, columns: Sequence[str]) -> list[str]:
+    """Masks that labels lack, and labels that masks lack."""
+    masks = {column for column in columns if is_mask(name, column)}
+    wanted = {f"{MASK}{column}" for column in columns if is_label(name, column)} if name in MASKED else set()
+    return sorted(wanted - masks) + sorted(mask.removeprefix(MASK) for mask in masks - wanted)
 
 
 def missing_columns(name: str, day: str, missing: Sequence[str], got: Sequence[str]) -> ContractError:

@@ -205,8 +205,30 @@ class Storage:
         with self.lease(name, day):
             return self._write(name, day, chunks, made_from)
 
-    def _write(
+    def append(
         self, name: str, day: str, chunks: Iterable[pa.Table], made_from: Mapping[str, str] | None = None
+    ) -> Commit:
+        """`write`, but what a job wrote of the day before stays, ahead of the new rows.
+
+        That no new row has the key of an old one is the matter of the caller. Raises ContractError for a day that a
+        user brought.
+        """
+        with self.lease(name, day):
+            onto = self.commit_of(name, day)
+            if onto is None and self._parquet(name, day, None):
+                raise ContractError(
+                    f"table {name}, day {day}: wanted a day that a job wrote, to add rows to it, got files without a "
+                    f"commit in {self.folder(name, day)}; move them away"
+                )
+            return self._write(name, day, chunks, made_from, onto)
+
+    def _write(
+        self,
+        name: str,
+        day: str,
+        chunks: Iterable[pa.Table],
+        made_from: Mapping[str, str] | None = None,
+        onto: Commit | None = None,
     ) -> Commit:
         folder = self.folder(name, day)
         self.filesystem.create_dir(folder, recursive=True)
@@ -231,7 +253,12 @@ class Storage:
         except BaseException:
             self._delete(folder, set(files))
             raise
-        commit = Commit(files=tuple(files), rows=rows, fingerprint=digest.hexdigest(), made_from=dict(made_from or {}))
+        commit = Commit(
+            files=(*(onto.files if onto else ()), *files),
+            rows=(onto.rows if onto else 0) + rows,
+            fingerprint=_chained(onto, digest.hexdigest()) if files or not onto else onto.fingerprint,
+            made_from=dict(made_from or {}),
+        )
         self._commit(name, day, commit)
         return commit
 
@@ -326,6 +353,11 @@ class Storage:
         for info in self.filesystem.get_file_info([f"{folder}/{file}" for file in sorted(files)]):
             if info.type == pafs.FileType.File:
                 self.filesystem.delete_file(info.path)
+
+
+def _chained(onto: Commit | None, fingerprint: str) -> str:
+    """Of the rows of a commit and those that follow."""
+    return hashlib.sha256(f"{onto.fingerprint} {fingerprint}".encode()).hexdigest() if onto else fingerprint
 
 
 def _lease_of(name: str, day: str) -> str:

@@ -27,6 +27,8 @@ _LEAST: Mapping[str, int] = MappingProxyType(
 """By column, the smallest value that means anything."""
 _TIMES = ("ts_ms", "start_ts_ms")
 """Columns that hold a moment of the row's day."""
+_OWN_TIMES: Mapping[str, tuple[str, ...]] = MappingProxyType({"windows": ("window_end_ms",)})
+"""By table, those columns where they are others: an impression may be reported on the day after its exposure."""
 _LATE_MS: Mapping[str, int] = MappingProxyType({"events": _DAY_MS, "segments": 7 * _DAY_MS})
 """By table, how long after the day's end a row may be: an exit belongs to the day of its exposure, the segments of a
 live to the day on which the live began (its segment 0 has to be of that day)."""
@@ -92,7 +94,7 @@ def faults(data: pa.Table, name: str, day: str, *, times: bool = True, deep: boo
 def _of_column(data: pa.Table, name: str, day: str, column: str, times: bool) -> Iterator[Fault]:
     values = data[column]
     yield from _nested(values, column)
-    if contract.is_label(name, column):
+    if contract.is_label(name, column) or contract.is_mask(name, column):
         remedy = "write labels as 0 or 1, and what is none not as uint8"
         yield from _wrong(column, values, pc.less_equal(values, 1), "0 or 1", remedy)
     elif column in CLOSED.get(name, {}):
@@ -102,7 +104,7 @@ def _of_column(data: pa.Table, name: str, day: str, column: str, times: bool) ->
     elif column in FIELD_LIMITS and types.is_list(values.type):
         lengths, most = pc.list_value_length(values), FIELD_LIMITS[column]
         yield from _wrong(column, lengths, pc.less_equal(lengths, most), f"at most {most} value(s)", "keep the first")
-    elif times and column in _TIMES:
+    elif times and column in _OWN_TIMES.get(name, _TIMES):
         yield from _outside_day(data, name, day, column)
 
 

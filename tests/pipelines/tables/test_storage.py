@@ -174,6 +174,30 @@ def test_a_wrong_type_is_refused_on_write(storage: Storage):
         storage.write("users", DAY, [users(1).set_column(0, "user_id", pa.array(["1"]))])
 
 
+def test_rows_are_added_to_those_of_before_and_a_death_changes_nothing(storage: Storage):
+    storage.append("users", DAY, [users(1)], {"offset": "1"})
+    first = storage.fingerprint("users", DAY)
+    storage.append("users", DAY, [users(3), users(2)], {"offset": "3"})
+    with pytest.raises(RuntimeError, match="killed"):
+        storage.append("users", DAY, dies_after(users(8)), {"offset": "4"})
+    assert storage.read("users", DAY)["user_id"].to_pylist() == [1, 3, 2]
+    commit = storage.commit_of("users", DAY)
+    assert commit is not None and commit.rows == 3 and commit.made_from == {"offset": "3"}
+    second = storage.fingerprint("users", DAY)
+    storage.append("users", DAY, [], {"offset": "9"})
+    assert storage.fingerprint("users", DAY) == second != first
+    assert storage.is_current("users", DAY, {"offset": "9"}) and storage.days("users") == [DAY]
+
+
+def test_rows_are_not_added_to_what_a_user_brought(storage: Storage):
+    path = Path(storage.folder("users", DAY)) / "mine.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(users(5), path)
+    with pytest.raises(ContractError, match="wanted a day that a job wrote, to add rows to it"):
+        storage.append("users", DAY, [users(1)])
+    assert storage.read("users", DAY)["user_id"].to_pylist() == [5]
+
+
 def test_an_empty_day_is_committed_but_holds_no_data(storage: Storage):
     storage.write("users", DAY, [], {"config": "a"})
     assert storage.read("users", DAY).num_rows == 0
