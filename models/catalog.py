@@ -33,6 +33,15 @@ class CatalogSizes:
         if min(self.num_users, self.num_authors) < 0 or min((self.num_categories, *self.profile_cardinalities)) < 1:
             raise ValueError(f"sizes must be >= 0 and cardinalities >= 1, got {self}; build them with Catalog.sizes")
 
+    def cover(self, needed: CatalogSizes) -> bool:
+        """Whether tables of these sizes serve a catalog of those: as many users and authors, and no fewer values."""
+        if (self.num_users, self.num_authors) != (needed.num_users, needed.num_authors):
+            return False
+        if len(self.profile_cardinalities) != len(needed.profile_cardinalities):
+            return False
+        pairs = zip(self.profile_cardinalities, needed.profile_cardinalities, strict=True)
+        return self.num_categories >= needed.num_categories and all(own >= other for own, other in pairs)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Catalog:

@@ -1,4 +1,4 @@
-"""AUC and GAUC, exact and tie-aware."""
+"""AUC and GAUC, exact and tie-aware; normalised entropy and calibration of probabilities."""
 
 from __future__ import annotations
 
@@ -54,6 +54,35 @@ def gauc(labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLike) ->
     if np.shape(labels) != np.shape(scores):
         raise ValueError(f"labels and scores must be [B], got shapes {np.shape(labels)} and {np.shape(scores)}")
     return float(auc_by_group(labels, scores, groups).mean())
+
+
+def normalised_entropy(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Mean log loss of probabilities, divided by that of the mean label for all (He et al. 2014, eq. 3).
+
+    Below 1 the scores say more than the base rate; nan if one class is absent.
+
+    Example:
+        >>> normalised_entropy([1, 0], [0.5, 0.5])
+        1.0
+    """
+    given, values = _checked(labels, scores)
+    rate = given.mean()
+    if rate in (0.0, 1.0):
+        return float("nan")
+    likely = np.where(given, values, 1.0 - values)
+    loss = -np.log(np.maximum(likely, np.finfo(np.float64).tiny)).mean()
+    return float(loss / -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate)))
+
+
+def calibration(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Sum of probabilities, divided by the number of positives: 1 is right on average; nan without a positive.
+
+    Example:
+        >>> calibration([1, 0, 0, 0], [0.5, 0.25, 0.25, 0.0])
+        1.0
+    """
+    given, values = _checked(labels, scores)
+    return float(values.sum() / given.sum()) if given.any() else float("nan")
 
 
 def auc_by_group(labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLike) -> GroupAUC:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.embeddings import IdTable
 from models.row_adam import RowAdam
 from models.sarm.anchor_encoder import AnchorEncoder
 
 _ADAM, _ROWS = "adam", "rows"
+
+
+class Moments(NamedTuple):
+    """What Adam knows of a parameter's gradients."""
+
+    mean: Tensor
+    """Of the parameter's shape."""
+    square: Tensor
+    """Of the parameter's shape."""
+    step: float
+    """How many steps it has seen."""
 
 
 class RankerOptimizer:
@@ -72,6 +83,28 @@ class RankerOptimizer:
         rows = self._optimizers.get(_ROWS)
         if isinstance(rows, RowAdam):
             rows.settle()
+
+    def moments(self, parameter: nn.Parameter) -> Moments | None:
+        """What is known of a parameter's gradients; None before its first step. Of a sparse table it wants `settle`."""
+        for optimizer in self._optimizers.values():
+            state = optimizer.state.get(parameter)
+            if state and isinstance(optimizer, RowAdam):
+                mean, square = state["moments"].unbind(dim=1)
+                return Moments(mean, square, state["now"][0])
+            if state:
+                return Moments(state["exp_avg"], state["exp_avg_sq"], float(state["step"]))
+        return None
+
+    def set_moments(self, parameter: nn.Parameter, moments: Moments) -> None:
+        """Goes on from what another optimizer has learnt of a parameter's gradients."""
+        rows = self._optimizers.get(_ROWS)
+        if isinstance(rows, RowAdam) and parameter in rows.state:
+            rows.begin_at(parameter, torch.stack([moments.mean, moments.square], dim=1), moments.step)
+            return
+        step = torch.tensor(moments.step, device=parameter.device)
+        self._optimizers[_ADAM].state[parameter] = {
+            "step": step, "exp_avg": moments.mean.clone(), "exp_avg_sq": moments.square.clone()
+        }  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` goes on from."""

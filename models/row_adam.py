@@ -125,6 +125,14 @@ class RowAdam(torch.optim.Optimizer):
                     self._put(weight, self.take(weight, rows))
         self._taken.clear()
 
+    def begin_at(self, weight: Tensor, moments: Tensor, step: float) -> None:
+        """Goes on as after so many steps, with the moments [N, 2, D] of all rows as of the last of them."""
+        state, now = self.state[weight], [step, 0.0]
+        state["moments"].copy_(moments)
+        state["come_to"].copy_(state["come_to"].new_tensor(now).expand_as(state["come_to"]))
+        state["now"] = now
+        self._taken.pop(weight, None)
+
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on from a `state_dict` of tables of the same sizes, without a second copy of it."""
         (group,) = self.param_groups

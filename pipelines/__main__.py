@@ -30,6 +30,7 @@ JOBS = {  # word: module below pipelines/, help
     "examples": ("samples.examples", "join impressions with point-in-time history"),
     "windows": ("samples.windows", "turn events into labels, each at the end of its window of seconds"),
     "train": ("ranking.train", "train a ranker of sources and, beside it, Base"),
+    "follow": ("ranking.follow", "go on with the published rankers where there are new days"),
     "evaluate": ("ranking.evaluate", "AUC and GAUC of the last day"),
     "analyse": ("analysis.analyse", "similar authors, gates, and what SARM reads in anchors"),
     "publish": ("ranking.publish", "write the bank that serving reads and move CURRENT"),
@@ -42,6 +43,8 @@ JOBS = {  # word: module below pipelines/, help
     "tune": ("studies.tune", "choose how a study's rows are trained, with an equal budget for each"),
     "demo": ("demo.demo", "everything, over the simulated platform"),
 }
+SECTIONS = {"follow": "train"}
+"""Jobs that read the section of another one."""
 CHAINS = ("daily", "study", "tune", "demo")
 """Words that run several jobs, and so are told the whole configuration; a job knows its own section."""
 EPILOG = """examples:
@@ -133,7 +136,7 @@ def _run(asked: argparse.Namespace) -> Path:
     if asked.job in CHAINS:
         figures = job.run(settings)
     else:
-        figures = on_worker.run_job(job, getattr(settings, asked.job), settings.open())
+        figures = on_worker.run_job(job, getattr(settings, SECTIONS.get(asked.job, asked.job)), settings.open())
     figures = {"seconds": round(time.perf_counter() - started, 3), **figures}
     metrics = run_dir / f"{asked.job}.json"
     metrics.write_text(json.dumps(figures, indent=1, default=str))

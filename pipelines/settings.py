@@ -130,7 +130,7 @@ class Settings:
             "base_tokenizer.output": (self.base_tokenizer.output, ("base_tokenizer",)),
             "distil.output": (self.distil.output, ("distil",)),
             "study.trials": (self.study.trials, ("study", "tune")),
-            "train.checkpoints": (self.train.checkpoints, ("train", "daily", "demo")),
+            "train.checkpoints": (self.train.checkpoints, ("train", "follow", "daily", "demo")),
         }
         return places | {key: place for key, (place, jobs) in own.items() if place and job in jobs}
 

@@ -178,6 +178,22 @@ class ArtifactStore:
                 swept.append(version.base_name[2:])
         return swept
 
+    def forget(self, kind: str, keep: int) -> list[str]:
+        """Removes all but the `keep` versions of a kind that were stored last, and CURRENT; returns their run ids.
+
+        Only for kinds of which nobody reads an older version, and for who keeps others from publishing meanwhile.
+        """
+        base = f"{self._path}/artifacts/{kind}"
+        infos = self._filesystem.get_file_info(pafs.FileSelector(base, allow_not_found=True))
+        versions = [info.base_name[2:] for info in infos if info.base_name.startswith("v=")]
+        newest = sorted(versions, key=lambda version: self.published_ts_ms(kind, version), reverse=True)
+        gone = [version for version in newest[keep:] if version != self.current(kind)]
+        for version in gone:
+            # The manifest first: a version that goes half is none.
+            self._remove(self.folder(kind, version), [MANIFEST])
+            self._filesystem.delete_dir(self.folder(kind, version))
+        return gone
+
     def _holds(self, path: str) -> bool:
         return bool(self._filesystem.get_file_info(path).type == pafs.FileType.File)
 

@@ -276,10 +276,15 @@ class SARM(Source):
                 f"wanted what each of the {rows.num_live_rows - self.rows.num_live_rows} new rows replaces, got "
                 f"{len(replaced)}; take LiveStreamingTokenizer.replaced"
             )
-        old = self.encoder.live_tokens.weight.detach()
-        new = old.new_zeros(len(replaced), old.shape[1])
-        for vector, parts in zip(new, replaced, strict=True):
-            if (parts != NO_LIVE_ROW).any():
-                vector.copy_(old[torch.from_numpy(parts[parts != NO_LIVE_ROW]).long()].mean(dim=0))
-        self.encoder.live_tokens.append(new)
+        old = self.encoder.live_tokens.weight
+        self.encoder.live_tokens.append(old.detach().new_zeros(len(replaced), old.shape[1]))
         self.rows = rows
+        self.begin_live_tokens(replaced)
+
+    @torch.no_grad()
+    def begin_live_tokens(self, replaced: Sequence[RowArray]) -> None:
+        """Gives the last rows of the live tokens the mean of the rows that each of them takes the place of, or zero."""
+        weight = self.encoder.live_tokens.weight
+        for vector, parts in zip(weight[len(weight) - len(replaced) :], replaced, strict=True):
+            learnt = torch.from_numpy(parts[parts != NO_LIVE_ROW]).long().to(weight.device)
+            vector.copy_(weight[learnt].mean(dim=0) if len(learnt) else torch.zeros_like(vector))

@@ -3,9 +3,12 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 CATALOG, CATEGORIES = "catalog.safetensors", "categories.json"
 OPTIMIZER, PROGRESS = "optimizer.pt", "progress.json"
+SEEN = "seen.safetensors"
+"""On which day each user and author was seen last, where a ranker follows its days."""
 BEST = "best.pt"
 """Weights, optimizer and banks of the best epoch so far, where there is a validation."""
 
@@ -31,6 +34,8 @@ class Progress:
     """Seconds between them in which this worker waited for examples."""
     cpu_seconds: float = 0.0
     """The same in CPU seconds of this process, all its threads together."""
+    judged: list[dict[str, Any]] = field(default_factory=list)
+    """{key, examples, and auc, gauc, normalised_entropy, calibration by task}: each key before it was learnt."""
     curve: list[dict[str, float]] = field(default_factory=list)
     """{step, loss, main_loss, click_loss, aux_loss, examples_per_s}, means since the entry before."""
 
@@ -56,7 +61,7 @@ def published_files(checkpoint: Path) -> list[Path]:
     return sorted(
         path
         for path in checkpoint.iterdir()
-        if path.name not in (OPTIMIZER, PROGRESS, BEST) and not path.match(bank_file("*"))
+        if path.name not in (OPTIMIZER, PROGRESS, BEST, SEEN) and not path.match(bank_file("*"))
     )
 
 

@@ -7,7 +7,7 @@ are scored after every epoch. When that gets no better, training goes back to th
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -49,21 +49,39 @@ def train(
     """
     torch.manual_seed(plan.seed)
     fit = _Fit(plan, storage, made_from, worker, log_line)
-    progress = fit.loop.progress
     if resume is not None:
         fit.loop.restore(resume)
-        progress = fit.loop.progress
-        log_line(f"{plan.name} | goes on from its checkpoint {folder_after(progress)}")
-    while (key := plan.next_key(progress)) is not None:
-        for _ in fit.learn(key):
-            folder = None
-            if worker.rank == 0:
-                folder = work / folder_after(progress)
-                fit.save(folder)
-            report({"key": key, **progress.curve[-1]}, folder)
+        log_line(f"{plan.name} | goes on from its checkpoint {folder_after(fit.loop.progress)}")
+    go_through(fit, plan, work, report)
     if worker.rank == 0:
         fit.warn()
-    return progress
+    return fit.loop.progress
+
+
+class Learner(Protocol):
+    """What goes through keys."""
+
+    loop: Loop
+
+    def learn(self, key: str) -> Iterator[None]:
+        """Learns a key, or what is left of it; yields where a checkpoint is due."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Leaves a checkpoint."""
+        ...
+
+
+def go_through(learner: Learner, plan: TrainingPlan, work: Path, report: Report) -> None:
+    """Through all keys of a plan that are left, reporting each checkpoint."""
+    loop = learner.loop
+    while (key := plan.next_key(loop.progress)) is not None:
+        for _ in learner.learn(key):
+            loop, folder = learner.loop, None
+            if loop.worker.rank == 0:
+                folder = work / folder_after(loop.progress)
+                learner.save(folder)
+            report({"key": key, **loop.progress.curve[-1]}, folder)
 
 
 class _Fit:
@@ -80,7 +98,7 @@ class _Fit:
         self.states = self._open()
         self.tasks = list(plan.ranker.tasks)
         """The first one is that whose GAUC on the validation keys chooses the epoch."""
-        self.loop = Loop(plan, compose(plan, self.catalog, self.states), worker, log_line)
+        self.loop = Loop(plan, compose(plan, self.catalog.sizes, self.states), worker, log_line)
 
     def _open(self) -> dict[str, State]:
         """States that know nothing yet: they move forward only, and every epoch begins with the first key again."""

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from models.batch import RankingBatch
-from models.catalog import Catalog
+from models.catalog import CatalogSizes
 from models.composed import ComposedRanker, Sources
 from models.optimizer import RankerOptimizer
 from models.sarm.memory_bank import MemoryBank
@@ -41,7 +41,7 @@ class Loop:
         """Of the sources that have one."""
         rates = {"lr_ids": plan.lr_ids, "lr_encoder": plan.lr_encoder, "lr_dense": plan.lr_dense}
         self.optimizer = RankerOptimizer(self.step, **rates, l2_ids=plan.l2_ids)
-        self._exchange = Exchange(self.step, worker)
+        self.exchange = Exchange(self.step, worker)
         self._best: dict[str, Any] | None = None
         self._log_line = log_line
         self._sums = torch.zeros(4, dtype=torch.float64)
@@ -92,7 +92,7 @@ class Loop:
         if is_last:
             window.backward()
         encoded = {name: (of.rows, of.vectors.detach()) for name, of in window.encoded.items() if is_last}
-        written = self._exchange(encoded)
+        written = self.exchange(encoded)
         self.optimizer.step()
         for name, (rows, vectors) in written.items():
             self.banks[name].write(rows, vectors, progress.step)
@@ -130,6 +130,10 @@ class Loop:
                 f"loss {main:.4f} | aux {aux:.4f} | encoded {progress.encoded} | {rate:.0f} examples/s | "
                 f"waiting {100 * waiting:.0f} % | eta {eta_s:.0f} s"
             )
+
+    def go_on_as(self, other: "Loop") -> None:
+        """Takes the progress of a loop that this one goes on with."""
+        self.progress, self._pace = other.progress, other._pace
 
     def save(self, folder: Path) -> None:
         """Everything to go on from: model, optimizer, banks, the best epoch, progress."""
@@ -170,10 +174,10 @@ class Loop:
             self.banks[name].written_step.copy_(written_step)
 
 
-def compose(plan: TrainingPlan, catalog: Catalog, states: Mapping[str, State]) -> ComposedRanker:
+def compose(plan: TrainingPlan, sizes: CatalogSizes, states: Mapping[str, State]) -> ComposedRanker:
     """The plan's ranker with new parameters, drawn from torch's generator."""
     specs = tuple(
         SourceSpec.of(source.name, SOURCES[source.name].module, source.config, states[source.name].facts)
         for source in plan.sources
     )
-    return ComposedRanker(plan.ranker, catalog.sizes, Sources(specs=specs))
+    return ComposedRanker(plan.ranker, sizes, Sources(specs=specs))

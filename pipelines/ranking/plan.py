@@ -40,6 +40,27 @@ LAST_RATE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FollowConfig:
+    """How a ranker goes on with what is new, day after day: the job follow."""
+
+    rate: float = 0.25
+    """Share of the learning rates, all the time."""
+    forget_days: int | None = None
+    """An id that was in no example for so many days, and whose row in users or authors did not change, loses its
+    vector; null = never."""
+    shuffle: bool = False
+    """Requests of a stretch in random order; false = in the order of time."""
+    keep_states: int = 2
+    """Versions of what a ranker goes on from that stay: each has the whole optimizer."""
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0 or self.keep_states < 1 or (self.forget_days is not None and self.forget_days < 1):
+            raise ValueError(
+                f"wanted rate > 0, keep_states >= 1 and forget_days >= 1 or null, got {self}; correct them"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """What is trained, and how."""
 
@@ -88,6 +109,8 @@ class TrainConfig:
     """Failures (a lost worker, node or controller is one) after which training goes on from its last finished day."""
     checkpoints: PathText | None = None
     """Folder or URL for checkpoints, which all nodes must see; null = `ray` below run_dir."""
+    follow: FollowConfig = field(default_factory=FollowConfig)
+    """How the job follow goes on."""
     scaling: TrainScaling = field(default_factory=TrainScaling)
     """Workers."""
     ranker: RankerConfig = field(default_factory=RankerConfig)

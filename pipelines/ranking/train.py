@@ -8,22 +8,19 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipelines.ranking.checkpoint import published_files, read_progress
 from pipelines.ranking.fit import train
+from pipelines.ranking.on_ray import fitted, places
 from pipelines.ranking.plan import TrainConfig, TrainingPlan, make_plan
-from pipelines.ranking.worker import Worker
 from pipelines.runtime.cluster import connected
-from pipelines.runtime.ray_train import Training, fit
 from pipelines.runtime.run import Run
 from pipelines.runtime.shared import require_shared
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.fingerprint import digest
-from pipelines.tables.storage import Storage, shared_root
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +43,7 @@ def run(config: TrainConfig, run: Run) -> dict[str, Any]:
     if not jobs:
         return metrics
     with connected(run.cluster):
-        places = {"storage.root": run.storage.url, "train.checkpoints": _checkpoints(config, run)}
-        require_shared(places, config.scaling)
+        require_shared(places(config, run), config.scaling)
         for plan, made_from, run_id in jobs:
             started = time.perf_counter()
             with artifacts.lease(plan.name):
@@ -61,29 +57,18 @@ def _fit(
     config: TrainConfig, run: Run, plan: TrainingPlan, run_id: str, artifacts: Artifacts, made_from: Mapping[str, str]
 ) -> dict[str, Any]:
     """One run of Ray Train, and the publication of its last checkpoint."""
-    given = {
-        "plan": plan,
-        "root": shared_root(run.storage.url),
-        "threads": config.scaling.cpus_per_worker,
-        "made_from": dict(made_from),
-        "asked_at": time.time(),
-    }
-    training = Training(
-        name=f"{plan.name}-{run_id}",
-        storage_path=_checkpoints(config, run),
-        scaling=config.scaling,
-        max_failures=config.max_failures,
-    )
-    result, failures = fit(_worker, given, training, log)
-    if result.checkpoint is None:
-        raise RuntimeError(f"training {plan.name} left no checkpoint below {training.storage_path}")
-    with result.checkpoint.as_directory() as folder:
-        published = publish_checkpoint(Path(folder), plan, run_id, artifacts, made_from)
-    return published | {"failures": failures, "start_seconds": round(result.metrics["start_s"], 1)}
+    with fitted(train, config, run, plan, f"{plan.name}-{run_id}", made_from) as (checkpoint, ended):
+        return publish_checkpoint(checkpoint, plan, run_id, artifacts, made_from) | ended
 
 
-def _checkpoints(config: TrainConfig, run: Run) -> str:
-    return shared_root(config.checkpoints or str(run.folder / "ray"))
+def publish_ranker(
+    checkpoint: Path, name: str, run_id: str, artifacts: Artifacts, made_from: Mapping[str, str]
+) -> None:
+    """Publishes the files of a checkpoint that make up a ranker."""
+    with tempfile.TemporaryDirectory() as folder:
+        for file in published_files(checkpoint):
+            shutil.copy(file, folder)
+        artifacts.publish(name, Path(folder), run_id, made_from)
 
 
 def publish_checkpoint(
@@ -93,10 +78,7 @@ def publish_checkpoint(
     progress = read_progress(checkpoint)
     if plan.next_key(progress) is not None:
         raise RuntimeError(f"the checkpoint of {run_id} ends after {progress.done}, before {plan.next_key(progress)}")
-    with tempfile.TemporaryDirectory() as folder:
-        for file in published_files(checkpoint):
-            shutil.copy(file, folder)
-        artifacts.publish(plan.name, Path(folder), run_id, made_from)
+    publish_ranker(checkpoint, plan.name, run_id, artifacts, made_from)
     return {
         "days": list(plan.days),
         "epochs": (progress.epochs_end or 0) // len(plan.keys),
@@ -110,52 +92,3 @@ def publish_checkpoint(
         "main_loss": progress.curve[-1]["main_loss"],
         "curve": progress.curve,
     }
-
-
-def _worker(config: dict[str, Any]) -> None:
-    """What each worker of Ray Train runs."""
-    import ray.train
-    import torch
-    from ray.train import Checkpoint
-    from ray.train.torch import get_device
-
-    torch.set_num_threads(config["threads"])
-    context = ray.train.get_context()
-    storage = Storage.open(config["root"])
-    worker = Worker(rank=context.get_world_rank(), world_size=context.get_world_size(), device=get_device())
-    start_s = time.time() - config["asked_at"]
-    if worker.rank == 0:
-        config["lines"].put(f"{config['plan'].name} | {worker.world_size} worker(s) ready after {start_s:.1f} s")
-
-    def report(metrics: Mapping[str, Any], folder: Path | None) -> None:
-        checkpoint = None if folder is None else Checkpoint.from_directory(str(folder))
-        ray.train.report({**metrics, "start_s": start_s}, checkpoint=checkpoint)
-
-    with tempfile.TemporaryDirectory() as work, _resume() as resume:
-        train(
-            config["plan"],
-            storage,
-            config["made_from"],
-            work=Path(work),
-            worker=worker,
-            report=report,
-            log_line=config["lines"].put if worker.rank == 0 else _silent,
-            resume=resume,
-        )
-
-
-@contextmanager
-def _resume() -> Iterator[Path | None]:
-    """The folder of the checkpoint to go on from, None at the start of a run."""
-    import ray.train
-
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        yield None
-    else:
-        with checkpoint.as_directory() as folder:
-            yield Path(folder)
-
-
-def _silent(line: str) -> None:
-    """Other workers than the first say nothing."""

@@ -55,6 +55,20 @@ class Exchange:
             )
         return dict(zip(banked, gathered[len(sparse) :], strict=True))
 
+    def gather(self, rows: Tensor, values: Tensor) -> Rows:
+        """All workers' rows [R] int64 with values [R, ...] float32, in the order of ranks."""
+        if self._worker.world_size == 1:
+            return rows, values
+        counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(self._worker.world_size)]
+        dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+        return self._gather([(rows, values)], [[int(count)] for count in counts])[0]
+
+    def newest(self, days: Tensor) -> Tensor:
+        """The greatest of all workers' values, by place."""
+        if self._worker.world_size > 1:
+            dist.all_reduce(days, dist.ReduceOp.MAX)
+        return days
+
     def _mean(self, dense: Sequence[nn.Parameter], counts: Sequence[int]) -> list[list[int]]:
         """Means of gradients and statistics over all workers; returns the counts of every worker, by rank.
 

@@ -3,7 +3,8 @@
 Every worker makes these from storage by itself; the same tables give the same rows and the same order everywhere.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +25,33 @@ EXAMPLE = ("impression_id", "user_id", "author_id", "ts_ms", *_HISTORY, "anchor_
 """Columns of examples beside their labels."""
 
 
-def build_catalog(storage: Storage, until: str) -> tuple[Catalog, list[str]]:
-    """Everyone known up to and including `until`, and the names of the author categories (value c is names[c - 1])."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Still:
+    """Which ids of a table of newest rows keep a row in a catalog."""
+
+    seen: Ints
+    """Ids that were in an example lately, ascending."""
+    since: int
+    """Rows that were new or changed on this day, or later, count too; in days since 1970."""
+
+    def of(self, rows: pa.Table, key: str) -> pa.Table:
+        """The rows that stay."""
+        changed = rows["since"].combine_chunks().cast("int32").to_numpy() >= self.since
+        return rows.filter(pa.array(changed | np.isin(rows[key].to_numpy(), self.seen)))
+
+
+def build_catalog(
+    storage: Storage, until: str, named: Sequence[str] = (), still: Mapping[str, Still] | None = None
+) -> tuple[Catalog, list[str]]:
+    """Everyone known up to and including `until`, and the names of the author categories (value c is names[c - 1]).
+
+    Categories of `named` keep their values. With `still`, by table, only those ids count that it says.
+    """
     users, authors = newest.read(storage, "users", until=until), newest.read(storage, "authors", until=until)
+    if still is not None:
+        users, authors = still["users"].of(users, "user_id"), still["authors"].of(authors, "author_id")
     shown = authors["category"].to_pylist()
-    names = sorted({name for name in shown if name is not None})
+    names = [*named, *sorted({name for name in shown if name is not None} - set(named))]
     code = {name: index for index, name in enumerate(names)}
     catalog = Catalog.build(
         user_ids=users["user_id"].to_numpy(),

@@ -27,6 +27,11 @@ class Artifacts(ArtifactStore):
         """Raises HeldError where a lease that this process took was lost to another meanwhile."""
         self._storage.leases.confirm(f"artifacts/{kind}")
 
+    def keep_newest(self, kind: str, count: int) -> None:
+        """Removes all but the versions of a kind that were published last; CURRENT always stays."""
+        with self.lease(kind, _WAIT_S):
+            self.forget(kind, count)
+
     def publish(self, kind: str, local: Path, run_id: str, made_from: Mapping[str, str]) -> Manifest:
         """See ArtifactStore. Sweeps the halves of versions that other publishers of the kind left when they died."""
         with self.lease(kind, _WAIT_S):

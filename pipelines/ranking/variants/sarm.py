@@ -7,6 +7,7 @@ from models.sarm.anchor_tokens import AnchorTokens, TokenRows
 from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
 from models.sarm.model import SARM, SARMConfig
 from models.sources import Inputs
+from models.sources import Source as Module
 from pipelines.ranking.anchor_table import AnchorTable
 from pipelines.ranking.variants.source import Context, Source, State
 from pipelines.runtime.shares import is_worth_saying, share
@@ -48,6 +49,17 @@ class CurrentAnchors(State):
         """Compares the examples' anchor days with those here."""
         self._table.check_examples(key, columns)
 
+    def go_on(self, module: Module, before: Module) -> None:
+        """A live token that an update has appended begins at the mean of those that it takes the place of."""
+        assert isinstance(module, SARM) and isinstance(before, SARM)
+        if module.rows.num_base_rows != before.rows.num_base_rows:
+            raise ValueError(
+                f"source sarm: wanted a tokenizer with {before.rows.num_base_rows} base rows, as the ranker has, got "
+                f"{module.rows.num_base_rows}; train it from the beginning"
+            )
+        if module.rows.num_live_rows > before.rows.num_live_rows:
+            module.begin_live_tokens(self.tokenizer.replaced(before.rows.num_live_rows))
+
     def warning(self) -> str:
         """How many of the anchors read so far were cut."""
         table = self._table
@@ -65,6 +77,7 @@ class SARMSource(Source):
     label = "SARM"
     reads: tuple[str, ...] = ("anchors",)
     module = SARM
+    can_follow = True
 
     def depends_on(self, storage: Storage, before: str) -> dict[str, str]:
         """Every day of anchors before."""

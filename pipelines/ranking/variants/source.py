@@ -56,6 +56,12 @@ class State(Protocol):
         """What the owner of the data should know of what was read so far, in a line; "" for nothing."""
         return ""
 
+    def go_on(self, module: Module, before: Module) -> None:
+        """Begins what is new in a module that goes on with these facts, after one that had those of `before`.
+
+        Raises ValueError where it cannot go on."""
+        return None
+
     def save(self, folder: Path) -> None:
         """Leaves in the folder of a checkpoint what it learnt from the training days, if anything."""
         return None
@@ -75,6 +81,9 @@ class Source(Protocol):
     """Tables of the contract that it is made from."""
     module: type[Module]
     """What learns; `module.Config` is the section `train.models.<name>`."""
+
+    can_follow: bool = False
+    """Whether a ranker with it may go on with the facts of later days: what its inputs mean must stay."""
 
     def depends_on(self, storage: Storage, before: str) -> dict[str, str]:
         """Fingerprints of all that its state reads of what was known before a time key."""

@@ -1,0 +1,151 @@
+"""What a ranker that follows its days goes on with: the configuration, and the plan that fixes one run of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from models.artifacts.manifest import Manifest
+from pipelines.ranking.checkpoint import PROGRESS, Progress, read_progress
+from pipelines.ranking.plan import PlannedSource, TrainConfig, TrainingPlan
+from pipelines.ranking.variants import SOURCES, ranker_name
+from pipelines.runtime.config import ConfigError, to_dict
+from pipelines.runtime.run import Run
+from pipelines.samples.batches import require_labels
+from pipelines.tables import newest
+from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.fingerprint import digest
+
+_EXAMPLES = "examples/"
+BEFORE = "before"
+"""In the lineage: the version that a version went on from."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FollowPlan(TrainingPlan):
+    """All that fixes one run; two runs, one after the other, do what one run over the keys of both does."""
+
+    rate: float
+    """Share of the learning rates, all the time."""
+    forget_days: int | None
+    """After so many days without an example an id loses its row; None = never."""
+    before: Progress
+    """What was done before this run."""
+    state: tuple[str, str] | None
+    """Kind and version of the artifact that it goes on from; None begins with a new ranker."""
+
+    def rate_at(self, progress: Progress) -> float:
+        """The same at every step: there is no last one."""
+        return self.rate
+
+    def next_key(self, progress: Progress) -> str | None:
+        """The first key behind those that are done."""
+        last = progress.done[-1] if progress.done else ""
+        return next((key for key in self.keys if key > last), None)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps up to the end of this run."""
+        return self.before.step + sum(self.cut.num_steps(rows) for rows in self.rows)
+
+    @property
+    def num_examples(self) -> int:
+        """Examples up to the end of this run."""
+        return self.before.examples + sum(self.rows)
+
+
+def state_kind(ranker: str) -> str:
+    """Artifact kind of what a ranker goes on from: its last checkpoint."""
+    return f"{ranker}.state"
+
+
+def make_follow_plan(
+    config: TrainConfig, run: Run, artifacts: Artifacts, sources: tuple[str, ...]
+) -> tuple[FollowPlan, dict[str, str]]:
+    """What following does for a ranker with these sources, and fingerprints of all that it depends on.
+
+    Raises ConfigError for a source that cannot be followed, and ContractError where the label of a task is missing.
+    """
+    _require(sources)
+    storage, name = run.storage, ranker_name(sources)
+    state, before, learnt = _go_on_from(artifacts, name)
+    last = before.done[-1] if before.done else ""
+    keys = tuple(day for day in storage.days("examples") if day > last)
+    require_labels(storage, keys, list(config.ranker.tasks))
+    plan = FollowPlan(
+        seed=run.seed,
+        ranker=config.ranker,
+        sources=tuple(PlannedSource(name=source, config=getattr(config.models, source)) for source in sources),
+        keys=keys,
+        rows=tuple(storage.dataset("examples", day).count_rows() for day in keys),
+        epochs=1,
+        validation=(),
+        validation_rows=(),
+        patience=1,
+        shuffle=config.follow.shuffle,
+        catalog_until=keys[-1] if keys else last,
+        **{key: getattr(config, key) for key in _SAME},
+        warmup_steps=0,
+        end_rate=1.0,
+        rate=config.follow.rate,
+        forget_days=config.follow.forget_days,
+        before=before,
+        state=state,
+    )
+    examples = storage.listing("examples")
+    made_from = learnt | {f"{_EXAMPLES}{day}": examples.stamp(day) for day in keys}
+    made_from["config"] = digest([_choices(plan), list(config.ranker.tasks), config.scaling.num_workers])
+    made_from[BEFORE] = artifacts.current(name) or "nothing"
+    for source in sources:
+        made_from |= SOURCES[source].pinned(artifacts)
+    for table in ("users", "authors") if keys else ():
+        made_from[table] = newest.fingerprint(storage, table, until=keys[-1])
+    return plan, made_from
+
+
+_SAME = (
+    "batch_size", "stretch_rows", "checkpoint_rows", "encode_window", "lr_ids", "lr_encoder", "lr_dense", "l2_ids",
+    "log_every",
+)  # fmt: skip
+
+
+def _choices(plan: FollowPlan) -> dict[str, object]:
+    """The plan without what differs from run to run."""
+    passing = ("keys", "rows", "catalog_until", "before", "state")
+    return {f.name: to_dict(getattr(plan, f.name)) for f in fields(plan) if f.name not in passing}
+
+
+def _require(sources: tuple[str, ...]) -> None:
+    if fixed := [source for source in sources if not SOURCES[source].can_follow]:
+        able = ", ".join(name for name, source in SOURCES.items() if source.can_follow)
+        raise ConfigError(
+            f"train.sources: {', '.join(fixed)} cannot be followed, as its codes are those of the days that it was "
+            f"trained on; wanted some of {able}, or none (Base); or run the job train"
+        )
+
+
+def _go_on_from(artifacts: Artifacts, ranker: str) -> tuple[tuple[str, str] | None, Progress, dict[str, str]]:
+    """The version to go on from, what was done by then, and the days that it has learnt, as they were then.
+
+    That is the state beside the published ranker, where it belongs to it, or is one step ahead of it, as a run leaves
+    it that dies before it publishes. Else the published ranker itself, which was trained anew, without its optimizer.
+    """
+    kind, current = state_kind(ranker), artifacts.current(ranker)
+    if artifacts.current(kind) is not None:
+        folder, manifest = artifacts.verified(kind)
+        if current in (manifest.run_id, manifest.made_from[BEFORE], None):
+            return (kind, manifest.run_id), _progress(folder), _learnt(manifest)
+    if current is None:
+        return None, Progress(), {}
+    manifest = artifacts.manifest(ranker)
+    days = sorted(key.removeprefix(_EXAMPLES) for key in manifest.made_from if key.startswith(_EXAMPLES))
+    return (ranker, current), Progress(done=days), _learnt(manifest)
+
+
+def _progress(folder: Path) -> Progress:
+    assert (folder / PROGRESS).is_file()
+    return read_progress(folder)
+
+
+def _learnt(manifest: Manifest) -> dict[str, str]:
+    made_from: Mapping[str, str] = manifest.made_from
+    return {key: stamp for key, stamp in made_from.items() if key.startswith(_EXAMPLES)}
