@@ -9,7 +9,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from pipelines.ranking import evaluate, publish, train
+from pipelines.ranking import evaluate, follow, publish, train
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError
 from pipelines.runtime.on_worker import run_job
@@ -35,8 +35,8 @@ def run(settings: "Settings") -> dict[str, Any]:
     """Runs the chain in one connection to Ray, and reports each job's figures under its name."""
     figures: dict[str, Any] = {}
     run = settings.open()
-    judged = settings.publish.gate.rule != "off"
-    if judged and not settings.train.test_days:
+    judged, follows = settings.publish.gate.rule != "off", settings.train.each_day == "follow"
+    if judged and not follows and not settings.train.test_days:
         raise ConfigError(
             "train.test_days: 0 leaves no day on which the ranker could be judged; set it to 1 or more, or "
             "publish.gate.rule to off"
@@ -48,11 +48,15 @@ def run(settings: "Settings") -> dict[str, Any]:
                 log.info("daily %d/%d | %s | brought with the tables: no segments", number, len(JOBS), name)
                 figures[name] = {"how": "brought"}
                 continue
+            if name == "evaluate" and follows:
+                log.info("daily %d/%d | %s | left out: follow has measured each day before it", number, len(JOBS), name)
+                figures[name] = {"how": "followed"}
+                continue
             if name == "evaluate" and not settings.train.test_days:
                 log.info("daily %d/%d | %s | left out: train.test_days is 0", number, len(JOBS), name)
                 figures[name] = {"how": "no day"}
                 continue
-            figures[name] = run_job(job, getattr(settings, name), run)
+            figures[name] = run_job(follow if name == "train" and follows else job, getattr(settings, name), run)
             log.info("daily %d/%d | %s | %.1f s", number, len(JOBS), name, time.perf_counter() - started)
     sweep(run.storage)
     return figures

@@ -21,7 +21,9 @@ import yaml
 
 from models import TASKS
 from models.artifacts.manifest import CURRENT
+from models.sarm.anchor_tokens import TokenRows
 from pipelines import __main__ as door
+from pipelines.ranking.published import load
 from pipelines.samples.batches import read_examples
 from pipelines.serving.client import example_request
 from pipelines.settings import Settings
@@ -231,3 +233,36 @@ def test_a_new_day_moves_current_to_a_newer_bank(first: Daily, following: Daily)
     assert new.made_from["model"] == following.figures["publish"]["model"] != old.made_from["model"]
     assert watcher_of(following.root / "store").current.version == new.run_id
     assert following.artifacts.manifest("bank", old.run_id) == old, "readers of the old bank lost it"
+
+
+@pytest.fixture(scope="module")
+def followed(first: Daily, platform: Storage, tmp_path_factory: pytest.TempPathFactory) -> Daily:
+    """`daily` after one more day has arrived, which goes on with the published ranker."""
+    root = tmp_path_factory.mktemp("followed") / "daily"
+    shutil.copytree(first.root, root)
+    arrive(platform, root, [NEXT])
+    return daily(root, "train.each_day=follow")
+
+
+@pytest.mark.ray
+def test_a_daily_run_that_follows_learns_the_new_days_alone_and_publishes_what_they_made(
+    first: Daily, followed: Daily
+) -> None:
+    """The day that the first run left out to measure is new, too; and the vocabulary has grown."""
+    assert followed.figures["vocabulary"]["how"] == "extended"
+    for ranker, of in followed.figures["train"]["rankers"].items():
+        assert of["how"] == "followed" and of["days"] == [DAYS[-1], NEXT], ranker
+        assert [judged["key"] for judged in of["judged"]] == [DAYS[-1], NEXT]
+    assert followed.figures["evaluate"] == {"how": "followed"}
+    trained, sarm = (d.artifacts.manifest("sarm") for d in (first, followed))
+    assert sarm.run_id == followed.figures["publish"]["model"] != trained.run_id
+    old, new = (tokenizer_rows(d) for d in (first, followed))
+    assert new.num_live_rows > old.num_live_rows
+    assert followed.figures["publish"]["until"] == NEXT
+    assert watcher_of(followed.root / "store").current.version == followed.figures["publish"]["run_id"]
+
+
+def tokenizer_rows(run: Daily) -> TokenRows:
+    """Of the published ranker."""
+    (spec,) = load(run.artifacts, "sarm").model.described.specs
+    return spec.typed_facts()

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from models.artifacts.manifest import MANIFEST
+
 CATALOG, CATEGORIES = "catalog.safetensors", "categories.json"
 OPTIMIZER, PROGRESS = "optimizer.pt", "progress.json"
 SEEN = "seen.safetensors"
@@ -61,7 +63,7 @@ def published_files(checkpoint: Path) -> list[Path]:
     return sorted(
         path
         for path in checkpoint.iterdir()
-        if path.name not in (OPTIMIZER, PROGRESS, BEST, SEEN) and not path.match(bank_file("*"))
+        if path.name not in (OPTIMIZER, PROGRESS, BEST, SEEN, MANIFEST) and not path.match(bank_file("*"))
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from models.artifacts.manifest import Manifest
 from models.metrics import gauc
 from pipelines.ranking.checkpoint import CATALOG, CATEGORIES, Progress, folder_after
 from pipelines.ranking.loop import LogLine, Loop, compose
@@ -73,7 +74,7 @@ class Learner(Protocol):
 
 
 def go_through(learner: Learner, plan: TrainingPlan, work: Path, report: Report) -> None:
-    """Through all keys of a plan that are left, reporting each checkpoint."""
+    """Through all keys of a plan that are left, reporting each checkpoint, whose manifest tells whether it is whole."""
     loop = learner.loop
     while (key := plan.next_key(loop.progress)) is not None:
         for _ in learner.learn(key):
@@ -81,7 +82,9 @@ def go_through(learner: Learner, plan: TrainingPlan, work: Path, report: Report)
             if loop.worker.rank == 0:
                 folder = work / folder_after(loop.progress)
                 learner.save(folder)
-            report({"key": key, **loop.progress.curve[-1]}, folder)
+                Manifest.create(folder, kind="checkpoint", run_id=folder.name, made_from={})
+            is_last = plan.next_key(loop.progress) is None
+            report({"key": key, "is_last": is_last, **loop.progress.curve[-1]}, folder)
 
 
 class _Fit:

@@ -124,9 +124,13 @@ class _Following:
         """Scores a key, admits who is new, and learns it, or what is left of it; yields where a checkpoint is due."""
         progress = self.loop.progress
         if not progress.stretches:
+            if self._have_new_facts(self.states):  # a tokenizer that was extended since the day before
+                same = [torch.arange(count + 1) for count in (self.catalog.num_users, self.catalog.num_authors)]
+                self._grow(key, self.loop.model.sizes, self.states, *same)
             if progress.done:
                 self._judge(key)
             self._admit(key)
+        progress = self.loop.progress
         stream = self._stream(key, [self.plan.seed, day_number(day_of(key))] if self.plan.shuffle else None)
         self.loop.begin_key(advance(self.states, key))
         unsaved = 0
@@ -213,14 +217,16 @@ class _Following:
         authors = kept_rows(self.catalog.author_ids, catalog.author_ids)
         before, self.catalog, self.categories = self.catalog, catalog, categories
         states = self._open()
-        model = self.loop.model
-        sizes = _at_least(catalog.sizes, model.sizes)
-        facts = {name: spec.typed_facts() for name, spec in zip(states, model.described.specs, strict=True)}
-        grown = sizes != model.sizes or any(states[name].facts != of for name, of in facts.items())
+        sizes = _at_least(catalog.sizes, self.loop.model.sizes)
+        grown = sizes != self.loop.model.sizes or self._have_new_facts(states)
         if grown or not (_same(users) and _same(authors)):
             self._grow(key, sizes, states, users, authors)
         self._say(key, before, users, authors)
         self.states = states
+
+    def _have_new_facts(self, states: dict[str, State]) -> bool:
+        facts = {spec.name: spec.typed_facts() for spec in self.loop.model.described.specs}
+        return any(states[name].facts != of for name, of in facts.items())
 
     def _grow(self, key: str, sizes: CatalogSizes, states: dict[str, State], users: Tensor, authors: Tensor) -> None:
         """A model of the new sizes that goes on with what the old one has learnt."""

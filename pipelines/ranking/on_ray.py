@@ -4,10 +4,11 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from models.artifacts.manifest import ArtifactError, Manifest
 from pipelines.ranking.plan import TrainConfig, TrainingPlan
 from pipelines.ranking.worker import Worker
 from pipelines.runtime.ray_train import Training, fit
@@ -61,7 +62,7 @@ def _worker(config: dict[str, Any]) -> None:
     """What each worker of Ray Train runs."""
     import ray.train
     import torch
-    from ray.train import Checkpoint
+    from ray.train import Checkpoint, CheckpointUploadMode
     from ray.train.torch import get_device
 
     torch.set_num_threads(config["threads"])
@@ -69,14 +70,19 @@ def _worker(config: dict[str, Any]) -> None:
     storage = Storage.open(config["root"])
     worker = Worker(rank=context.get_world_rank(), world_size=context.get_world_size(), device=get_device())
     start_s = time.time() - config["asked_at"]
-    if worker.rank == 0:
-        config["lines"].put(f"{config['plan'].name} | {worker.world_size} worker(s) ready after {start_s:.1f} s")
+    log_line = config["lines"].put if worker.rank == 0 else _silent
+    log_line(f"{config['plan'].name} | {worker.world_size} worker(s) ready after {start_s:.1f} s")
 
     def report(metrics: Mapping[str, Any], folder: Path | None) -> None:
-        checkpoint = None if folder is None else Checkpoint.from_directory(str(folder))
-        ray.train.report({**metrics, "start_s": start_s}, checkpoint=checkpoint)
+        # Training goes on while a folder is uploaded, and waits for the last one, whose folder ends with this worker.
+        ray.train.report(
+            {**metrics, "start_s": start_s},
+            checkpoint=None if folder is None else Checkpoint.from_directory(str(folder)),
+            checkpoint_upload_mode=CheckpointUploadMode.SYNC if metrics["is_last"] else CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+        )
 
-    with tempfile.TemporaryDirectory() as work, _resume() as resume:
+    with tempfile.TemporaryDirectory() as work, _resume(log_line) as resume:
         config["loop"](
             config["plan"],
             storage,
@@ -84,22 +90,29 @@ def _worker(config: dict[str, Any]) -> None:
             work=Path(work),
             worker=worker,
             report=report,
-            log_line=config["lines"].put if worker.rank == 0 else _silent,
+            log_line=log_line,
             resume=resume,
         )
 
 
 @contextmanager
-def _resume() -> Iterator[Path | None]:
-    """The folder of the checkpoint to go on from, None at the start of a run."""
+def _resume(log_line: Callable[[str], None]) -> Iterator[Path | None]:
+    """The folder of the newest checkpoint that is whole, None at the start of a run."""
     import ray.train
 
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
+    newest = ray.train.get_checkpoint()
+    kept = [reported.checkpoint for reported in ray.train.get_all_reported_checkpoints()] if newest else []
+    with ExitStack() as stack:
+        for checkpoint in [newest, *(other for other in reversed(kept) if other != newest)] if newest else []:
+            folder = Path(stack.enter_context(checkpoint.as_directory()))
+            try:
+                Manifest.verify(folder)
+            except (ArtifactError, OSError) as error:
+                log_line(f"warning: a checkpoint is damaged, and training goes on from the one before it: {error}")
+            else:
+                yield folder
+                return
         yield None
-    else:
-        with checkpoint.as_directory() as folder:
-            yield Path(folder)
 
 
 def _silent(line: str) -> None:

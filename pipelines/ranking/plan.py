@@ -35,6 +35,7 @@ else:
         },
     )
 
+EACH_DAY = ("anew", "follow")
 LAST_RATE = 0.1
 """Least share of the learning rates with which the validation keys are begun."""
 
@@ -68,6 +69,9 @@ class TrainConfig:
     """What the ranker reads beside ids, in order: some of the names in `models`. None of them is Base."""
     base: bool = True
     """Also train Base, the ranker without sources, in the same order with the same budget, to compare with."""
+    each_day: str = "anew"
+    """What the chain daily does: `anew` trains on all days but the newest, which is measured; `follow` goes on with the
+    published ranker, measures each new day and then learns it, and costs a day however many came before."""
     test_days: int = 1
     """Newest days of examples that are left out."""
     epochs: int = 4
@@ -119,6 +123,8 @@ class TrainConfig:
     """One section per source, of which those in `sources` count."""
 
     def __post_init__(self) -> None:
+        if self.each_day not in EACH_DAY:
+            raise ValueError(f"each_day: wanted one of {', '.join(EACH_DAY)}, got {self.each_day!r}")
         unknown = [name for name in self.sources if name not in SOURCES]
         if unknown or len(set(self.sources)) != len(self.sources):
             raise ValueError(f"sources: wanted some of {', '.join(SOURCES)}, each once, got {list(self.sources)}")

@@ -15,6 +15,7 @@ from models import embeddings
 from models.artifacts.manifest import Manifest
 from models.composed import ComposedRanker
 from models.sarm.memory_bank import MemoryBank
+from models.sarm.model import SARM
 from pipelines.ranking import evaluate, follow, gate, publish
 from pipelines.ranking.checkpoint import BEST, CATALOG, OPTIMIZER, SEEN, Progress, bank_file, folder_after
 from pipelines.ranking.follow_plan import FollowPlan, make_follow_plan, state_kind
@@ -24,6 +25,7 @@ from pipelines.ranking.train import publish_ranker
 from pipelines.ranking.worker import Worker
 from pipelines.runtime.config import ConfigError
 from pipelines.samples.batches import build_catalog, read_examples
+from pipelines.semantics import vocabulary
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.storage import Storage
@@ -251,3 +253,24 @@ def test_the_job_follows_both_rankers_and_a_bank_goes_out_by_what_the_day_showed
     assert published["how"] == "published" and published["model"] == figures["sarm"]["run_id"]
     storage = Storage.open(settings.storage.root)
     assert Artifacts(storage).current(state_kind("sarm")) == figures["sarm"]["run_id"]
+
+
+def test_an_extended_vocabulary_is_gone_on_with(tiny: Settings, tmp_path: Path) -> None:
+    """A longer token begins with what the tokens that it takes the place of have learnt, before the day is scored."""
+    storage = tiny.open().storage
+    newest = DAYS[-1]
+    held = tmp_path / "held"
+    shutil.move(storage.folder("anchors", newest), held)
+    shutil.rmtree(Path(storage.root) / "artifacts" / "tokenizer")
+    run_job(vocabulary, replace(tiny, vocabulary=replace(tiny.vocabulary, test_days=0)))
+    _follow(tiny, DAYS[:2], tmp_path / "before")
+    before = load(Artifacts(storage), "sarm").model.source("sarm")
+    shutil.move(held, storage.folder("anchors", newest))
+    more = replace(tiny.vocabulary, test_days=0, min_frequency=10)
+    extended = run_job(vocabulary, replace(tiny, vocabulary=more))
+    assert extended["how"] in ("extended", "trained")
+    progress = _follow(tiny, [newest], tmp_path / "after")
+    after = load(Artifacts(storage), "sarm").model.source("sarm")
+    assert isinstance(before, SARM) and isinstance(after, SARM)
+    assert after.rows.num_live_rows > before.rows.num_live_rows
+    assert np.isfinite(progress.judged[-1]["click"]["normalised_entropy"])
