@@ -44,13 +44,13 @@ LAST_RATE = 0.1
 class FollowConfig:
     """How a ranker goes on with what is new, day after day: the job follow."""
 
-    rate: float = 0.25
+    rate: float = 0.5
     """Share of the learning rates, all the time."""
     forget_days: int | None = None
     """An id that was in no example for so many days, and whose row in users or authors did not change, loses its
     vector; null = never."""
-    shuffle: bool = False
-    """Requests of a stretch in random order; false = in the order of time."""
+    shuffle: bool = True
+    """Requests of a stretch in random order, as in training; false = in the order of time."""
     keep_states: int = 2
     """Versions of what a ranker goes on from that stay: each has the whole optimizer."""
 
