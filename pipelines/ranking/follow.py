@@ -15,7 +15,7 @@ from pipelines.ranking import gate
 from pipelines.ranking.checkpoint import read_progress
 from pipelines.ranking.follow_plan import FollowPlan, make_follow_plan, state_kind
 from pipelines.ranking.following import follow
-from pipelines.ranking.on_ray import fitted, places
+from pipelines.ranking.on_ray import fitted, forget, places
 from pipelines.ranking.plan import TrainConfig
 from pipelines.ranking.train import publish_ranker
 from pipelines.runtime.cluster import connected
@@ -62,6 +62,7 @@ def _follow(
             raise RuntimeError(f"the checkpoint of {run_id} ends after {progress.done[-1:]}, before {plan.keys[-1]}")
         artifacts.publish(state_kind(plan.name), checkpoint, run_id, made_from)
         publish_ranker(checkpoint, plan.name, run_id, artifacts, made_from)
+    forget(config, run, name)
     artifacts.keep_newest(state_kind(plan.name), config.follow.keep_states)
     return {
         "run_id": run_id,

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 from models.artifacts.manifest import Manifest
-from pipelines.ranking.checkpoint import PROGRESS, Progress, read_progress
+from pipelines.ranking.checkpoint import Progress, read_progress
 from pipelines.ranking.plan import PlannedSource, TrainConfig, TrainingPlan
 from pipelines.ranking.variants import SOURCES, ranker_name
 from pipelines.runtime.config import ConfigError, to_dict
@@ -133,17 +132,12 @@ def _go_on_from(artifacts: Artifacts, ranker: str) -> tuple[tuple[str, str] | No
     if artifacts.current(kind) is not None:
         folder, manifest = artifacts.verified(kind)
         if current in (manifest.run_id, manifest.made_from[BEFORE], None):
-            return (kind, manifest.run_id), _progress(folder), _learnt(manifest)
+            return (kind, manifest.run_id), read_progress(folder), _learnt(manifest)
     if current is None:
         return None, Progress(), {}
     manifest = artifacts.manifest(ranker)
     days = sorted(key.removeprefix(_EXAMPLES) for key in manifest.made_from if key.startswith(_EXAMPLES))
     return (ranker, current), Progress(done=days), _learnt(manifest)
-
-
-def _progress(folder: Path) -> Progress:
-    assert (folder / PROGRESS).is_file()
-    return read_progress(folder)
 
 
 def _learnt(manifest: Manifest) -> dict[str, str]:

@@ -6,6 +6,7 @@ An id gets a row with the day that brings it in `users` or `authors`. It loses i
 did not change, for `forget_days`; where it comes back it begins anew. Rows, moments and banks of who stays move along.
 """
 
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -21,6 +22,7 @@ from models.catalog import Catalog, CatalogSizes
 from models.composed import ComposedRanker
 from models.growth import kept_rows, moved_bank, take_over
 from models.metrics import auc, calibration, gauc, normalised_entropy
+from models.sarm.memory_bank import NEVER
 from pipelines.ranking.checkpoint import CATALOG, CATEGORIES, PROGRESS, SEEN, Progress, folder_after
 from pipelines.ranking.fit import Report, go_through
 from pipelines.ranking.follow_plan import FollowPlan
@@ -101,7 +103,7 @@ class _Following:
             self.loop.restore(folder)
             self._seen = load_file(folder / SEEN)
         else:
-            self.loop.progress = replace(self.plan.before)
+            self.loop.progress = copy.deepcopy(self.plan.before)
             newest = day_number(day_of(self.plan.before.done[-1]))
             self._seen = {
                 name: np.full(count + 1, newest, np.int32)
@@ -172,11 +174,18 @@ class _Following:
             self._seen[name] = shared.cpu().numpy()
 
     def _judge(self, key: str) -> None:
-        """Scores a key with what is known before it, as serving would have, and keeps the figures."""
+        """Scores a key with what is known before it, as serving would have, and keeps the figures.
+
+        A bank that nothing was written to, as that of a ranker which was trained anew, begins with what serving reads.
+        """
         model = self.loop.model.eval()
         inputs = advance(self.states, key)
         there = {name: tuple(part.to(self.worker.device) for part in of) for name, of in inputs.items()}
         tables = model.tables(there)
+        for name, bank in self.loop.banks.items():
+            if (bank.written_step == NEVER).all():
+                everyone = torch.arange(len(tables[name]), device=self.worker.device)
+                bank.write(everyone, torch.from_numpy(tables[name]).to(self.worker.device), self.loop.progress.step)
         users, said = [], []
         for stretch in self._stream(key, None).after(0):
             self._check(key, stretch.columns)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.artifacts.manifest import ArtifactError, Manifest
+from models.artifacts.store import open_root
 from pipelines.ranking.plan import TrainConfig, TrainingPlan
 from pipelines.ranking.worker import Worker
 from pipelines.runtime.ray_train import Training, fit
@@ -52,6 +53,12 @@ def fitted(
         raise RuntimeError(f"training {plan.name} left no checkpoint below {training.storage_path}")
     with result.checkpoint.as_directory() as folder:
         yield Path(folder), {"failures": failures, "start_seconds": round(result.metrics["start_s"], 1)}
+
+
+def forget(config: TrainConfig, run: Run, name: str) -> None:
+    """Removes the checkpoints of a run that has come to its end and was published."""
+    filesystem, path, _ = open_root(_checkpoints(config, run), "train.checkpoints")
+    filesystem.delete_dir(f"{path}/{name}")
 
 
 def _checkpoints(config: TrainConfig, run: Run) -> str:

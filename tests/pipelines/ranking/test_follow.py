@@ -202,6 +202,8 @@ def test_it_goes_on_from_a_ranker_that_was_trained(tiny: Settings, tmp_path: Pat
     wanted = evaluate.measured(columns, scores, trained.tasks)["click"]
     assert progress.judged[0]["click"]["auc"] == pytest.approx(wanted["auc"], abs=1e-6)
     assert load(Artifacts(storage), "sarm").days == list(DAYS)
+    bank = MemoryBank.load(tmp_path / "follow" / folder_after(progress) / bank_file("sarm"))
+    assert (bank.written_step >= 0).all(), "an author who is not shown keeps what serving reads of him"
 
 
 def test_a_run_that_died_before_it_published_the_ranker_is_ended_by_the_next(tiny: Settings, tmp_path: Path) -> None:
