@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from models.catalog import CatalogSizes
 from models.embeddings import IdTable, log2_bucket
 from models.home import HoME, HoMEConfig, check_tasks
 from models.layers import masked_softmax
+from models.ops.lookup import look_up
 
 _HOURS = 24
 # Scales at the start. Id vectors (init_std) start small, because most are seen seldom; a profile value is seen all the
@@ -75,6 +77,13 @@ class RankerConfig:
         return self.extra_author_dim + self.extra_user_dim
 
 
+def _rows(table: IdTable, rows: Tensor) -> Tensor:
+    """Rows of an `IdTable`, which looks after the gradient of a big one itself."""
+    is_big = table.is_sparse or table.reader is not None
+    found: Tensor = table(rows) if is_big else look_up(table.weight, rows)
+    return found
+
+
 class TargetAttention(nn.Module):
     """Attention of the target author over the history (in the manner of DIN).
 
@@ -95,7 +104,7 @@ class TargetAttention(nn.Module):
 
     def forward(self, target: Tensor, items: Tensor, mask: Tensor) -> Tensor:
         """target [B, query_dim], items [B, L, D], mask [B, L] -> [B, D]; zeros where the history is empty."""
-        scores = torch.matmul(items, self.query(target).unsqueeze(-1)).squeeze(-1) * items.shape[-1] ** -0.5
+        scores = torch.linalg.vecdot(items, self.query(target).unsqueeze(1) * items.shape[-1] ** -0.5)
         read = torch.bmm(masked_softmax(scores, mask).unsqueeze(1), items).squeeze(1)
         interest: Tensor = self.value(read)
         return interest
@@ -199,18 +208,20 @@ class Ranker(SavedModel):
 
     def rank_features(self, batch: RankingBatch, extra: Tensor | None = None) -> Tensor:
         """h_rank of eq. 11: crossed fields and the products user x author, interest x author. [B, R]."""
-        user, category = self.users(batch.user), self.categories(batch.author_category)
+        user, category = _rows(self.users, batch.user), _rows(self.categories, batch.author_category)
         # One read of the table, because each finds out which rows it has and takes its gradient apart.
-        authors = self.authors(torch.cat([batch.author.unsqueeze(1), batch.history], dim=1))
+        authors = _rows(self.authors, torch.cat([batch.author.unsqueeze(1), batch.history], dim=1))
         author = self.target(authors[:, 0])
         items = (
             authors[:, 1:]
-            + self.ages(log2_bucket(batch.history_age_s, self.config.age_buckets))
-            + self.watches(log2_bucket(batch.history_watch_s, self.config.watch_buckets))
+            + _rows(self.ages, log2_bucket(batch.history_age_s, self.config.age_buckets))
+            + _rows(self.watches, log2_bucket(batch.history_watch_s, self.config.watch_buckets))
         )
         interest = self.target_attention(torch.cat([author, category], dim=-1), items, batch.history_mask)
-        profile = [table(batch.user_profile[:, index]) for index, table in enumerate(self.profile)]
-        x0 = torch.cat([user, author, interest, *profile, category, self.hours(batch.hour)], dim=-1)
+        profile = [
+            _rows(cast(IdTable, table), batch.user_profile[:, index]) for index, table in enumerate(self.profile)
+        ]
+        x0 = torch.cat([user, author, interest, *profile, category, _rows(self.hours, batch.hour)], dim=-1)
         crossed = x0
         for layer in self.cross:
             crossed = layer(x0, crossed)
