@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.ops import huge_pages
+from models.ops.lookup import look_up
 
 SPARSE_FROM = 16_384
 """Rows from which a table has gradients only of the rows that were read: below it, all of them at once are cheaper."""
@@ -46,7 +47,7 @@ class IdTable(nn.Module):
         """rows [...] int64 -> vectors [..., dim]."""
         if self.reader is not None and torch.is_grad_enabled():
             return self.reader(rows)
-        return F.embedding(rows, self.weight, sparse=self.is_sparse)
+        return F.embedding(rows, self.weight, sparse=True) if self.is_sparse else look_up(self.weight, rows)
 
     def append(self, vectors: Tensor) -> None:
         """Rows [n, dim] behind those that exist, which stay. Make the optimizer afterwards."""

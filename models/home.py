@@ -8,14 +8,15 @@ statistics that are the mean of all workers'.
 from __future__ import annotations
 
 import keyword
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.ops.mixture import mix
+from models.ops.gates import pack
 
 SHARED = "shared"
 """The expert group that all tasks see."""
@@ -111,12 +112,12 @@ class FeatureGates(nn.Module):
 
 
 class Experts(nn.Module):
-    """All experts of one layer: Swish(BatchNorm(MLP_E(.))) (eq. 4, 5). [G, B, V] -> [B, G, E, D].
+    """All experts of one layer: Swish(BatchNorm(MLP_E(.))) (eq. 4, 5). [G, B, V] -> [B, G E, D].
 
     Example:
         >>> experts = Experts(num_groups=3, width=8, config=HoMEConfig(expert_dim=4, experts_per_group=2))
         >>> experts(torch.randn(3, 5, 8)).shape
-        torch.Size([5, 3, 2, 4])
+        torch.Size([5, 6, 4])
     """
 
     def __init__(self, num_groups: int, width: int, config: HoMEConfig) -> None:
@@ -131,7 +132,7 @@ class Experts(nn.Module):
         """Every group reads its own input."""
         groups, batch, _ = x.shape
         hidden = torch.bmm(x, self.weight).transpose(0, 1).reshape(batch, -1)
-        return F.silu(self.norm(hidden)).view(batch, groups, self.num_experts, -1)
+        return F.silu(self.norm(hidden)).view(batch, groups * self.num_experts, -1)
 
 
 class MetaLayer(nn.Module):
@@ -154,17 +155,17 @@ class MetaLayer(nn.Module):
         self.experts = Experts(len(groups), width, config)
         self.gates = nn.ModuleDict({g: nn.Linear(width, len(self.visible[g]) * per_group) for g in groups})
         self.self_gates = nn.ModuleDict({g: nn.Linear(width, per_group) for g in groups})
+        seen = (*self.visible.values(), *((group,) for group in groups))
+        self._places = [_experts_of(visible, groups, per_group) for visible in seen]
 
     def forward(self, v: Tensor) -> dict[str, Tensor]:
         """z_meta + z_meta,self of each group."""
-        inputs = self.feature_gates(v.expand(len(self.visible), -1, -1))
-        by_group = dict(zip(self.visible, self.experts(inputs).unbind(dim=1), strict=True))
-        mixed = {}
-        for group, seen in self.visible.items():
-            gate = torch.softmax(self.gates[group](v), dim=-1)
-            visible = torch.cat([by_group[g] for g in seen], dim=1)
-            mixed[group] = mix(gate, visible) + mix(_self_gate(self.self_gates[group](v)), by_group[group])
-        return mixed
+        experts = self.experts(self.feature_gates(v.expand(len(self.visible), -1, -1)))
+        weight, bias = pack(_linear(self.gates) + _linear(self.self_gates), self._places, experts.shape[1])
+        logits = F.linear(v, weight.flatten(0, 1), bias.flatten()).view(len(v), 2, len(self.visible), -1)
+        gates, own = logits.unbind(dim=1)
+        mixed = torch.bmm(torch.softmax(gates, dim=-1) + _self_gate(own, self.experts.num_experts), experts)
+        return dict(zip(self.visible, mixed.unbind(dim=1), strict=True))
 
 
 class TaskLayer(nn.Module):
@@ -184,17 +185,23 @@ class TaskLayer(nn.Module):
         self.experts = Experts(len(self.groups), dim, config)
         self.gates = nn.ModuleDict({task: nn.Linear(2 * dim, 3 * config.experts_per_group) for task in tasks})
         self.towers = nn.ModuleDict({task: _tower(config) for task in tasks})
+        seen = ((SHARED, category, task) for task, category in tasks.items())
+        self._places = [_experts_of(visible, self.groups, config.experts_per_group) for visible in seen]
 
     def forward(self, z: Mapping[str, Tensor]) -> Tensor:
         """A task sees the shared, its category's and its own experts; its gate reads z_category (+) z_shared."""
         inputs = torch.stack([z[self.tasks.get(group, group)] for group in self.groups])
-        by_group = dict(zip(self.groups, self.experts(self.feature_gates(inputs)).unbind(dim=1), strict=True))
-        logits = []
-        for task, category in self.tasks.items():
-            gate = torch.softmax(self.gates[task](torch.cat([z[category], z[SHARED]], dim=-1)), dim=-1)
-            mixed = mix(gate, torch.cat([by_group[SHARED], by_group[category], by_group[task]], dim=1))
-            logits.append(self.towers[task](mixed))
-        return torch.cat(logits, dim=-1)
+        experts = self.experts(self.feature_gates(inputs))
+        read = {name: torch.cat([z[name], z[SHARED]], dim=-1) for name in set(self.tasks.values())}
+        weight, bias = pack(_linear(self.gates), self._places, experts.shape[1])
+        logits = torch.baddbmm(bias.unsqueeze(1), torch.stack([read[c] for c in self.tasks.values()]), weight.mT)
+        return self._towers(torch.bmm(torch.softmax(logits, dim=-1).transpose(0, 1), experts))
+
+    def _towers(self, mixed: Tensor) -> Tensor:
+        """mixed [B, K, D] -> logits [B, K]."""
+        first, last = ([cast(nn.Sequential, tower)[index] for tower in self.towers.values()] for index in (0, 2))
+        hidden = F.silu(_linear_each(mixed.transpose(0, 1), first))
+        return _linear_each(hidden, last).squeeze(-1).mT
 
 
 class HoME(nn.Module):
@@ -219,9 +226,24 @@ class HoME(nn.Module):
         return logits
 
 
-def _self_gate(logits: Tensor) -> Tensor:
+def _self_gate(logits: Tensor, num_experts: int) -> Tensor:
     # Eq. 11: a softmax over a single expert would be the constant 1.
-    return torch.sigmoid(logits) if logits.shape[-1] == 1 else torch.softmax(logits, dim=-1)
+    return torch.sigmoid(logits) if num_experts == 1 else torch.softmax(logits, dim=-1)
+
+
+def _experts_of(visible: Iterable[str], groups: Sequence[str], per_group: int) -> list[int]:
+    """Which of all experts belong to the visible groups, in their order."""
+    return [groups.index(group) * per_group + index for group in visible for index in range(per_group)]
+
+
+def _linear(layers: nn.ModuleDict) -> list[nn.Linear]:
+    return [cast(nn.Linear, layer) for layer in layers.values()]
+
+
+def _linear_each(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+    """x [K, B, I], a layer for each of the K -> [K, B, O]."""
+    weight, bias = (torch.stack([cast(Tensor, getattr(layer, n)) for layer in layers]) for n in ("weight", "bias"))
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
 
 
 def _tower(config: HoMEConfig) -> nn.Sequential:

@@ -16,6 +16,7 @@ BENCHES = {
     "workers": "examples a second of the plain loop, and of Ray Train on one and two workers",
     "ids": "milliseconds of a training step by the number of ids, whole tables against rows alone",
     "follow": "what a day more costs a ranker that follows its days, and what each day showed before it was learnt",
+    "fuxictr": "samples a second of Base against MMoE of FuxiCTR, at equal dense parameters",
     "windows": "labels by Moment, Sliver, 5 minutes and 1 hour over one event log: how right, how soon, at what cost",
     "training": "seconds of a training step, Base and SARM by encode window and budget, and where they go",
     "proportions": "seconds of a training step where Base is as wide as an industrial ranker",

@@ -107,4 +107,4 @@ def test_markdown_has_a_line_for_each_row() -> None:
     rows = cost_table(composed(), batch(6))
     lines = markdown(rows).splitlines()
     assert len(lines) == 2 + len(rows) and lines[1] == "| --- | --: | --: | --: | --: |"
-    assert lines[-1] == f"| total | {rows[-1].id_parameters} | 7,396 | 13,984 | 0 |"
+    assert lines[-1] == f"| total | {rows[-1].id_parameters} | 7,396 | 16,704 | 0 |"
