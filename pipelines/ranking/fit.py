@@ -5,6 +5,7 @@ are scored after every epoch. When that gets no better, training goes back to th
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,16 @@ def train(
         log_line(f"{plan.name} | goes on from its checkpoint {folder_after(progress)}")
     while (key := plan.next_key(progress)) is not None:
         for _ in fit.learn(key):
-            folder = None
+            folder, line, started = None, "", time.perf_counter()
             if worker.rank == 0:
                 folder = work / folder_after(progress)
                 fit.save(folder)
+                gib = sum(file.stat().st_size for file in folder.iterdir()) / 2**30
+                line = f"{gib:.2f} GiB | settled {fit.loop.settle_s:.1f} s, saved {time.perf_counter() - started:.1f} s"
+            started = time.perf_counter()
             report({"key": key, **progress.curve[-1]}, folder)
+            kept_s = time.perf_counter() - started
+            log_line(f"{plan.name} | checkpoint {folder_after(progress)} | {line}, kept {kept_s:.1f} s")
     if worker.rank == 0:
         fit.warn()
     return progress

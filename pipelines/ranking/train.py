@@ -130,6 +130,8 @@ def _worker(config: dict[str, Any]) -> None:
     def report(metrics: Mapping[str, Any], folder: Path | None) -> None:
         checkpoint = None if folder is None else Checkpoint.from_directory(str(folder))
         ray.train.report({**metrics, "start_s": start_s}, checkpoint=checkpoint)
+        if folder is not None:  # Ray Train has its own copy by now
+            shutil.rmtree(folder)
 
     with tempfile.TemporaryDirectory() as work, _resume() as resume:
         train(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
@@ -26,17 +27,23 @@ EXAMPLE = ("impression_id", "user_id", "author_id", "ts_ms", *_HISTORY, "anchor_
 
 def build_catalog(storage: Storage, until: str) -> tuple[Catalog, list[str]]:
     """Everyone known up to and including `until`, and the names of the author categories (value c is names[c - 1])."""
-    users, authors = newest.read(storage, "users", until=until), newest.read(storage, "authors", until=until)
-    shown = authors["category"].to_pylist()
-    names = sorted({name for name in shown if name is not None})
-    code = {name: index for index, name in enumerate(names)}
+    users = newest.read(storage, "users", until=until)
+    authors = newest.read(storage, "authors", until=until, columns=["author_id", "category"])
+    category, names = _codes(authors["category"])
     catalog = Catalog.build(
         user_ids=users["user_id"].to_numpy(),
         user_profile=np.stack([users[column].to_numpy() for column in PROFILE], axis=1),
         author_ids=authors["author_id"].to_numpy(),
-        author_category=np.array([-1 if name is None else code[name] for name in shown], dtype=np.int64),
+        author_category=category,
     )
     return catalog, names
+
+
+def _codes(shown: pa.ChunkedArray) -> tuple[Ints, list[str]]:
+    """The place of each text among those that there are, which are sorted; -1 where it is null."""
+    names = sorted(name for name in shown.unique().to_pylist() if name is not None)
+    places = pc.index_in(shown, pa.array(names, pa.string()))
+    return pc.fill_null(places, -1).to_numpy().astype(np.int64), names
 
 
 def read_examples(storage: Storage, day: str) -> Columns:

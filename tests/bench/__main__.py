@@ -15,6 +15,7 @@ BENCHES = {
     "tokenizer": "training and encoding of the Live-Streaming Tokenizer over the Qwen vocabulary",
     "workers": "examples a second of the plain loop, and of Ray Train on one and two workers",
     "ids": "milliseconds of a training step by the number of ids, whole tables against rows alone",
+    "scale": "memory and speed of the job train, by default over a small log; --full is of 10 M impressions",
     "windows": "labels by Moment, Sliver, 5 minutes and 1 hour over one event log: how right, how soon, at what cost",
     "training": "seconds of a training step, Base and SARM by encode window and budget, and where they go",
     "proportions": "seconds of a training step where Base is as wide as an industrial ranker",
