@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from pipelines.tables import newest
 from pipelines.tables.contract import PROFILE
 from pipelines.tables.storage import Storage, StorageConfig
 from tests.bench.ids import Ids
-from tests.pipelines.machines import TRAIN_WORKER
+from tests.pipelines.machines import TRAIN_WORKER, is_titled, kill
 
 FIRST_DAY, DAY_MS = date(2026, 1, 1), 86_400_000
 HISTORY, GROUPS, CATEGORIES = 20, 16, 32
@@ -43,6 +43,7 @@ CHUNK = 262_144
 BIASES = dict(zip(TASKS, (-1.5, -3.5, -2.0, -4.0), strict=True))
 KINDS = ("driver", "workers", "ray", "object store")
 """The job itself; Ray Train's workers; all other processes of Ray; the shared memory of all of them."""
+_DATE = re.compile(r"^(\S+ \S+,\d+) ")
 _STEP = re.compile(r"\| step (\d+)/")
 _CHECKPOINT = re.compile(r"\| checkpoint \S+ \| ([\d.]+) GiB \| settled ([\d.]+) s, saved ([\d.]+) s, kept ([\d.]+) s")
 
@@ -169,34 +170,37 @@ class Memory:
     peaks: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
     """By kind, each at its own moment."""
     course: list[tuple[float, float, float]] = field(default_factory=list)
-    """Seconds, in all, and that of the workers."""
+    """The time, memory in all, and the CPU seconds of the workers that there are then."""
 
-    def look(self, job: psutil.Process, seconds: float) -> None:
+    def look(self, job: psutil.Process) -> None:
         """One look at the job and its processes: Ray starts all of its own below the one that it is started from."""
-        now = dict.fromkeys(KINDS, 0.0)
-        for process in (job, *_children(job)):
+        now, cpu_s = dict.fromkeys(KINDS, 0.0), 0.0
+        for process in (job, *children(job)):
+            kind = "driver" if process == job else "workers" if is_titled(process, TRAIN_WORKER) else "ray"
             private, shared = _pss(process.pid)
             now["object store"] += shared
-            now["driver" if process == job else _kind(process)] += private
+            now[kind] += private
+            cpu_s += _cpu_s(process) if kind == "workers" else 0.0
         total = sum(now.values())
-        self.course.append((seconds, total, now["workers"]))
+        self.course.append((time.time(), total, cpu_s))
         self.peaks = {kind: max(of, now[kind]) for kind, of in self.peaks.items()}
         if total > self.peak:
             self.peak, self.at_peak = total, now
 
 
-def _children(process: psutil.Process) -> list[psutil.Process]:
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """All below it; none of one that has ended."""
     try:
         return process.children(recursive=True)
     except psutil.Error:
         return []
 
 
-def _kind(process: psutil.Process) -> str:
+def _cpu_s(process: psutil.Process) -> float:
     try:
-        return "workers" if TRAIN_WORKER in " ".join(process.cmdline()) else "ray"
+        return float(sum(process.cpu_times()[:2]))
     except psutil.Error:
-        return "ray"
+        return 0.0
 
 
 def _pss(pid: int) -> tuple[float, float]:
@@ -211,14 +215,13 @@ def _pss(pid: int) -> tuple[float, float]:
 
 
 @contextmanager
-def watched(pid: int) -> Iterator[Memory]:
+def watched(job: psutil.Process) -> Iterator[Memory]:
     """Looks from a thread until the block ends."""
-    memory, done, started = Memory(), threading.Event(), time.monotonic()
-    job = psutil.Process(pid)
+    memory, done = Memory(), threading.Event()
 
     def watch() -> None:
         while not done.wait(0.5):
-            memory.look(job, time.monotonic() - started)
+            memory.look(job)
 
     thread = threading.Thread(target=watch, name="memory", daemon=True)
     thread.start()
@@ -245,6 +248,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--log-every", type=int, default=4, help="steps of a point of the curve; tenths are made of these"
     )
+    parser.add_argument("--kill", action="store_true", help="a worker dies after the first checkpoint")
     parser.add_argument("--root", help="folder to keep store, checkpoints and logs in; a store there is used again")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key, repeatable")
     args = parser.parse_args(argv)
@@ -293,7 +297,9 @@ def _run(root: Path, workers: int, args: argparse.Namespace) -> dict[str, Any]:
     with (folder / "log").open("w") as log:
         started = time.perf_counter()
         job = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-        with watched(job.pid) as memory:
+        with watched(psutil.Process(job.pid)) as memory:
+            if args.kill:
+                _kill_worker(job, folder / "log")
             code = job.wait()
         seconds = time.perf_counter() - started
     lines = (folder / "log").read_text().splitlines()
@@ -314,9 +320,17 @@ def _run(root: Path, workers: int, args: argparse.Namespace) -> dict[str, Any]:
     found["waiting"] = round(trained["waited_seconds"] / (trained["loop_seconds"] + trained["waited_seconds"]), 4)
     checkpoints = _checkpoints(lines)
     found |= _pace(trained["curve"], args.batch_size, {at: sum(of["s"]) for at, of in checkpoints.items()})
+    found["tenths_of_cpu"] = [] if args.kill else _by_cpu(memory.course, lines, trained["steps"], args.batch_size)
     found["checkpoints"] = list(checkpoints.values())
     print(json.dumps(found), flush=True)
     return found
+
+
+def _kill_worker(job: "subprocess.Popen[bytes]", log: Path) -> None:
+    """After the first checkpoint."""
+    while job.poll() is None and not _CHECKPOINT.search(log.read_text()):
+        time.sleep(0.5)
+    kill(*[child for child in children(psutil.Process(job.pid)) if is_titled(child, TRAIN_WORKER)][:1])
 
 
 def _checkpoints(lines: list[str]) -> dict[int, dict[str, Any]]:
@@ -348,6 +362,19 @@ def _pace(curve: list[dict[str, float]], batch_size: int, saving: dict[int, floa
     }
 
 
+def _by_cpu(course: list[tuple[float, float, float]], lines: list[str], steps: int, batch_size: int) -> list[float]:
+    """Examples for a CPU second of all workers in each tenth of the run, of which other work on the machine takes none.
+
+    To half a second, as lines and looks come.
+    """
+    logged = [(_DATE.match(line), _STEP.search(line)) for line in lines]
+    ends = [(int(at[1]), datetime.fromisoformat(when[1]).timestamp()) for when, at in logged if when and at]
+    times = np.interp(steps * np.arange(11) / 10, [step for step, _ in ends], [when for _, when in ends])
+    cpu_s = np.interp(times, [when for when, _, _ in course], [spent for _, _, spent in course])
+    rates: list[float] = np.round(steps * batch_size / 10 / np.maximum(np.diff(cpu_s), 1e-9)).tolist()
+    return rates
+
+
 def table(runs: list[dict[str, Any]]) -> str:
     """Memory, then speed, a line for each run."""
     done = [run for run in runs if not run["exit"]]
@@ -362,6 +389,8 @@ def table(runs: list[dict[str, Any]]) -> str:
         lines.append(
             f"{run['workers']:<9}{run['examples_per_s']:>11.0f}{waiting:>9}{run['last_to_first']:>12.3f}{tenths}"
         )
+    lines += ["", f"{'workers':<9}examples for a CPU second of the workers, in each tenth"]
+    lines += [f"{run['workers']:<9}" + "".join(f"{rate:>7.0f}" for rate in run["tenths_of_cpu"]) for run in done]
     lines += ["", f"{'workers':<9}{'seconds':>8}{'losses':>16}  checkpoints: GiB, and seconds to settle, save, keep"]
     for run in done:
         saved = "; ".join(f"{of['gib']:.2f}, {' '.join(map(str, of['s']))}" for of in run["checkpoints"])
