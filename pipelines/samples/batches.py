@@ -27,7 +27,7 @@ EXAMPLE = ("impression_id", "user_id", "author_id", "ts_ms", *_HISTORY, "anchor_
 
 def build_catalog(storage: Storage, until: str) -> tuple[Catalog, list[str]]:
     """Everyone known up to and including `until`, and the names of the author categories (value c is names[c - 1])."""
-    users = newest.read(storage, "users", until=until)
+    users = newest.read(storage, "users", until=until, columns=["user_id", *PROFILE])
     authors = newest.read(storage, "authors", until=until, columns=["author_id", "category"])
     category, names = _codes(authors["category"])
     catalog = Catalog.build(
@@ -36,6 +36,8 @@ def build_catalog(storage: Storage, until: str) -> tuple[Catalog, list[str]]:
         author_ids=authors["author_id"].to_numpy(),
         author_category=category,
     )
+    del users, authors
+    pa.default_memory_pool().release_unused()  # else Arrow keeps room for all of them
     return catalog, names
 
 

@@ -297,9 +297,10 @@ def _run(root: Path, workers: int, args: argparse.Namespace) -> dict[str, Any]:
     with (folder / "log").open("w") as log:
         started = time.perf_counter()
         job = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-        with watched(psutil.Process(job.pid)) as memory:
+        process = psutil.Process(job.pid)
+        with watched(process) as memory:
             if args.kill:
-                _kill_worker(job, folder / "log")
+                _kill_worker(process, folder / "log")
             code = job.wait()
         seconds = time.perf_counter() - started
     lines = (folder / "log").read_text().splitlines()
@@ -326,11 +327,12 @@ def _run(root: Path, workers: int, args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _kill_worker(job: "subprocess.Popen[bytes]", log: Path) -> None:
-    """After the first checkpoint."""
-    while job.poll() is None and not _CHECKPOINT.search(log.read_text()):
+def _kill_worker(job: psutil.Process, log: Path) -> None:
+    """After the first checkpoint, when Ray Train has heard of it."""
+    while job.status() != psutil.STATUS_ZOMBIE and not _CHECKPOINT.search(log.read_text()):
         time.sleep(0.5)
-    kill(*[child for child in children(psutil.Process(job.pid)) if is_titled(child, TRAIN_WORKER)][:1])
+    time.sleep(10.0)
+    kill(*[child for child in children(job) if is_titled(child, TRAIN_WORKER)][:1])
 
 
 def _checkpoints(lines: list[str]) -> dict[int, dict[str, Any]]:
