@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -115,7 +116,8 @@ class RankerOptimizer:
         if state.keys() != self._optimizers.keys():
             raise ValueError(f"the optimizer has {list(self._optimizers)}, the state is of {list(state)}")
         for name, optimizer in self._optimizers.items():
-            optimizer.load_state_dict(state[name])
+            # Torch's Adam goes on in the very tensors that it is given, RowAdam in its own.
+            optimizer.load_state_dict(copy.deepcopy(state[name]) if name == _ADAM else state[name])
 
 
 def _dense_members(model: nn.Module, tables: list[IdTable]) -> dict[str, list[nn.Parameter]]:

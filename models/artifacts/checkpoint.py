@@ -40,17 +40,27 @@ class SavedModel(nn.Module, ModelHubMixin):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote, in evaluation mode. Raises ValueError on any mismatch, with both values."""
-        head = json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8"))
+        head, parts = cls._head(folder), cls.parts.items()
+        model = cls(**{name: build(part, head[name], f"{folder / _CONFIG_FILE}: {name}") for name, part in parts})
+        _load_weights(model, folder)
+        return model.eval()
+
+    def fill(self, folder: Path) -> None:
+        """Read what a model of the same parts wrote into this one, without a second one beside it. Raises as `load`."""
+        self._head(folder)
+        _load_weights(self, folder)
+
+    @classmethod
+    def _head(cls, folder: Path) -> dict[str, Any]:
+        """config.json, which must be of this class and version and have its parts."""
+        head: dict[str, Any] = json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8"))
         for key, wanted in (("class", cls.__name__), ("version", cls.version)):
             if head.get(key) != wanted:
                 raise ValueError(f"{folder / _CONFIG_FILE} has {key} {head.get(key)!r}, wanted {wanted!r}")
         missing = sorted(set(cls.parts) - set(head))
         if missing:
             raise ValueError(f"{folder / _CONFIG_FILE} misses {missing}; it has {sorted(head)}")
-        parts = cls.parts.items()
-        model = cls(**{name: build(part, head[name], f"{folder / _CONFIG_FILE}: {name}") for name, part in parts})
-        _load_weights(model, folder)
-        return model.eval()
+        return head
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.save(save_directory)

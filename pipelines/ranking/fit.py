@@ -5,6 +5,7 @@ are scored after every epoch. When that gets no better, training goes back to th
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -78,13 +79,18 @@ def go_through(learner: Learner, plan: TrainingPlan, work: Path, report: Report)
     loop = learner.loop
     while (key := plan.next_key(loop.progress)) is not None:
         for _ in learner.learn(key):
-            loop, folder = learner.loop, None
+            loop, folder, line, started = learner.loop, None, "", time.perf_counter()
             if loop.worker.rank == 0:
                 folder = work / folder_after(loop.progress)
                 learner.save(folder)
                 Manifest.create(folder, kind="checkpoint", run_id=folder.name, made_from={})
+                gib = sum(file.stat().st_size for file in folder.iterdir()) / 2**30
+                saved_s = time.perf_counter() - started
+                line = f"{folder.name} | {gib:.2f} GiB | settled {loop.settle_s:.1f} s, saved {saved_s:.1f} s"
+            started = time.perf_counter()
             is_last = plan.next_key(loop.progress) is None
             report({"key": key, "is_last": is_last, **loop.progress.curve[-1]}, folder)
+            loop.log_line(f"{plan.name} | checkpoint {line}, kept {time.perf_counter() - started:.1f} s")
 
 
 class _Fit:

@@ -43,11 +43,13 @@ class Loop:
         self.optimizer = RankerOptimizer(self.step, **rates, l2_ids=plan.l2_ids)
         self.exchange = Exchange(self.step, worker)
         self._best: dict[str, Any] | None = None
-        self._log_line = log_line
+        self.log_line = log_line
         self._sums = torch.zeros(4, dtype=torch.float64)
         self._since = 0
         self._clock = self._cpu_clock = 0.0
         self._pace = Pace()
+        self.settle_s = 0.0
+        """Seconds of the last `settle`."""
 
     def begin_key(self, inputs: Mapping[str, Inputs]) -> None:
         """Takes what the sources knew before a time key."""
@@ -67,7 +69,9 @@ class Loop:
         """Makes the model what it is at this step, for whoever reads its weights, and says how far it is."""
         if self._since:
             self._log(key)
+        started = time.perf_counter()
         self.optimizer.settle()
+        self.settle_s = time.perf_counter() - started
 
     def end_key(self, key: str) -> None:
         """The key is done."""
@@ -125,7 +129,7 @@ class Loop:
         progress.curve.append({"step": progress.step, **losses, "examples_per_s": rate})
         if self.worker.rank == 0:
             eta_s = self._pace.eta_s(self.plan.num_examples - progress.examples)
-            self._log_line(
+            self.log_line(
                 f"{self.plan.name} | step {progress.step}/{total} ({100 * progress.step / total:.0f} %) | {key} | "
                 f"loss {main:.4f} | aux {aux:.4f} | encoded {progress.encoded} | {rate:.0f} examples/s | "
                 f"waiting {100 * waiting:.0f} % | eta {eta_s:.0f} s"
@@ -146,11 +150,11 @@ class Loop:
         (folder / PROGRESS).write_text(json.dumps(asdict(self.progress)))
 
     def restore(self, folder: Path) -> None:
-        """Goes on from what `save` wrote."""
-        trained = type(self.model).load(folder)
-        self.model.load_state_dict(trained.state_dict())
+        """Goes on from what `save` wrote, without a second copy of the big tables."""
+        self.model.fill(folder)
         # By way of the CPU, because this worker may not have the device that the checkpoint was written on.
-        self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
+        saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True, mmap=True)
+        self.optimizer.load_state_dict(saved)
         for name in self.banks:
             self.banks[name] = MemoryBank.load(folder / bank_file(name), self.worker.device)
         if (folder / BEST).is_file():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
@@ -47,19 +48,28 @@ def build_catalog(
 
     Categories of `named` keep their values. With `still`, by table, only those ids count that it says.
     """
-    users, authors = newest.read(storage, "users", until=until), newest.read(storage, "authors", until=until)
+    users = newest.read(storage, "users", until=until, columns=["user_id", "since", *PROFILE])
+    authors = newest.read(storage, "authors", until=until, columns=["author_id", "since", "category"])
     if still is not None:
         users, authors = still["users"].of(users, "user_id"), still["authors"].of(authors, "author_id")
-    shown = authors["category"].to_pylist()
-    names = [*named, *sorted({name for name in shown if name is not None} - set(named))]
-    code = {name: index for index, name in enumerate(names)}
+    category, names = _codes(authors["category"], named)
     catalog = Catalog.build(
         user_ids=users["user_id"].to_numpy(),
         user_profile=np.stack([users[column].to_numpy() for column in PROFILE], axis=1),
         author_ids=authors["author_id"].to_numpy(),
-        author_category=np.array([-1 if name is None else code[name] for name in shown], dtype=np.int64),
+        author_category=category,
     )
+    del users, authors
+    pa.default_memory_pool().release_unused()  # else Arrow keeps room for all of them
     return catalog, names
+
+
+def _codes(shown: pa.ChunkedArray, named: Sequence[str]) -> tuple[Ints, list[str]]:
+    """The place of each text among `named` and then, sorted, the others that there are; -1 where it is null."""
+    others = {name for name in shown.unique().to_pylist() if name is not None} - set(named)
+    names = [*named, *sorted(others)]
+    places = pc.index_in(shown, pa.array(names, pa.string()))
+    return pc.fill_null(places, -1).to_numpy().astype(np.int64), names
 
 
 def read_examples(storage: Storage, day: str) -> Columns:

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 
 from models.batch import RankingBatch
 from models.catalog import Catalog
@@ -128,6 +129,7 @@ class DayStream:
         columns = example_columns(self._rows.read(own, self._columns))
         bounds = np.sum([batch_bounds(n, count) for n in np.diff(ends)], axis=0)
         order = self._order(number, columns, count)
+        pa.default_memory_pool().release_unused()  # else Arrow keeps several times what a stretch holds
         return Stretch(
             number=number,
             columns=columns,

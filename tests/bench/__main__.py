@@ -17,6 +17,7 @@ BENCHES = {
     "ids": "milliseconds of a training step by the number of ids, whole tables against rows alone",
     "follow": "what a day more costs a ranker that follows its days, and what each day showed before it was learnt",
     "fuxictr": "samples a second of Base against MMoE of FuxiCTR, at equal dense parameters",
+    "scale": "memory and speed of the job train, by default over a small log; --full is of 10 M impressions",
     "windows": "labels by Moment, Sliver, 5 minutes and 1 hour over one event log: how right, how soon, at what cost",
     "training": "seconds of a training step, Base and SARM by encode window and budget, and where they go",
     "proportions": "seconds of a training step where Base is as wide as an industrial ranker",

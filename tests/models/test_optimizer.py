@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -68,6 +70,23 @@ def test_l2_pulls_rows_that_are_not_seen_to_zero_and_leaves_dense_weights() -> N
         optimizer.step()
     torch.testing.assert_close(model["table"].weight.detach()[2:], table[2:] - 0.003 * table[2:].sign())
     torch.testing.assert_close(model["dense"].weight.detach(), weight)
+
+
+def test_what_it_goes_on_from_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "SPARSE_FROM", 9)
+    model = nn.ModuleDict({"big": IdTable(9, 2, 0.1), "dense": nn.Linear(2, 3)})
+    optimizer = RankerOptimizer(model, **RATES)
+
+    def learn() -> None:
+        model["dense"](model["big"](torch.tensor([1, 2]))).sum().backward()
+        optimizer.step()
+
+    learn()
+    saved, kept = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(optimizer.state_dict())
+    optimizer.load_state_dict(saved)
+    learn()
+    for name in ("adam", "rows"):
+        torch.testing.assert_close(saved[name]["state"], kept[name]["state"], rtol=0, atol=0)
 
 
 def test_what_was_saved_of_another_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

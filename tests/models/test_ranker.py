@@ -118,6 +118,18 @@ def test_saved_and_loaded_rankers_score_alike(tmp_path: Path) -> None:
     assert loaded.config == model.config
 
 
+def test_a_ranker_is_filled_with_what_another_one_saved(tmp_path: Path) -> None:
+    saved, model = ranker(), Ranker(RANKER, catalog().sizes).train()
+    saved.save(tmp_path)
+    parameters = list(model.parameters())
+    model.fill(tmp_path)
+    assert model.training and all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+    assert torch.equal(model.eval()(batch(5)), saved.eval()(batch(5)))
+    wide = Ranker(dataclasses.replace(RANKER, id_dim=2 * RANKER.id_dim), catalog().sizes)
+    with pytest.raises(ValueError, match=r"has shape .* in the file"):
+        wide.fill(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

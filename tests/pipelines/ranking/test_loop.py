@@ -1,5 +1,6 @@
 """The training loop on another device than the CPU."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +69,15 @@ def test_anchors_that_are_cut_are_said_once(tiny: Settings, tmp_path: Path) -> N
     assert warning.startswith("sarm | warning: sarm: anchors cut: ") and f" {cut} of {total} (" in warning
     _train(tiny, (), tmp_path / "base", lines=lines)
     assert len([line for line in lines if "warning" in line]) == 1, "Base reads no anchors"
+
+
+def test_each_checkpoint_is_said_with_its_size_and_seconds(tiny: Settings, tmp_path: Path) -> None:
+    lines: list[str] = []
+    _train(tiny, (), tmp_path, lines=lines)
+    said = [line for line in lines if "| checkpoint " in line]
+    form = r"base \| checkpoint after-{}-{} \| 0.00 GiB \| settled 0.0 s, saved [\d.]+ s, kept [\d.]+ s"
+    for number, (line, day) in enumerate(zip(said, DAYS, strict=True), start=1):
+        assert re.fullmatch(form.format(number, day), line), line
 
 
 @pytest.mark.parametrize("sources", [("sarm",), ()])

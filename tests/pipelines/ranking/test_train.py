@@ -126,6 +126,16 @@ def test_the_last_days_anchors_and_impressions_do_not_reach_training(tiny: Setti
     assert _same(_weights(tmp_path / "with" / last), _weights(tmp_path / "without" / last))
 
 
+def test_categories_are_numbered_by_their_names_and_may_be_missing(tiny: Settings) -> None:
+    storage = Storage.open(tiny.storage.root)
+    shown = [storage.read("authors", day).select(["author_id", "category"]) for day in storage.days("authors")]
+    newest = {row["author_id"]: row["category"] for day in shown for row in day.to_pylist()}
+    catalog, names = build_catalog(storage, "2026-01-03")
+    assert names == sorted({name for name in newest.values() if name is not None}) and None in newest.values()
+    rows = catalog.author_category[catalog.author_rows(list(newest))]
+    assert [None if code == 0 else names[code - 1] for code in rows.tolist()] == list(newest.values())
+
+
 def test_anchors_in_force_are_the_newest_strictly_before(tiny: Settings) -> None:
     storage = Storage.open(tiny.storage.root)
     catalog, _ = build_catalog(storage, "2026-01-03")
