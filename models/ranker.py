@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +77,7 @@ class RankerConfig:
 
 
 def _rows(table: IdTable, rows: Tensor) -> Tensor:
-    """Rows of an `IdTable`, which looks after the gradient of a big one itself."""
+    """Many rows of an `IdTable`, which looks after the gradient of a big one itself. Passes by its forward hooks."""
     is_big = table.is_sparse or table.reader is not None
     found: Tensor = table(rows) if is_big else look_up(table.weight, rows)
     return found
@@ -104,7 +103,7 @@ class TargetAttention(nn.Module):
 
     def forward(self, target: Tensor, items: Tensor, mask: Tensor) -> Tensor:
         """target [B, query_dim], items [B, L, D], mask [B, L] -> [B, D]; zeros where the history is empty."""
-        scores = torch.linalg.vecdot(items, self.query(target).unsqueeze(1) * items.shape[-1] ** -0.5)
+        scores = torch.matmul(items, self.query(target).unsqueeze(-1)).squeeze(-1) * items.shape[-1] ** -0.5
         read = torch.bmm(masked_softmax(scores, mask).unsqueeze(1), items).squeeze(1)
         interest: Tensor = self.value(read)
         return interest
@@ -208,7 +207,7 @@ class Ranker(SavedModel):
 
     def rank_features(self, batch: RankingBatch, extra: Tensor | None = None) -> Tensor:
         """h_rank of eq. 11: crossed fields and the products user x author, interest x author. [B, R]."""
-        user, category = _rows(self.users, batch.user), _rows(self.categories, batch.author_category)
+        user, category = self.users(batch.user), self.categories(batch.author_category)
         # One read of the table, because each finds out which rows it has and takes its gradient apart.
         authors = _rows(self.authors, torch.cat([batch.author.unsqueeze(1), batch.history], dim=1))
         author = self.target(authors[:, 0])
@@ -218,10 +217,8 @@ class Ranker(SavedModel):
             + _rows(self.watches, log2_bucket(batch.history_watch_s, self.config.watch_buckets))
         )
         interest = self.target_attention(torch.cat([author, category], dim=-1), items, batch.history_mask)
-        profile = [
-            _rows(cast(IdTable, table), batch.user_profile[:, index]) for index, table in enumerate(self.profile)
-        ]
-        x0 = torch.cat([user, author, interest, *profile, category, _rows(self.hours, batch.hour)], dim=-1)
+        profile = [table(batch.user_profile[:, index]) for index, table in enumerate(self.profile)]
+        x0 = torch.cat([user, author, interest, *profile, category, self.hours(batch.hour)], dim=-1)
         crossed = x0
         for layer in self.cross:
             crossed = layer(x0, crossed)
