@@ -112,12 +112,12 @@ class FeatureGates(nn.Module):
 
 
 class Experts(nn.Module):
-    """All experts of one layer: Swish(BatchNorm(MLP_E(.))) (eq. 4, 5). [G, B, V] -> [B, G E, D].
+    """All experts of one layer: Swish(BatchNorm(MLP_E(.))) (eq. 4, 5). [G, B, V] -> [B, G, E, D].
 
     Example:
         >>> experts = Experts(num_groups=3, width=8, config=HoMEConfig(expert_dim=4, experts_per_group=2))
         >>> experts(torch.randn(3, 5, 8)).shape
-        torch.Size([5, 6, 4])
+        torch.Size([5, 3, 2, 4])
     """
 
     def __init__(self, num_groups: int, width: int, config: HoMEConfig) -> None:
@@ -132,7 +132,7 @@ class Experts(nn.Module):
         """Every group reads its own input."""
         groups, batch, _ = x.shape
         hidden = torch.bmm(x, self.weight).transpose(0, 1).reshape(batch, -1)
-        return F.silu(self.norm(hidden)).view(batch, groups * self.num_experts, -1)
+        return F.silu(self.norm(hidden)).view(batch, groups, self.num_experts, -1)
 
 
 class MetaLayer(nn.Module):
@@ -160,7 +160,7 @@ class MetaLayer(nn.Module):
 
     def forward(self, v: Tensor) -> dict[str, Tensor]:
         """z_meta + z_meta,self of each group."""
-        experts = self.experts(self.feature_gates(v.expand(len(self.visible), -1, -1)))
+        experts = self.experts(self.feature_gates(v.expand(len(self.visible), -1, -1))).flatten(1, 2)
         weight, bias = pack(_linear(self.gates) + _linear(self.self_gates), self._places, experts.shape[1])
         logits = F.linear(v, weight.flatten(0, 1), bias.flatten()).view(len(v), 2, len(self.visible), -1)
         gates, own = logits.unbind(dim=1)
@@ -191,7 +191,7 @@ class TaskLayer(nn.Module):
     def forward(self, z: Mapping[str, Tensor]) -> Tensor:
         """A task sees the shared, its category's and its own experts; its gate reads z_category (+) z_shared."""
         inputs = torch.stack([z[self.tasks.get(group, group)] for group in self.groups])
-        experts = self.experts(self.feature_gates(inputs))
+        experts = self.experts(self.feature_gates(inputs)).flatten(1, 2)
         read = {name: torch.cat([z[name], z[SHARED]], dim=-1) for name in set(self.tasks.values())}
         weight, bias = pack(_linear(self.gates), self._places, experts.shape[1])
         logits = torch.baddbmm(bias.unsqueeze(1), torch.stack([read[c] for c in self.tasks.values()]), weight.mT)

@@ -64,7 +64,7 @@ BLOCKS: dict[str, Callable[[], tuple[nn.Module, list[Any], tuple[int, ...]]]] = 
     "feed_forward": lambda: (FeedForward(D, 5), [real(B, L, D)], (B, L, D)),
     "transformer_block": lambda: (TransformerBlock(D, 1, 2), [real(B, L, D), MASK], (B, L, D)),
     "feature_gates": lambda: (FeatureGates(2, V, 2), [real(2, B, V)], (2, B, V)),
-    "experts": lambda: (Experts(2, V, HOME), [real(2, B, V)], (B, 2 * HOME.experts_per_group, D)),
+    "experts": lambda: (Experts(2, V, HOME), [real(2, B, V)], (B, 2, HOME.experts_per_group, D)),
     "meta_layer": lambda: (_Groups(MetaLayer(HOME, TASK_CATEGORIES)), [real(B, V)], (B, 3 * D)),
     "home": lambda: (HoME(7, HOME, TASK_CATEGORIES), [real(B, 7)], (B, 4)),
     "target_attention": lambda: (TargetAttention(3, D), [real(B, 3), real(B, L, D), MASK], (B, D)),
