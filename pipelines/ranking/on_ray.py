@@ -12,6 +12,7 @@ from models.artifacts.manifest import ArtifactError, Manifest
 from models.artifacts.store import open_root
 from pipelines.ranking.plan import TrainConfig, TrainingPlan
 from pipelines.ranking.worker import Worker
+from pipelines.runtime.freed_memory import keep_freed_memory
 from pipelines.runtime.ray_train import Training, fit
 from pipelines.runtime.run import Run
 from pipelines.tables.storage import Storage, shared_root
@@ -73,6 +74,7 @@ def _worker(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     torch.set_num_threads(config["threads"])
+    keep_freed_memory()
     context = ray.train.get_context()
     storage = Storage.open(config["root"])
     worker = Worker(rank=context.get_world_rank(), world_size=context.get_world_size(), device=get_device())

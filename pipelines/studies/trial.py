@@ -19,6 +19,7 @@ from pipelines.ranking.plan import make_plan
 from pipelines.ranking.published import advance, load_folder
 from pipelines.ranking.worker import Worker
 from pipelines.runtime.config import to_dict
+from pipelines.runtime.freed_memory import keep_freed_memory
 from pipelines.samples.batches import read_examples, take
 from pipelines.studies import ablations
 from pipelines.studies.config import Variant
@@ -35,6 +36,7 @@ def run_trial(settings: "Settings", variant: Variant) -> tuple[dict[str, Any], d
     Returns the trial's record and its scores [n, K], in the order of `read_examples`.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()
     run = settings.open()
     storage, artifacts = run.storage, Artifacts(run.storage)
     plan, made_from = make_plan(variant.train, run, artifacts, variant.train.sources)

@@ -25,6 +25,7 @@ from models.optimizer import RankerOptimizer
 from models.ranker import RankerConfig
 from models.training import TrainingRanker
 from pipelines.ranking.plan import TrainConfig
+from pipelines.runtime.freed_memory import keep_freed_memory
 
 HISTORY, BATCHES = 20, 64
 
@@ -101,6 +102,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=32, help="steps of a turn")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
+    keep_freed_memory()
     figures: dict[str, Any] = {"bench": "ids", "batch_size": args.batch_size, "skew": args.skew, "variants": {}}
     for number in sorted(args.ids):
         ids = Ids(users=number - number // 6, authors=number // 6, skew=args.skew)

@@ -35,6 +35,7 @@ from models.training import TrainingRanker, Window
 from pipelines.ranking.anchor_table import AnchorTable
 from pipelines.ranking.plan import TrainConfig, train_days
 from pipelines.runtime.cluster import connected
+from pipelines.runtime.freed_memory import keep_freed_memory
 from pipelines.samples import examples
 from pipelines.samples.batches import Batches, build_catalog, num_batches, read_examples
 from pipelines.semantics import vocabulary
@@ -122,6 +123,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key, repeatable")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as scratch:
         settings = read_settings(args.config, args.set)
         root = args.root or f"{scratch}/store"

@@ -22,6 +22,7 @@ from pipelines.ranking.plan import make_plan
 from pipelines.ranking.published import PublishedRanker, load, load_folder
 from pipelines.ranking.worker import Worker
 from pipelines.runtime.cluster import connected
+from pipelines.runtime.freed_memory import keep_freed_memory
 from pipelines.samples import examples
 from pipelines.samples.batches import read_examples
 from pipelines.semantics import vocabulary
@@ -48,6 +49,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key, repeatable")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
+    keep_freed_memory()
     runs = []
     with tempfile.TemporaryDirectory() as scratch:
         settings = read_settings(args.config, args.set)
