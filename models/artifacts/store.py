@@ -163,20 +163,17 @@ class ArtifactStore:
         Returns their run ids. Only for who keeps all others from publishing an artifact of the kind meanwhile.
         """
         base, oldest_ns = f"{self._path}/artifacts/{kind}", time.time_ns() - older_than_s * 10**9
-        found = self._filesystem.get_file_info(pafs.FileSelector(base, allow_not_found=True))
-        versions = [info for info in found if info.base_name.startswith("v=")]
-        # Of whole versions the manifest alone is asked for: a bank has as many files as it has deltas.
-        manifests = self._filesystem.get_file_info([f"{info.path}/{MANIFEST}" for info in versions])
-        swept = []
-        for version, manifest in zip(versions, manifests, strict=True):
-            if manifest.type == pafs.FileType.File:
-                continue
-            files = self._filesystem.get_file_info(pafs.FileSelector(version.path, recursive=True))
-            if max(file.mtime_ns or 0 for file in (version, *files)) < oldest_ns:
-                self._filesystem.delete_dir(version.path)
-                log.info("swept %s: its publisher died before it was whole", version.path)
-                swept.append(version.base_name[2:])
-        return swept
+        # One call for all versions, however many there are.
+        versions: dict[str, dict[str, int]] = {}
+        for info in self._filesystem.get_file_info(pafs.FileSelector(base, allow_not_found=True, recursive=True)):
+            version, _, name = info.path.partition(f"artifacts/{kind}/")[2].partition("/")
+            if version.startswith("v="):
+                versions.setdefault(version, {})[name] = info.mtime_ns or 0
+        halves = [v for v, files in versions.items() if MANIFEST not in files and max(files.values()) < oldest_ns]
+        for version in halves:
+            self._filesystem.delete_dir(f"{base}/{version}")
+            log.info("swept %s/%s: its publisher died before it was whole", base, version)
+        return [version[2:] for version in halves]
 
     def forget(self, kind: str, keep: int) -> list[str]:
         """Removes all but the `keep` versions of a kind that were stored last, and CURRENT; returns their run ids.
