@@ -17,6 +17,10 @@ from pipelines.tables.fingerprint import digest
 _EXAMPLES = "examples/"
 BEFORE = "before"
 """In the lineage: the version that a version went on from."""
+_SAME = (
+    "batch_size", "stretch_rows", "checkpoint_rows", "encode_window", "lr_ids", "lr_encoder", "lr_dense", "l2_ids",
+    "log_every",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,12 +103,6 @@ def make_follow_plan(
     for table in ("users", "authors") if keys else ():
         made_from[table] = newest.fingerprint(storage, table, until=keys[-1])
     return plan, made_from
-
-
-_SAME = (
-    "batch_size", "stretch_rows", "checkpoint_rows", "encode_window", "lr_ids", "lr_encoder", "lr_dense", "l2_ids",
-    "log_every",
-)  # fmt: skip
 
 
 def _choices(plan: FollowPlan) -> dict[str, object]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ from pipelines.tables.storage import Storage
 from pipelines.tables.time_order import TimeOrder
 
 _MOST_WORKERS = 4096
+_OF_PLACES = (0, 1)  # behind the seed of a day: no share of a stretch has two numbers there
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,13 +71,8 @@ class Stretch:
 
     def windows(self, length: int) -> Iterator[list[tuple[RankingBatch, int]]]:
         """Batches and their sizes, so many at a time; the last window may be shorter."""
-        window: list[tuple[RankingBatch, int]] = []
-        for batch, size in zip(self.batches, self.sizes, strict=True):
-            window.append((batch, size))
-            if len(window) == length:
-                yield window
-                window = []
-        if window:
+        sized = zip(self.batches, self.sizes, strict=True)
+        while window := list(islice(sized, length)):
             yield window
 
 
@@ -101,7 +98,7 @@ class DayStream:
         self._rows = TimeOrder(storage.dataset("examples", day), "impression_id")
         self._stretches = cut.stretches(len(self._rows))
         if seed is not None and len(self._stretches) > 1:
-            places = np.random.default_rng([*seed, _MOST_WORKERS]).permutation(len(self._stretches))
+            places = np.random.default_rng([*seed, *_OF_PLACES]).permutation(len(self._stretches))
             self._stretches = [self._stretches[place] for place in places]
 
     def __len__(self) -> int:
