@@ -8,6 +8,7 @@ table. Here a row catches up with the steps that it has missed when it is read a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -61,7 +62,7 @@ class RowAdam(torch.optim.Optimizer):
                 "come_to": huge_pages.zeros(rows, 2, dtype=torch.float64).to(weight.device),
                 "now": [0.0, 0.0],
             }
-            table.reader = _Reader(self, weight)
+            table.reader = partial(self.read, weight)
         self._taken: dict[Tensor, _Taken] = {}
 
     @torch.no_grad()
@@ -143,16 +144,6 @@ class RowAdam(torch.optim.Optimizer):
                     self.state[weight][name].copy_(value)
                 else:
                     self.state[weight][name] = value
-
-
-class _Reader:
-    """How a table is read for learning."""
-
-    def __init__(self, optimizer: RowAdam, weight: Tensor) -> None:
-        self._optimizer, self._weight = optimizer, weight
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        return self._optimizer.read(self._weight, rows)
 
 
 class _Read(torch.autograd.Function):
