@@ -36,7 +36,7 @@ class IdTable(nn.Module):
         weight[0] = 0.0
         self.weight = nn.Parameter(weight)
         self.reader: Callable[[Tensor], Tensor] | None = None
-        """How it is read for learning, where not plainly: see `RowAdam`."""
+        """How it is read, where not plainly: see `RowAdam`."""
 
     @property
     def is_sparse(self) -> bool:
@@ -45,7 +45,7 @@ class IdTable(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """rows [...] int64 -> vectors [..., dim]."""
-        if self.reader is not None and torch.is_grad_enabled():
+        if self.reader is not None:
             return self.reader(rows)
         return F.embedding(rows, self.weight, sparse=True) if self.is_sparse else look_up(self.weight, rows)
 

@@ -36,6 +36,7 @@ else:
     )
 
 EACH_DAY = ("anew", "follow")
+BY = ("days", "windows")
 LAST_RATE = 0.1
 """Least share of the learning rates with which the validation keys are begun."""
 
@@ -44,6 +45,14 @@ LAST_RATE = 0.1
 class FollowConfig:
     """How a ranker goes on with what is new, day after day: the job follow."""
 
+    by: str = "days"
+    """`days`: each day is scored, then learnt from `examples`, with the labels that it has in the end. `windows`: the
+    impressions of a few seconds are scored, then what was reported in them is learnt from `window_examples`."""
+    window_s: float = 30.0
+    """Seconds that are scored and learnt together, by windows; more where they hold fewer rows than a step."""
+    delta_s: float | None = None
+    """By windows: seconds of the stream after which the authors that were encoded since reach the bank that is served,
+    as a delta of it; null = no deltas."""
     rate: float = 0.5
     """Share of the learning rates, all the time."""
     forget_days: int | None = None
@@ -55,6 +64,12 @@ class FollowConfig:
     """Versions of what a ranker goes on from that stay: each has the whole optimizer."""
 
     def __post_init__(self) -> None:
+        if self.by not in BY:
+            raise ValueError(f"by: wanted one of {', '.join(BY)}, got {self.by!r}")
+        if self.window_s < 0.001 or (self.delta_s is not None and (self.delta_s <= 0 or self.by != "windows")):
+            raise ValueError(
+                f"wanted window_s > 0, and delta_s > 0 with by: windows, or null, got {self}; correct them"
+            )
         if self.rate <= 0 or self.keep_states < 1 or (self.forget_days is not None and self.forget_days < 1):
             raise ValueError(
                 f"wanted rate > 0, keep_states >= 1 and forget_days >= 1 or null, got {self}; correct them"

@@ -46,7 +46,9 @@ def _plan(settings: Settings, keys: Sequence[str], sources: tuple[str, ...]) -> 
     plan, made_from = make_follow_plan(settings.train, run, Artifacts(run.storage), sources)
     rows = dict(zip(plan.keys, plan.rows, strict=True))
     chosen = tuple(key for key in plan.keys if key in keys)
-    return replace(plan, keys=chosen, rows=tuple(rows[key] for key in chosen)), made_from
+    steps = dict(zip(plan.keys, plan.steps, strict=True))
+    of = {name: tuple(by_key[key] for key in chosen) for name, by_key in (("rows", rows), ("steps", steps))}
+    return replace(plan, keys=chosen, **of), made_from
 
 
 def _follow(
