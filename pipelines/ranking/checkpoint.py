@@ -60,6 +60,11 @@ def bank_file(source: str) -> str:
     return f"bank-{source}.safetensors"
 
 
+def state_kind(ranker: str) -> str:
+    """Artifact kind of what a ranker that follows goes on from: its last checkpoint."""
+    return f"{ranker}.state"
+
+
 def folder_after(progress: Progress) -> str:
     """Name of the checkpoint that is left when the last of the keys `done` is, or so many stretches of the next one."""
     within = f"-and-{progress.stretches}" if progress.stretches else ""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from models.artifacts.manifest import ArtifactError, Manifest
-from pipelines.ranking.checkpoint import Progress, read_progress
+from pipelines.ranking.checkpoint import Progress, read_progress, state_kind
 from pipelines.ranking.plan import FollowConfig, PlannedSource, TrainConfig, TrainingPlan
 from pipelines.ranking.publish import KIND as BANK
 from pipelines.ranking.variants import SOURCES, ranker_name
@@ -67,11 +67,6 @@ class FollowPlan(TrainingPlan):
     def num_examples(self) -> int:
         """Examples up to the end of this run."""
         return self.before.examples + sum(self.rows)
-
-
-def state_kind(ranker: str) -> str:
-    """Artifact kind of what a ranker goes on from: its last checkpoint."""
-    return f"{ranker}.state"
 
 
 def make_follow_plan(

@@ -19,6 +19,7 @@ BENCHES = {
     "fuxictr": "samples a second of Base against MMoE of FuxiCTR, at equal dense parameters",
     "scale": "memory and speed of the job train, by default over a small log; --full is of 10 M impressions",
     "windows": "labels by Moment, Sliver, 5 minutes and 1 hour over one event log: how right, how soon, at what cost",
+    "labels": "what a ranker knows of the next 30 seconds by when its labels come: Moment, Sliver, 5 min, 1 h, a day",
     "training": "seconds of a training step, Base and SARM by encode window and budget, and where they go",
     "proportions": "seconds of a training step where Base is as wide as an industrial ranker",
     "kills": "what a SIGKILL at a random step of training costs, and whether the same ranker comes out",
