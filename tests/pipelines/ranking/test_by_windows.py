@@ -10,7 +10,7 @@ import pytest
 
 from models import embeddings
 from models.artifacts import bank
-from models.artifacts.bank_delta import BankDelta, fold
+from models.artifacts.bank_delta import UNTIL, BankDelta, fold
 from models.artifacts.delta_store import DeltaStore
 from models.artifacts.manifest import ArtifactError
 from models.sarm.memory_bank import MemoryBank
@@ -154,6 +154,7 @@ def test_the_next_full_bank_of_what_was_trained_is_the_one_before_and_its_deltas
     settings = by_windows(served, delta_s=2 * HOUR_S)
     follow_here(settings, [DAYS[2]], tmp_path / "follow")
     ids, vectors, anchor_day = served_now(settings)
+    last = deltas_of(settings)[1][-1]
     figures = run_job(publish, replace(settings, publish=replace(settings.publish, vectors="trained")))
     assert figures["how"] == "published" and figures["until"] == DAYS[1]
     artifacts = Artifacts(settings.open().storage)
@@ -161,6 +162,7 @@ def test_the_next_full_bank_of_what_was_trained_is_the_one_before_and_its_deltas
     rows = np.append(0, load(artifacts, "sarm").catalog.author_rows(ids))
     assert np.array_equal(full.states["sarm"][rows], vectors)
     assert np.array_equal(full.anchor_day[rows], anchor_day)
+    assert artifacts.manifest("bank").made_from[UNTIL] == str(last.until_ts_ms)
 
 
 def test_a_run_that_dies_publishes_its_deltas_again_to_the_same_bits(served: Settings, tmp_path: Path) -> None:
