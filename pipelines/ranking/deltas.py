@@ -44,6 +44,7 @@ class DeltaFeed:
         self._published = bank.read(folder)
         ranker = artifacts.fetch(manifest.made_from["ranker"], manifest.made_from["model"])
         self._author_ids = Catalog.load(ranker / CATALOG).author_ids
+        self._catalog: Catalog | None = None
 
     def begin(
         self, banks: Mapping[str, MemoryBank], catalog: Catalog, states: Mapping[str, State], until_ts_ms: int
@@ -80,9 +81,11 @@ class DeltaFeed:
         self._publish(number, changed, rows[changed], banks, states, until_ts_ms)
 
     def _rows(self, catalog: Catalog) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """The ranker's row of each row of the bank, and whether there is one."""
-        rows = np.append(0, catalog.author_rows(self._author_ids))
-        return rows, (rows > 0) | (np.arange(len(rows)) == 0)
+        """The ranker's row of each row of the bank, and whether there is one. Looked up once for a catalog."""
+        if self._catalog is not catalog:
+            rows = np.append(0, catalog.author_rows(self._author_ids))
+            self._catalog, self._places = catalog, (rows, (rows > 0) | (np.arange(len(rows)) == 0))
+        return self._places
 
     def _publish(
         self,
