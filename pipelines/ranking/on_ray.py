@@ -11,7 +11,7 @@ from typing import Any
 from models.artifacts.manifest import ArtifactError, Manifest
 from models.artifacts.store import open_root
 from pipelines.ranking.plan import TrainConfig, TrainingPlan
-from pipelines.ranking.worker import Worker
+from pipelines.ranking.worker import Worker, joined
 from pipelines.runtime.freed_memory import keep_freed_memory
 from pipelines.runtime.ray_train import Training, fit
 from pipelines.runtime.run import Run
@@ -91,7 +91,7 @@ def _worker(config: dict[str, Any]) -> None:
             delete_local_checkpoint_after_upload=True,
         )
 
-    with tempfile.TemporaryDirectory() as work, _resume(log_line) as resume:
+    with joined(worker, log_line) as worker, tempfile.TemporaryDirectory() as work, _resume(log_line) as resume:
         config["loop"](
             config["plan"],
             storage,

@@ -1,0 +1,76 @@
+"""How training workers tell each other of a step, and the way that goes anywhere: torch.distributed."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Rows = tuple[Tensor, Tensor]
+"""Rows of a table [R] int64, and what is said of each, [R, ...] float32."""
+_ROW_FLOATS = 2  # an int64 travels as the bits of two floats
+
+
+class Channel(Protocol):
+    """What joins the workers of a group."""
+
+    def swap(self, dense: Sequence[Tensor], ragged: Sequence[Rows]) -> tuple[Tensor, list[Rows]]:
+        """Means of dense tensors, and the rows of all workers.
+
+        Every worker gives float32 tensors of the same shapes, and rows of the same tables in the same order. The means
+        come as one tensor [N], one after another; rows of each table in the order of ranks.
+        """
+        ...
+
+
+class Distributed:
+    """A `Channel` by torch.distributed, in two messages: one of equal shape everywhere, and one of rows."""
+
+    def __init__(self, rank: int, world_size: int, device: torch.device) -> None:
+        self._rank, self._world_size, self._device = rank, world_size, device
+
+    def swap(self, dense: Sequence[Tensor], ragged: Sequence[Rows]) -> tuple[Tensor, list[Rows]]:
+        """As `Channel.swap`."""
+        # Each worker fills its own place and leaves zeros in the others': the sum says all. It is exact up to 2^24.
+        slots = torch.zeros(self._world_size, len(ragged))
+        slots[self._rank] = torch.tensor([len(rows) for rows, _ in ragged], dtype=torch.float32)
+        message = torch.cat([part.flatten() for part in (*dense, slots.to(self._device))])
+        dist.all_reduce(message)
+        means, sums = torch.split(message, [len(message) - slots.numel(), slots.numel()])
+        counts = [[round(count) for count in row] for row in sums.view_as(slots).tolist()]
+        return means.div_(self._world_size), self._gather(ragged, counts)
+
+    def gather(self, rows: Tensor, values: Tensor) -> Rows:
+        """All workers' rows [R] int64 with values [R, ...] float32, in the order of ranks, however many there are."""
+        counts = [torch.zeros(1, dtype=torch.int64, device=self._device) for _ in range(self._world_size)]
+        dist.all_gather(counts, torch.tensor([len(rows)], device=self._device))
+        return self._gather([(rows, values)], [[int(count)] for count in counts])[0]
+
+    def _gather(self, ragged: Sequence[Rows], counts: Sequence[Sequence[int]]) -> list[Rows]:
+        """All workers' rows of each item, in the order of ranks; `counts` says how many each has."""
+        if not ragged:
+            return []
+        shapes = [
+            (max(of), _ROW_FLOATS + values.flatten(1).shape[1])
+            for of, (_, values) in zip(zip(*counts, strict=True), ragged, strict=True)
+        ]
+        message = torch.zeros(sum(rows * width for rows, width in shapes), device=self._device)
+        for place, (rows, values) in zip(_items(message, shapes), ragged, strict=True):
+            place[: len(rows), :_ROW_FLOATS] = rows.view(torch.float32).view(-1, _ROW_FLOATS)
+            place[: len(rows), _ROW_FLOATS:] = values.flatten(1)
+        messages = [torch.empty_like(message) for _ in counts]
+        dist.all_gather(messages, message)
+        by_worker = [_items(message, shapes) for message in messages]
+        gathered = []
+        for item, (_, values) in enumerate(ragged):
+            whole = torch.cat([items[item][: count[item]] for items, count in zip(by_worker, counts, strict=True)])
+            rows = whole[:, :_ROW_FLOATS].contiguous().view(torch.int64).squeeze(1)
+            gathered.append((rows, whole[:, _ROW_FLOATS:].reshape(-1, *values.shape[1:])))
+        return gathered
+
+
+def _items(message: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Views of the parts of a message, one after another."""
+    parts = torch.split(message, [rows * width for rows, width in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
