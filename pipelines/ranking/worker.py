@@ -37,7 +37,8 @@ def joined(worker: Worker, log_line: Callable[[str], None]) -> Iterator[Worker]:
         places: list[Place] = [Place.of(listener, worker.device)] * worker.world_size
         dist.all_gather_object(places, places[worker.rank])
         machines, devices = ({getattr(place, name) for place in places} for name in ("machine", "device"))
-        where = f"{worker.world_size} workers on {len(machines)} machine(s) that compute on {' and '.join(devices)}"
+        on = " and ".join(sorted(devices))
+        where = f"{worker.world_size} workers on {len(machines)} machine(s), which compute on {on},"
         if len(machines) > 1 or devices != {"cpu"}:
             log_line(f"{where} exchange by torch.distributed ({dist.get_backend()})")
             yield worker
