@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipelines.ranking.channel import Rows
+from models.group import Rows
 
 _LONGEST_WAIT_S = 1800.0
 """For another worker, which may be writing a checkpoint; torch.distributed waits as long."""
@@ -58,14 +58,14 @@ def listening() -> Iterator[socket.socket]:
 
 
 class SharedMemory:
-    """A `Channel` between processes of one machine, made by `connect`.
+    """A `Group` of processes of one machine, made by `connect`.
 
     Each has memory for two messages, as large as the largest so far and a quarter more.
     """
 
     def __init__(self, rank: int, own: Sequence["_Memory"], peers: Sequence["_Peer"]) -> None:
-        self._rank, self._own, self._peers = rank, own, peers
-        self._turn = 0
+        self.rank, self.world_size = rank, 1 + len(peers)
+        self._own, self._peers, self._turn = own, peers, 0
 
     @classmethod
     def connect(
@@ -84,7 +84,7 @@ class SharedMemory:
         return cls(rank, own, peers)
 
     def swap(self, dense: Sequence[Tensor], ragged: Sequence[Rows]) -> tuple[Tensor, list[Rows]]:
-        """As `Channel.swap`; adds in the order of ranks.
+        """As `Group.swap`; adds in the order of ranks.
 
         Raises ConnectionError where another worker is gone, TimeoutError where it has said nothing for half an hour,
         RuntimeError where it does not learn the same parameters.
@@ -97,7 +97,7 @@ class SharedMemory:
         for peer in self._peers:
             peer.wait()
         messages = [peer.memories[self._turn].read(own.contents, shapes, peer.rank) for peer in self._peers]
-        messages.insert(self._rank, own)
+        messages.insert(self.rank, own)
         mean = messages[0].dense + messages[1].dense
         for message in messages[2:]:
             mean += message.dense

@@ -1,6 +1,6 @@
 """One worker of data-parallel training, and what workers exchange. Knows torch.distributed, not Ray."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -8,27 +8,35 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipelines.ranking.channel import Channel, Distributed, Rows
+from models.group import Alone, Group, Rows
+from pipelines.ranking.distributed import Distributed
 from pipelines.ranking.shared_memory import Place, SharedMemory, listening
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Worker:
-    """Which worker this is, what it computes on, and how it tells the others of its steps."""
+    """Which worker this is, what it computes on, and by what it reaches the others."""
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    channel: Channel | None = None
-    """None is torch.distributed: see `joined`."""
+    memory: SharedMemory | None = None
+    """None where it is torch.distributed: see `joined`."""
+
+    @property
+    def group(self) -> Group:
+        """All workers."""
+        if self.world_size == 1:
+            return Alone()
+        return self.memory or Distributed(self.rank, self.world_size, self.device)
 
 
 @contextmanager
 def joined(worker: Worker, log_line: Callable[[str], None]) -> Iterator[Worker]:
-    """The worker with the fastest channel that all of its group can use; `log_line` gets which one, and why.
+    """The worker with the fastest way that all of its group can use; `log_line` gets which one, and why.
 
     That is shared memory where all are on one machine and compute on its CPU. Every worker must call this, when
-    torch.distributed has joined them. The channel is closed behind the block.
+    torch.distributed has joined them. It leaves the others behind the block.
     """
     if worker.world_size == 1:
         yield worker
@@ -43,58 +51,56 @@ def joined(worker: Worker, log_line: Callable[[str], None]) -> Iterator[Worker]:
             log_line(f"{where} exchange by torch.distributed ({dist.get_backend()})")
             yield worker
             return
-        channel = SharedMemory.connect(worker.rank, listener, [place.address for place in places], dist.barrier)
+        memory = SharedMemory.connect(worker.rank, listener, [place.address for place in places], dist.barrier)
     log_line(f"{where} exchange by shared memory")
     try:
-        yield replace(worker, channel=channel)
+        yield replace(worker, memory=memory)
     finally:
-        channel.close()
+        memory.close()
 
 
 class Exchange:
-    """What workers tell each other in a step: sums of equal shape everywhere, and rows.
+    """What workers tell each other at the end of a step: dense gradients, rows of sparse ones, and statistics.
 
-    The sums are those of dense gradients and of the statistics of batch normalisation, which each worker has of its own
-    part of the batch; the rows those of sparse gradients, and of banks. One worker has nobody to tell.
+    The statistics are those of batch normalisation, which each worker has of its own part of the batch. One worker has
+    nobody to tell.
     """
 
     def __init__(self, module: nn.Module, worker: Worker) -> None:
-        self._worker = worker
-        self._distributed = Distributed(worker.rank, worker.world_size, worker.device)
-        self._channel = worker.channel or self._distributed
+        self._worker, self._group = worker, worker.group
         self._parameters = list(module.parameters())
         norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm1d)]
         self._statistics = [part for n in norms for part in (n.running_mean, n.running_var) if part is not None]
 
-    def __call__(self, banked: Mapping[str, Rows]) -> dict[str, Rows]:
-        """After a backward pass: gives every worker the mean of all workers' gradients; returns the banks' rows of all.
+    def __call__(self) -> None:
+        """After a backward pass: gives every worker the mean of all workers' gradients and statistics.
 
-        Each worker must have gradients of the same parameters and rows of the same banks. A bank's rows come in the
-        order of ranks. Raises the channel's error where another worker is gone.
+        Each worker must have gradients of the same parameters. Raises the group's error where another worker is gone.
         """
         if self._worker.world_size == 1:
-            return dict(banked)
+            return
         learnt = [(p, p.grad) for p in self._parameters if p.grad is not None]
         dense = [(parameter, gradient) for parameter, gradient in learnt if not gradient.is_sparse]
         sparse = [(parameter, gradient.coalesce()) for parameter, gradient in learnt if gradient.is_sparse]
-        rows_of = [(gradient.indices()[0], gradient.values()) for _, gradient in sparse]
         same = [*(gradient for _, gradient in dense), *self._statistics]
-        means, gathered = self._channel.swap(same, [*rows_of, *banked.values()])
+        means, gathered = self._group.swap(same, [(gradient.indices()[0], gradient.values()) for _, gradient in sparse])
         parts = torch.split(means, [part.numel() for part in same])
         for (parameter, _), mean in zip(dense, parts, strict=False):  # a gradient is a part of the message, not a copy
             parameter.grad = mean.view_as(parameter)
         for statistic, mean in zip(self._statistics, parts[len(dense) :], strict=True):
             statistic.copy_(mean.view_as(statistic))
-        for (parameter, _), (rows, values) in zip(sparse, gathered, strict=False):
+        for (parameter, _), (rows, values) in zip(sparse, gathered, strict=True):
             mean = values.div_(self._worker.world_size)
             parameter.grad = torch.sparse_coo_tensor(
                 rows.unsqueeze(0), mean, tuple(parameter.shape), check_invariants=False
             )
-        return dict(zip(banked, gathered[len(sparse) :], strict=True))
 
     def gather(self, rows: Tensor, values: Tensor) -> Rows:
-        """All workers' rows [R] int64 with values [R, ...] float32, in the order of ranks; not for every step."""
-        return (rows, values) if self._worker.world_size == 1 else self._distributed.gather(rows, values)
+        """All workers' rows [R] int64 with values [R, ...] float32, in the order of ranks; for more than a step has."""
+        if self._worker.world_size == 1:
+            return rows, values
+        worker = self._worker
+        return Distributed(worker.rank, worker.world_size, worker.device).gather(rows, values)
 
     def newest(self, days: Tensor) -> Tensor:
         """The greatest of all workers' values, by place."""

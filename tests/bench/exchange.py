@@ -10,7 +10,6 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from pipelines.ranking import loop
-from pipelines.ranking.channel import Rows
 from pipelines.ranking.fit import train as fit
 from pipelines.ranking.plan import make_plan
 from pipelines.ranking.worker import Exchange, Worker, joined
@@ -47,21 +45,20 @@ class Timed:
     steps: dict[str, list[tuple[float, ...]]] = defaultdict(list)
 
     def __init__(self, module: nn.Module, worker: Worker) -> None:
-        ways = {"memory": worker, "distributed": replace(worker, channel=None)} if worker.channel else {"alone": worker}
+        ways = {"memory": worker, "distributed": replace(worker, memory=None)} if worker.memory else {"alone": worker}
         self._ways = [(name, Exchange(module, of)) for name, of in ways.items()]
         self._done, self._last = 0, _clocks()
 
-    def __call__(self, banked: Mapping[str, Rows]) -> dict[str, Rows]:
+    def __call__(self) -> None:
         """One step."""
         name, exchange = self._ways[self._done // TURN % len(self._ways)]
         began = _clocks()
-        found = exchange(banked)
+        exchange()
         ended = _clocks()
         if self._done >= WARM:
             whole, own = ended - self._last, ended - began
             self.steps[name].append((whole[0], own[0], whole[1], own[1]))
         self._done, self._last = self._done + 1, ended
-        return found
 
     def newest(self, days: Tensor) -> Tensor:
         """As `Exchange.newest`."""

@@ -12,22 +12,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipelines.ranking.channel import Channel, Rows
+from models.group import Group, Rows
 from pipelines.ranking.worker import Worker, joined
 
 WORLD = 3
 GROWING = (0, 1, 700, 3, 40_000, 0, 40_000, 300_000)
 """Numbers of the dense part, message by message."""
 PATIENCE_S = 60
-Body = Callable[[int, Channel], None]
+Body = Callable[[int, Group], None]
 
 
 def _work(rank: int, folder: str, body: Body) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
     with joined(Worker(rank=rank, world_size=WORLD), lambda _: None) as worker:
-        assert worker.channel is not None
-        body(rank, worker.channel)
+        assert worker.memory is not None
+        body(rank, worker.group)
     os._exit(0)  # gloo's own farewell would wait for workers that were killed
 
 
@@ -68,9 +68,9 @@ def _ragged(rank: int, turn: int) -> list[Rows]:
     ]
 
 
-def _grow(rank: int, channel: Channel) -> None:
+def _grow(rank: int, group: Group) -> None:
     for turn in [*range(len(GROWING)), *reversed(range(len(GROWING)))]:
-        mean, ragged = channel.swap(_dense(rank, turn), _ragged(rank, turn))
+        mean, ragged = group.swap(_dense(rank, turn), _ragged(rank, turn))
         every = [torch.cat([part.flatten() for part in _dense(other, turn)]) for other in range(WORLD)]
         assert torch.equal(mean, (every[0] + every[1] + every[2]) / WORLD)
         for item, (rows, values) in enumerate(ragged):
@@ -83,10 +83,10 @@ def test_messages_of_all_sizes_arrive_whole(tmp_path: Path) -> None:
     assert _ended(_grow, tmp_path) == [0] * WORLD
 
 
-def _keep(rank: int, channel: Channel) -> None:
+def _keep(rank: int, group: Group) -> None:
     """What a step has returned stays what it was while the next ones are sent."""
     kept = [
-        channel.swap([torch.full((5,), float(turn))], [(torch.tensor([turn]), torch.ones(1, 2))]) for turn in range(6)
+        group.swap([torch.full((5,), float(turn))], [(torch.tensor([turn]), torch.ones(1, 2))]) for turn in range(6)
     ]
     for turn, (mean, ((rows, _),)) in enumerate(kept):
         assert mean.tolist() == [turn] * 5 and rows.tolist() == [turn] * WORLD
@@ -96,9 +96,9 @@ def test_what_a_step_returned_is_not_written_over(tmp_path: Path) -> None:
     assert _ended(_keep, tmp_path) == [0] * WORLD
 
 
-def _have_no_name(rank: int, channel: Channel) -> None:
+def _have_no_name(rank: int, group: Group) -> None:
     for _ in range(2):
-        channel.swap([torch.ones(3)], [])
+        group.swap([torch.ones(3)], [])
     mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if " rw-s " in line]
     memories = [line for line in mapped if "/memfd:training worker " in line]
     assert len(memories) == 2 * WORLD
@@ -109,13 +109,13 @@ def test_memory_has_no_name_that_could_be_left_behind(tmp_path: Path) -> None:
     assert _ended(_have_no_name, tmp_path) == [0] * WORLD
 
 
-def _die(rank: int, channel: Channel, after: int) -> None:
+def _die(rank: int, group: Group, after: int) -> None:
     for _ in range(after):
-        channel.swap([torch.ones(3)], [])
+        group.swap([torch.ones(3)], [])
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     with pytest.raises(ConnectionError, match=r"worker \d is gone"):
-        channel.swap([torch.ones(3)], [])
+        group.swap([torch.ones(3)], [])
 
 
 @pytest.mark.parametrize("after", [0, 1, 4])
@@ -123,12 +123,12 @@ def test_a_worker_that_is_killed_ends_the_others(tmp_path: Path, after: int) -> 
     assert _ended(partial(_die, after=after), tmp_path) == [0, -signal.SIGKILL, 0]
 
 
-def _fail(rank: int, channel: Channel) -> None:
-    channel.swap([torch.ones(3)], [])
+def _fail(rank: int, group: Group) -> None:
+    group.swap([torch.ones(3)], [])
     if rank == 1:
         raise SystemExit(7)
     with pytest.raises(ConnectionError, match=r"worker \d is gone"):
-        channel.swap([torch.ones(3)], [])
+        group.swap([torch.ones(3)], [])
 
 
 def test_a_worker_that_fails_ends_the_others(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def _die_while_joining(rank: int, folder: str) -> None:
     os._exit(0)
 
 
-def _unreached(rank: int, channel: Channel) -> None:
+def _unreached(rank: int, group: Group) -> None:
     raise AssertionError("training began")
 
 
@@ -157,10 +157,10 @@ def test_a_worker_that_is_killed_while_workers_are_joined_ends_the_others(tmp_pa
     assert _exit_codes(_die_while_joining, tmp_path) == [0, -signal.SIGKILL, 0]
 
 
-def _disagree(rank: int, channel: Channel) -> None:
+def _disagree(rank: int, group: Group) -> None:
     numbers = [5, 5, 6][rank]
     with pytest.raises(RuntimeError, match=r"has gradients of \d numbers and rows of 0 tables, this one has \d and 0"):
-        channel.swap([torch.ones(numbers)], [])
+        group.swap([torch.ones(numbers)], [])
         raise ConnectionError("the third worker alone differs, and has left: so the next message fails")
 
 

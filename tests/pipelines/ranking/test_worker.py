@@ -14,10 +14,10 @@ from models.embeddings import IdTable
 from pipelines.ranking.shared_memory import Place
 from pipelines.ranking.worker import Exchange, Worker, from_first, joined
 
-CHANNELS = ("shared memory", "torch.distributed")
+WAYS = ("shared memory", "torch.distributed")
 ROWS, DIM = 50, 4
 SIZES = (2, 5, 0)
-"""Rows that each worker has for the bank; the last one of three has none."""
+"""Rows that each worker has something to say of; the last one of three has none."""
 
 
 class _Model(nn.Module):
@@ -38,7 +38,7 @@ class _Model(nn.Module):
         return (read * torch.randn(read.shape, generator=generator)).sum()
 
 
-def _banked(rank: int) -> tuple[Tensor, Tensor]:
+def _said(rank: int) -> tuple[Tensor, Tensor]:
     rows = torch.arange(SIZES[rank]) + 10 * rank + 2**40  # more than a float can hold
     return rows, torch.randn(len(rows), 2, 3, generator=torch.Generator().manual_seed(rank))
 
@@ -49,8 +49,8 @@ def _run(rank: int, world: int, folder: str) -> None:
     lines: list[str] = []
     found: dict[str, Any] = {}
     with joined(Worker(rank=rank, world_size=world), lines.append) as worker:
-        for channel in CHANNELS:
-            found[channel] = _exchanged(worker if channel == CHANNELS[0] else replace(worker, channel=None))
+        for way in WAYS:
+            found[way] = _exchanged(worker if way == WAYS[0] else replace(worker, memory=None))
     torch.save(found | {"lines": lines}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -59,14 +59,16 @@ def _exchanged(worker: Worker) -> dict[str, Any]:
     model, rank = _Model(), worker.rank
     model.loss(rank).backward()
     exchange = Exchange(model, worker)
-    rows, vectors = exchange({"sarm": _banked(rank)})["sarm"]
+    exchange()
+    mean, ((rows, vectors),) = worker.group.swap([torch.full((2, 1), float(rank))], [_said(rank)])
     return {
         "gradients": {n: None if p.grad is None else p.grad.to_dense() for n, p in model.named_parameters()},
         "is_sparse": model.big.weight.grad is not None and model.big.weight.grad.is_sparse,
         "statistics": [model.norm.running_mean, model.norm.running_var],
+        "mean": mean,
         "rows": rows,
         "vectors": vectors,
-        "gathered": list(exchange.gather(*_banked(rank))),
+        "gathered": list(exchange.gather(*_said(rank))),
         "newest": exchange.newest(torch.tensor([rank, -rank])),
         "first": from_first(float(rank + 7), worker),
     }
@@ -88,7 +90,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return _found(2, tmp_path_factory)
 
 
-@pytest.fixture(params=CHANNELS)
+@pytest.fixture(params=WAYS)
 def found(request: pytest.FixtureRequest, three: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [of_worker[request.param] for of_worker in three]
 
@@ -123,10 +125,11 @@ def test_running_statistics_are_the_mean_of_all_workers(found: list[dict[str, An
         torch.testing.assert_close(of_worker["statistics"][1], torch.stack(variances).mean(dim=0))
 
 
-def test_rows_of_banks_come_whole_and_in_the_order_of_ranks(found: list[dict[str, Any]]) -> None:
-    rows, vectors = (torch.cat(parts) for parts in zip(*(_banked(rank) for rank in range(3)), strict=True))
+def test_rows_come_whole_and_in_the_order_of_ranks(found: list[dict[str, Any]]) -> None:
+    rows, vectors = (torch.cat(parts) for parts in zip(*(_said(rank) for rank in range(3)), strict=True))
     for of_worker in found:
         assert torch.equal(of_worker["rows"], rows) and torch.equal(of_worker["vectors"], vectors)
+        assert of_worker["mean"].tolist() == [1.0, 1.0]
         assert torch.equal(of_worker["gathered"][0], rows) and torch.equal(of_worker["gathered"][1], vectors)
 
 
@@ -137,9 +140,9 @@ def test_all_workers_end_with_the_same_bits(found: list[dict[str, Any]]) -> None
             torch.testing.assert_close(other[name], first[name], rtol=0.0, atol=0.0)
 
 
-def test_two_workers_end_with_the_same_bits_by_either_channel(two: list[dict[str, Any]]) -> None:
+def test_two_workers_end_with_the_same_bits_by_either_way(two: list[dict[str, Any]]) -> None:
     for of_worker in two:
-        by_memory, by_distributed = (of_worker[channel] for channel in CHANNELS)
+        by_memory, by_distributed = (of_worker[way] for way in WAYS)
         torch.testing.assert_close(by_memory, by_distributed, rtol=0.0, atol=0.0)
 
 
@@ -160,7 +163,7 @@ def _elsewhere(rank: int, folder: str) -> None:
     for field in ("machine", "device"):
         Place.of = lambda *args, field=field: here(*args)._replace(**({field: "other"} if rank else {}))
         with joined(Worker(rank=rank, world_size=2), lines.append) as worker:
-            assert worker.channel is None
+            assert worker.memory is None
     assert lines == [
         "2 workers on 2 machine(s), which compute on cpu, exchange by torch.distributed (gloo)",
         "2 workers on 1 machine(s), which compute on cpu and other, exchange by torch.distributed (gloo)",
@@ -177,10 +180,10 @@ def test_one_worker_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _Model()
     model.loss(0).backward()
     before = model.big.weight.grad
-    banked = {"sarm": _banked(1)}
     lines: list[str] = []
     with joined(Worker(), lines.append) as worker:
-        assert Exchange(model, worker)(banked) == banked
+        Exchange(model, worker)()
+        assert Exchange(model, worker).gather(*(said := _said(1))) == said
     assert model.big.weight.grad is before
     assert from_first(3.5, Worker()) == 3.5
     assert not lines

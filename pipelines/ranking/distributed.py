@@ -1,49 +1,37 @@
-"""How training workers tell each other of a step, and the way that goes anywhere: torch.distributed."""
+"""A group of training workers by torch.distributed, which goes between machines, and between GPUs."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-Rows = tuple[Tensor, Tensor]
-"""Rows of a table [R] int64, and what is said of each, [R, ...] float32."""
+from models.group import Rows
+
 _ROW_FLOATS = 2  # an int64 travels as the bits of two floats
 
 
-class Channel(Protocol):
-    """What joins the workers of a group."""
-
-    def swap(self, dense: Sequence[Tensor], ragged: Sequence[Rows]) -> tuple[Tensor, list[Rows]]:
-        """Means of dense tensors, and the rows of all workers.
-
-        Every worker gives float32 tensors of the same shapes, and rows of the same tables in the same order. The means
-        come as one tensor [N], one after another; rows of each table in the order of ranks.
-        """
-        ...
-
-
 class Distributed:
-    """A `Channel` by torch.distributed, in two messages: one of equal shape everywhere, and one of rows."""
+    """A `Group` that swaps by two messages: one of equal shape everywhere, and one of rows."""
 
     def __init__(self, rank: int, world_size: int, device: torch.device) -> None:
-        self._rank, self._world_size, self._device = rank, world_size, device
+        self.rank, self.world_size = rank, world_size
+        self._device = device
 
     def swap(self, dense: Sequence[Tensor], ragged: Sequence[Rows]) -> tuple[Tensor, list[Rows]]:
-        """As `Channel.swap`."""
+        """As `Group.swap`."""
         # Each worker fills its own place and leaves zeros in the others': the sum says all. It is exact up to 2^24.
-        slots = torch.zeros(self._world_size, len(ragged))
-        slots[self._rank] = torch.tensor([len(rows) for rows, _ in ragged], dtype=torch.float32)
+        slots = torch.zeros(self.world_size, len(ragged))
+        slots[self.rank] = torch.tensor([len(rows) for rows, _ in ragged], dtype=torch.float32)
         message = torch.cat([part.flatten() for part in (*dense, slots.to(self._device))])
         dist.all_reduce(message)
         means, sums = torch.split(message, [len(message) - slots.numel(), slots.numel()])
         counts = [[round(count) for count in row] for row in sums.view_as(slots).tolist()]
-        return means.div_(self._world_size), self._gather(ragged, counts)
+        return means.div_(self.world_size), self._gather(ragged, counts)
 
     def gather(self, rows: Tensor, values: Tensor) -> Rows:
         """All workers' rows [R] int64 with values [R, ...] float32, in the order of ranks, however many there are."""
-        counts = [torch.zeros(1, dtype=torch.int64, device=self._device) for _ in range(self._world_size)]
+        counts = [torch.zeros(1, dtype=torch.int64, device=self._device) for _ in range(self.world_size)]
         dist.all_gather(counts, torch.tensor([len(rows)], device=self._device))
         return self._gather([(rows, values)], [[int(count)] for count in counts])[0]
 
