@@ -1,6 +1,7 @@
 """A group of training workers by torch.distributed, which goes between machines, and between GPUs."""
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 import torch.distributed as dist
@@ -40,20 +41,21 @@ class Distributed:
         if not ragged:
             return []
         shapes = [
-            (max(of), _ROW_FLOATS + values.flatten(1).shape[1])
+            (max(of), _ROW_FLOATS + prod(values.shape[1:]))
             for of, (_, values) in zip(zip(*counts, strict=True), ragged, strict=True)
         ]
         message = torch.zeros(sum(rows * width for rows, width in shapes), device=self._device)
         for place, (rows, values) in zip(_items(message, shapes), ragged, strict=True):
-            place[: len(rows), :_ROW_FLOATS] = rows.view(torch.float32).view(-1, _ROW_FLOATS)
-            place[: len(rows), _ROW_FLOATS:] = values.flatten(1)
+            dense = rows.new_empty(len(rows)).copy_(rows)  # of a slice with steps the bits could not be viewed
+            place[: len(rows), :_ROW_FLOATS] = dense.view(torch.float32).view(-1, _ROW_FLOATS)
+            place[: len(rows), _ROW_FLOATS:] = values.reshape(len(rows), prod(values.shape[1:]))
         messages = [torch.empty_like(message) for _ in counts]
         dist.all_gather(messages, message)
         by_worker = [_items(message, shapes) for message in messages]
         gathered = []
         for item, (_, values) in enumerate(ragged):
             whole = torch.cat([items[item][: count[item]] for items, count in zip(by_worker, counts, strict=True)])
-            rows = whole[:, :_ROW_FLOATS].contiguous().view(torch.int64).squeeze(1)
+            rows = whole[:, :_ROW_FLOATS].reshape(-1).view(torch.int64)
             gathered.append((rows, whole[:, _ROW_FLOATS:].reshape(-1, *values.shape[1:])))
         return gathered
 

@@ -29,8 +29,8 @@ from pipelines.tables.columns import Columns
 from pipelines.tables.storage import Storage
 from pipelines.tables.time_order import TimeOrder
 
-_MOST_WORKERS = 4096
-_OF_PLACES = (0, 1)  # behind the seed of a day: no share of a stretch has two numbers there
+_APART = 4096  # by what the seeds of two stretches differ: runs of before had one for each worker between
+_OF_PLACES = (0, 1)  # behind the seed of a day: no stretch has two numbers there
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +48,20 @@ class Cut:
         """The rows of each stretch of a day, in the order of time; stretches differ by one row at most."""
         bounds = batch_bounds(rows, max(1, -(-rows // self.stretch_rows))).tolist()
         return [range(start, end) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+
+    def share(self, rows: range, rank: int, world: int) -> list[range]:
+        """One worker's rows of a stretch: of the rows of each window, which follow in time, a part that follows too.
+
+        So all workers learn from one block of time in a window, and the authors who are on air then are the same ones.
+        """
+        count = num_batches(len(rows), self.batch_size)
+        bounds = batch_bounds(len(rows), count * world) + rows.start
+        parts = []
+        for window in range(0, count, self.window):
+            length = min(self.window, count - window)
+            first = window * world + rank * length
+            parts.append(range(int(bounds[first]), int(bounds[first + length])))
+        return parts
 
     def num_steps(self, rows: int) -> int:
         """Steps of a day."""
@@ -119,12 +133,11 @@ class DayStream:
     def _read(self, number: int) -> Stretch:
         rows, world = self._stretches[number], self._world
         count = num_batches(len(rows), self._cut.batch_size)
-        ends = batch_bounds(len(rows), world)
         if (len(rows) // world) < count:
             raise ValueError(f"{len(rows)} examples in {count} batches are too few for {world} workers; use fewer")
-        own = rows[ends[self._rank] : ends[self._rank + 1]]
-        columns = example_columns(self._rows.read(own, self._columns))
-        bounds = np.sum([batch_bounds(n, count) for n in np.diff(ends)], axis=0)
+        shares = [self._cut.share(rows, rank, world) for rank in range(world)]
+        columns = example_columns(self._rows.read(shares[self._rank], self._columns))
+        bounds = np.sum([batch_bounds(sum(map(len, share)), count) for share in shares], axis=0)
         order = self._order(number, columns, count)
         pa.default_memory_pool().release_unused()  # else Arrow keeps several times what a stretch holds
         return Stretch(
@@ -137,5 +150,6 @@ class DayStream:
     def _order(self, number: int, columns: Columns, count: int) -> Ints | None:
         if self._seed is None:
             return None
-        rng = np.random.default_rng([*self._seed, number * _MOST_WORKERS + self._rank])
+        # The same on every worker, and so is the order of blocks of time.
+        rng = np.random.default_rng([*self._seed, number * _APART])
         return shuffled_requests(columns, count, self._cut.window, rng)

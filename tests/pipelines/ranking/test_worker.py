@@ -60,7 +60,8 @@ def _exchanged(worker: Worker) -> dict[str, Any]:
     model.loss(rank).backward()
     exchange = Exchange(model, worker)
     exchange()
-    mean, ((rows, vectors),) = worker.group.swap([torch.full((2, 1), float(rank))], [_said(rank)])
+    said = [_said(rank), (torch.arange(2 * rank)[::2], torch.full((rank,), rank / 2))]
+    mean, ((rows, vectors), (_, scalars)) = worker.group.swap([torch.full((2, 1), float(rank))], said)
     return {
         "gradients": {n: None if p.grad is None else p.grad.to_dense() for n, p in model.named_parameters()},
         "is_sparse": model.big.weight.grad is not None and model.big.weight.grad.is_sparse,
@@ -68,6 +69,7 @@ def _exchanged(worker: Worker) -> dict[str, Any]:
         "mean": mean,
         "rows": rows,
         "vectors": vectors,
+        "scalars": scalars,
         "gathered": list(exchange.gather(*_said(rank))),
         "newest": exchange.newest(torch.tensor([rank, -rank])),
         "first": from_first(float(rank + 7), worker),
@@ -129,7 +131,7 @@ def test_rows_come_whole_and_in_the_order_of_ranks(found: list[dict[str, Any]]) 
     rows, vectors = (torch.cat(parts) for parts in zip(*(_said(rank) for rank in range(3)), strict=True))
     for of_worker in found:
         assert torch.equal(of_worker["rows"], rows) and torch.equal(of_worker["vectors"], vectors)
-        assert of_worker["mean"].tolist() == [1.0, 1.0]
+        assert of_worker["scalars"].tolist() == [0.5, 1.0, 1.0] and of_worker["mean"].tolist() == [1.0, 1.0]
         assert torch.equal(of_worker["gathered"][0], rows) and torch.equal(of_worker["gathered"][1], vectors)
 
 
