@@ -36,27 +36,27 @@ def joined(worker: Worker, log_line: Callable[[str], None]) -> Iterator[Worker]:
     """The worker with the fastest way that all of its group can use; `log_line` gets which one, and why.
 
     That is shared memory where all are on one machine and compute on its CPU. Every worker must call this, when
-    torch.distributed has joined them. It leaves the others behind the block.
+    torch.distributed has joined them. It leaves the others behind the block, after an error when its process ends.
     """
-    if worker.world_size == 1:
-        yield worker
-        return
-    with listening() as listener:
-        places: list[Place] = [Place.of(listener, worker.device)] * worker.world_size
-        dist.all_gather_object(places, places[worker.rank])
-        machines, devices = ({getattr(place, name) for place in places} for name in ("machine", "device"))
-        on = " and ".join(sorted(devices))
-        where = f"{worker.world_size} workers on {len(machines)} machine(s), which compute on {on},"
-        if len(machines) > 1 or devices != {"cpu"}:
-            log_line(f"{where} exchange by torch.distributed ({dist.get_backend()})")
-            yield worker
-            return
-        memory = SharedMemory.connect(worker.rank, listener, [place.address for place in places], dist.barrier)
-    log_line(f"{where} exchange by shared memory")
-    try:
-        yield replace(worker, memory=memory)
-    finally:
+    memory = _shared_memory(worker, log_line) if worker.world_size > 1 else None
+    yield replace(worker, memory=memory)
+    # Not after an error: the others would raise as well, and whoever started all of them might hear of that first.
+    if memory is not None:
         memory.close()
+
+
+def _shared_memory(worker: Worker, log_line: Callable[[str], None]) -> SharedMemory | None:
+    with listening() as listener:
+        own = Place.of(listener, worker.device)
+        places = [own] * worker.world_size
+        dist.all_gather_object(places, own)
+        machines, devices = {place.machine for place in places}, sorted({place.device for place in places})
+        where = f"{len(places)} workers on {len(machines)} machine(s), which compute on {' and '.join(devices)}"
+        if len(machines) > 1 or devices != ["cpu"]:
+            log_line(f"{where}, exchange by torch.distributed ({dist.get_backend()})")
+            return None
+        log_line(f"{where}, exchange by shared memory")
+        return SharedMemory.connect(worker.rank, listener, [place.address for place in places], dist.barrier)
 
 
 class Exchange:

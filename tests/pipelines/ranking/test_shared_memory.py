@@ -18,7 +18,7 @@ from pipelines.ranking.worker import Worker, joined
 WORLD = 3
 GROWING = (0, 1, 700, 3, 40_000, 0, 40_000, 300_000)
 """Numbers of the dense part, message by message."""
-PATIENCE_S = 60
+PATIENCE_S = 120
 Body = Callable[[int, Group], None]
 
 
