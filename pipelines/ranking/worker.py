@@ -20,8 +20,8 @@ class Worker:
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    memory: SharedMemory | None = None
-    """None where it is torch.distributed: see `joined`."""
+    memory: Group | None = None
+    """What all workers share; None where they reach each other by torch.distributed: see `joined`."""
 
     @property
     def group(self) -> Group:

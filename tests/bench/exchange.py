@@ -1,4 +1,4 @@
-"""Milliseconds of a training step without Ray: one worker, and two that tell each other of steps by either channel.
+"""Milliseconds of a training step without Ray: one worker, and two that tell each other of steps in either way.
 
 Two workers take turns of some steps by shared memory and by torch.distributed, which end with the same bits, so that
 other work on the machine meets both alike. Makes the world of `--config` first, unless `--root` names a store.
@@ -10,20 +10,22 @@ import os
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
-from pipelines.ranking import loop
+from models.group import Group, Rows
+from models.optimizer import RankerOptimizer
 from pipelines.ranking.fit import train as fit
 from pipelines.ranking.plan import make_plan
-from pipelines.ranking.worker import Exchange, Worker, joined
+from pipelines.ranking.worker import Worker, joined
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.freed_memory import keep_freed_memory
 from pipelines.samples import examples
@@ -36,36 +38,39 @@ from tests.pipelines.jobs import run_job
 CONFIG = "pipelines/configs/studies/table1.yaml"
 TURN, WARM = 16, 32
 """Steps of a turn, and steps at the start that do not count."""
-FIGURES = ("step_ms", "exchange_ms", "step_cpu_ms", "exchange_cpu_ms")
+FIGURES = ("step_ms", "swap_ms", "step_cpu_ms", "swap_cpu_ms")
 
 
-class Timed:
-    """An `Exchange` that takes turns between channels, and notes what each step took."""
+class Turns:
+    """A group that takes turns between ways to swap, and notes what each step took."""
 
-    steps: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    def __init__(self, ways: Mapping[str, Group]) -> None:
+        self.rank, self.world_size = (getattr(next(iter(ways.values())), name) for name in ("rank", "world_size"))
+        self.steps: dict[str, list[list[float]]] = {name: [] for name in ways}
+        self._ways, self._names, self._done = ways, list(ways), 0
+        self._swaps, self._last = np.zeros(2), _clocks()
 
-    def __init__(self, module: nn.Module, worker: Worker) -> None:
-        ways = {"memory": worker, "distributed": replace(worker, memory=None)} if worker.memory else {"alone": worker}
-        self._ways = [(name, Exchange(module, of)) for name, of in ways.items()]
-        self._done, self._last = 0, _clocks()
+    @property
+    def _name(self) -> str:
+        return self._names[self._done // TURN % len(self._names)]
 
-    def __call__(self) -> None:
-        """One step."""
-        name, exchange = self._ways[self._done // TURN % len(self._ways)]
+    def swap(self, dense: Sequence[Tensor], ragged: Sequence[Rows]) -> tuple[Tensor, list[Rows]]:
+        """As `Group.swap`."""
         began = _clocks()
-        exchange()
-        ended = _clocks()
+        found = self._ways[self._name].swap(dense, ragged)
+        self._swaps += _clocks() - began
+        return found
+
+    def end_step(self) -> None:
+        """Notes the step."""
+        now = _clocks()
         if self._done >= WARM:
-            whole, own = ended - self._last, ended - began
-            self.steps[name].append((whole[0], own[0], whole[1], own[1]))
-        self._done, self._last = self._done + 1, ended
-
-    def newest(self, days: Tensor) -> Tensor:
-        """As `Exchange.newest`."""
-        return self._ways[0][1].newest(days)
+            self.steps[self._name].append(np.stack([now - self._last, self._swaps]).T.flatten().tolist())
+        self._done, self._swaps, self._last = self._done + 1, np.zeros(2), now
 
 
-def _clocks() -> np.ndarray[Any, np.dtype[np.float64]]:
+def _clocks() -> NDArray[np.float64]:
+    """Milliseconds, of the clock and of the CPU."""
     return 1e3 * np.array([time.perf_counter(), time.thread_time()])
 
 
@@ -73,21 +78,29 @@ def _work(rank: int, workers: int, settings: Settings, folder: str) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=workers)
-    loop.Exchange = Timed  # type: ignore[assignment, misc]
     run = settings.open()
     plan, made_from = make_plan(settings.train, run, Artifacts(run.storage), settings.train.sources)
     with joined(Worker(rank=rank, world_size=workers), lambda _: None) as worker:
+        others = {} if worker.memory is None else {"distributed": replace(worker, memory=None).group}
+        turns = Turns({"alone" if worker.memory is None else "memory": worker.group, **others})
+        step = RankerOptimizer.step
+
+        def noted(optimizer: RankerOptimizer) -> None:
+            step(optimizer)
+            turns.end_step()
+
+        RankerOptimizer.step = noted  # type: ignore[assignment, method-assign]
         fit(
             plan, run.storage, made_from,
-            work=Path(folder), worker=worker, report=lambda *_: None, log_line=lambda _: None,
+            work=Path(folder), worker=replace(worker, memory=turns), report=lambda *_: None, log_line=lambda _: None,
         )  # fmt: skip
     if rank == 0:
-        Path(f"{folder}/steps.json").write_text(json.dumps(Timed.steps))
+        Path(f"{folder}/steps.json").write_text(json.dumps(turns.steps))
     dist.destroy_process_group()
 
 
 def measured(settings: Settings, rounds: int) -> dict[str, dict[str, float]]:
-    """Medians over all steps, by channel."""
+    """Medians over all windows of steps, by how workers swap."""
     steps: dict[str, list[list[float]]] = defaultdict(list)
     for _ in range(rounds):
         for workers in (1, 2):
@@ -95,10 +108,13 @@ def measured(settings: Settings, rounds: int) -> dict[str, dict[str, float]]:
                 mp.spawn(_work, args=(workers, settings, folder), nprocs=workers)  # type: ignore[attr-defined, no-untyped-call]
                 for name, of in json.loads(Path(f"{folder}/steps.json").read_text()).items():
                     steps[name] += of
-    return {
-        name: {figure: round(float(value), 2) for figure, value in zip(FIGURES, np.median(of, axis=0), strict=True)}
-        for name, of in steps.items()
-    }
+    return {name: _typical(np.array(of), settings.train.encode_window) for name, of in steps.items()}
+
+
+def _typical(steps: NDArray[np.float64], window: int) -> dict[str, float]:
+    """Of windows, because the last step of each does more than the others."""
+    windows = steps[: len(steps) // window * window].reshape(-1, window, len(FIGURES)).mean(axis=1)
+    return {figure: round(float(value), 2) for figure, value in zip(FIGURES, np.median(windows, axis=0), strict=True)}
 
 
 def main(argv: list[str]) -> int:
@@ -124,14 +140,15 @@ def main(argv: list[str]) -> int:
             sources = () if name == "base" else (name,)
             chosen = replace(settings.train, sources=sources, base=False, batch_size=args.batch_size, epochs=1)
             found[name] = measured(replace(settings, train=chosen), args.rounds)
-    print(f"{'ranker':<8}{'channel':<14}{'step ms':>9}{'exchange':>10}{'step CPU':>10}{'exchange':>10}{'of alone':>10}")
+    print(
+        f"{'ranker':<8}{'way':<14}{'step ms':>9}{'swaps':>8}{'step CPU ms':>13}{'swaps':>8}{'alone / it':>12}{'CPU':>8}"
+    )
     for name, ways in found.items():
         for way, of in ways.items():
-            of["of_alone"] = round(ways["alone"]["step_ms"] / of["step_ms"], 3)
-            print(
-                f"{name:<8}{way:<14}{of['step_ms']:>9.2f}{of['exchange_ms']:>10.2f}{of['step_cpu_ms']:>10.2f}"
-                f"{of['exchange_cpu_ms']:>10.2f}{of['of_alone']:>10.2f}"
+            of["speed"], of["cpu_speed"] = (
+                round(ways["alone"][key] / of[key], 3) for key in ("step_ms", "step_cpu_ms")
             )
+            print(f"{name:<8}{way:<14}{''.join(f'{figure:>10.2f}' for figure in of.values())}")
     load = os.getloadavg()
     print(json.dumps({"bench": "exchange", "batch_size": args.batch_size, "load": load, "rankers": found}))
     return 0
