@@ -85,7 +85,7 @@ class Loop:
 
     def _train_window(self, key: str, batches: Sequence[RankingBatch], sizes: Sequence[int]) -> None:
         """Steps that share one encoding of their authors; `sizes` are rows of each batch over all workers."""
-        window = Window(self.step, batches, self.banks)
+        window = Window(self.step, batches, self.banks, self.worker.group)
         for index, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
             self._train_step(batch, size, window, is_last=index == len(batches) - 1)
             if self.progress.step % self.plan.log_every == 0:
@@ -99,13 +99,13 @@ class Loop:
         torch.autograd.backward(result.loss)
         if is_last:
             window.backward()
-        encoded = {name: (of.rows, of.vectors.detach()) for name, of in window.encoded.items() if is_last}
-        written = self.exchange(encoded)
+        self.exchange()
         self.optimizer.step()
-        for name, (rows, vectors) in written.items():
-            self.banks[name].write(rows, vectors, progress.step)
-            self.touched[name][rows.cpu()] = True
-            progress.encoded += len(rows)
+        if is_last:
+            for name, encoded in window.encoded.items():
+                self.banks[name].write(encoded.rows, encoded.vectors, progress.step)
+                self.touched[name][encoded.rows.cpu()] = True
+                progress.encoded += len(encoded.rows)
         progress.step += 1
         progress.examples += size
         self._since += 1

@@ -11,7 +11,7 @@ from typing import Any
 from models.artifacts.manifest import ArtifactError, Manifest
 from models.artifacts.store import open_root
 from pipelines.ranking.plan import TrainConfig, TrainingPlan
-from pipelines.ranking.worker import Worker
+from pipelines.ranking.worker import Worker, joined
 from pipelines.runtime.freed_memory import keep_freed_memory
 from pipelines.runtime.ray_train import Training, fit
 from pipelines.runtime.run import Run
@@ -80,7 +80,8 @@ def _worker(config: dict[str, Any]) -> None:
     worker = Worker(rank=context.get_world_rank(), world_size=context.get_world_size(), device=get_device())
     start_s = time.time() - config["asked_at"]
     log_line = config["lines"].put if worker.rank == 0 else _silent
-    log_line(f"{config['plan'].name} | {worker.world_size} worker(s) ready after {start_s:.1f} s")
+    name = config["plan"].name
+    log_line(f"{name} | {worker.world_size} worker(s) ready after {start_s:.1f} s")
 
     def report(metrics: Mapping[str, Any], folder: Path | None) -> None:
         # Training goes on while a folder is uploaded, and waits for the last one, whose folder ends with this worker.
@@ -91,7 +92,11 @@ def _worker(config: dict[str, Any]) -> None:
             delete_local_checkpoint_after_upload=True,
         )
 
-    with tempfile.TemporaryDirectory() as work, _resume(log_line) as resume:
+    with (
+        joined(worker, lambda line: log_line(f"{name} | {line}")) as worker,
+        tempfile.TemporaryDirectory() as work,
+        _resume(log_line) as resume,
+    ):
         config["loop"](
             config["plan"],
             storage,

@@ -87,6 +87,7 @@ def publish_checkpoint(
         "examples": progress.examples,
         "encoded_authors": progress.encoded,
         "loop_seconds": round(progress.seconds, 1),
+        "cpu_seconds": round(progress.cpu_seconds, 1),
         "waited_seconds": round(progress.waited_s, 1),
         "examples_per_s": round(progress.examples / progress.seconds, 1),
         "main_loss": progress.curve[-1]["main_loss"],

@@ -14,6 +14,7 @@ BENCHES = {
     "poison": "what becomes of an anchor batch of which 1 % of the authors are poisoned",
     "tokenizer": "training and encoding of the Live-Streaming Tokenizer over the Qwen vocabulary",
     "workers": "examples a second of the plain loop, and of Ray Train on one and two workers",
+    "exchange": "milliseconds of a training step of one worker and of two, without Ray, by shared memory and by gloo",
     "ids": "milliseconds of a training step by the number of ids, whole tables against rows alone",
     "follow": "what a day more costs a ranker that follows its days, and what each day showed before it was learnt",
     "fuxictr": "samples a second of Base against MMoE of FuxiCTR, at equal dense parameters",
