@@ -68,6 +68,13 @@ class MemoryBank:
         self.vectors[unique] = vectors.detach()[last].to(self.vectors.dtype)
         self.written_step[unique] = step
 
+    def age(self, step: int) -> float:
+        """Steps from when a row was written to `step`, the mean of all rows that were; nan where none was."""
+        count = int((self.written_step != NEVER).sum())
+        # Those that never were are in the sum, too; a sum without them would copy all that is left.
+        written = int(self.written_step.sum()) - NEVER * (len(self.written_step) - count)
+        return step - written / count if count else float("nan")
+
     def to_numpy(self) -> npt.NDArray[Any]:
         """A copy of the vectors, float32 [N+1, 2, D], for a snapshot."""
         return np.array(self.vectors.cpu().numpy())

@@ -39,7 +39,7 @@ class Progress:
     judged: list[dict[str, Any]] = field(default_factory=list)
     """{key, examples, and auc, gauc, normalised_entropy, calibration by task}: each key before it was learnt."""
     curve: list[dict[str, float]] = field(default_factory=list)
-    """{step, loss, main_loss, click_loss, aux_loss, examples_per_s}, means since the entry before."""
+    """{step, loss, main_loss, aux_loss, the loss of each task, examples_per_s}, means since the entry before."""
 
     @property
     def best_epoch(self) -> int:

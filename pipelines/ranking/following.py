@@ -31,6 +31,7 @@ from pipelines.ranking.published import advance, score
 from pipelines.ranking.variants import SOURCES
 from pipelines.ranking.variants.source import Context, State
 from pipelines.ranking.worker import Worker
+from pipelines.runtime.watch import Watch, unwatched
 from pipelines.samples.batches import Still, build_catalog
 from pipelines.samples.stream import DayStream
 from pipelines.tables.artifacts import Artifacts
@@ -51,6 +52,7 @@ def follow(
     worker: Worker,
     report: Report,
     log_line: LogLine,
+    watch: Watch = unwatched,
     resume: Path | None = None,
 ) -> Progress:
     """Goes through the keys of the plan, from its state or from the checkpoint `resume` of a run that died.
@@ -59,6 +61,7 @@ def follow(
     """
     state = resume or (None if plan.state is None else Artifacts(storage).fetch(*plan.state))
     following = _Following(plan, storage, made_from, worker, log_line, state)
+    following.loop.watch = watch
     progress = following.loop.progress
     if state is not None:
         log_line(f"{plan.name} | goes on from {folder_after(progress)}, {following.catalog.num_authors} authors")
@@ -209,6 +212,9 @@ class _Following:
                 "normalised_entropy": normalised_entropy(label, value),
                 "calibration": calibration(label, value),
             }
+            # With the first step that learns the key: a run that goes on from the step before it judges the key again.
+            named = {f"before_learning/{task}_{name}": figure for name, figure in of.items()}
+            self.loop.watch(self.loop.progress.step + 1, named)
             shown = " | ".join(f"{name} {figure:.4f}" for name, figure in of.items())
             self.log_line(f"{self.plan.name} | before learning it | {task} | {shown}")
         return figures

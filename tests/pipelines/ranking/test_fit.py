@@ -1,6 +1,7 @@
 """Epochs, the validation that chooses one of them, and requests in random order."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from pipelines.ranking import fit
 from pipelines.ranking.checkpoint import BEST, Progress, bank_file, folder_after, published_files, read_progress
 from pipelines.ranking.plan import LAST_RATE, TrainingPlan, make_plan
 from pipelines.ranking.worker import Worker
+from pipelines.runtime.watch import Watch, WatchConfig, unwatched, watched
 from pipelines.samples.batches import num_batches, read_examples, shuffled_requests
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
+from tests.pipelines.curves import curves
 
 FIRST, SECOND = "2026-01-01", "2026-01-02"
 
@@ -34,7 +37,14 @@ def _plan(settings: Settings, **train: Any) -> tuple[TrainingPlan, dict[str, str
     return make_plan(config, run, Artifacts(run.storage), config.sources)
 
 
-def _train(settings: Settings, work: Path, resume: Path | None = None, die_after: int = 0, **train: Any) -> Progress:
+def _train(
+    settings: Settings,
+    work: Path,
+    resume: Path | None = None,
+    die_after: int = 0,
+    watch: Watch = unwatched,
+    **train: Any,
+) -> Progress:
     plan, made_from = _plan(settings, **train)
     folders = []
 
@@ -51,6 +61,7 @@ def _train(settings: Settings, work: Path, resume: Path | None = None, die_after
         worker=Worker(),
         report=report,
         log_line=lambda line: None,
+        watch=watch,
         resume=resume,
     )
 
@@ -104,6 +115,31 @@ def test_a_run_that_was_killed_goes_on_in_any_epoch_and_on_the_validation_day(
     if die_after < len(whole.done):
         folder = folder_after(whole)
         assert _same(_weights(tmp_path / "whole" / folder), _weights(tmp_path / "resumed" / folder))
+
+
+def test_a_run_that_died_goes_on_in_its_curves_and_doubles_no_step(tiny: Settings, tmp_path: Path) -> None:
+    """Its second attempt begins anew, its third goes on from the last but one checkpoint: both tell steps again."""
+    train: dict[str, Any] = {"epochs": 3, "validation_days": 1, "patience": 3, "log_every": 3}
+    whole = _train(tiny, tmp_path / "whole", **train)
+    for number, die_after in enumerate((2, 2, 0)):
+        resume = tmp_path / "run-1" / f"after-1-{FIRST}" if number == 2 else None
+        with watched(WatchConfig(), tmp_path, "run", "sarm", {}) as watch, suppress(Killed):
+            _train(tiny, tmp_path / f"run-{number}", resume, die_after, watch, **train)
+    found = curves(tmp_path / "tensorboard" / "run")
+    steps = [point["step"] for point in whole.curve]
+    assert len(steps) == len(set(steps)) and {name for name in found if [s for s, _ in found[name]] != steps} == {
+        "validation/click_gauc"
+    }
+    for name, of in (("loss", "total"), ("main_loss", "main"), ("aux_loss", "aux"), ("gift_loss", "gift")):
+        assert [value for _, value in found[f"loss/{of}"]] == pytest.approx([point[name] for point in whole.curve])
+    plan, _ = _plan(tiny, **train)
+    epoch = num_batches(plan.rows[0], plan.batch_size)
+    scores = {epoch * number: pytest.approx(score) for number, score in enumerate(whole.scores, 1)}
+    assert dict(found["validation/click_gauc"]) == scores and len(scores) == 3
+    rates = [plan.rate_at(Progress(step=step)) for step in steps[:3]]
+    assert [value for _, value in found["learning/rate_share"]][:3] == pytest.approx(rates)
+    assert found["learning/encoded"][-1] == (whole.step, whole.encoded)
+    assert 0 < found["bank/sarm_age_steps"][-1][1] < whole.step
 
 
 @pytest.mark.parametrize("sources", [("sarm",), ()])
