@@ -153,19 +153,15 @@ def test_what_a_day_showed_before_it_was_learnt_is_told_once_and_stands_in_its_l
 ) -> None:
     """Also where a run dies after it has told it, and goes on from the checkpoint before the day."""
     lines: list[str] = []
-    first, second = tmp_path / "killed" / f"after-1-{DAYS[0]}", tmp_path / "resumed" / f"after-2-{DAYS[1]}"
+    killed, resumed = tmp_path / "killed", tmp_path / "resumed"
+    first, second = killed / f"after-1-{DAYS[0]}", resumed / f"after-2-{DAYS[1]}"
     with watched(WatchConfig(), tmp_path, "run", "sarm", {}) as watch, pytest.raises(Killed):
-        _follow(tiny, DAYS, tmp_path / "killed", die_after=2, watch=watch)
+        _follow(tiny, DAYS, killed, die_after=2, watch=watch)
     with watched(WatchConfig(), tmp_path, "run", "sarm", {}) as watch:
-        progress = _follow(
-            tiny, DAYS, tmp_path / "resumed", lines=lines, watch=watch, resume=tmp_path / "killed" / first
-        )
+        progress = _follow(tiny, DAYS, resumed, lines=lines, watch=watch, resume=first)
     found = curves(tmp_path / "tensorboard" / "run")
     assert [step for step, _ in found["loss/click"]] == [point["step"] for point in progress.curve]
-    ends = [
-        read_progress(tmp_path / "killed" / first).step,
-        read_progress(tmp_path / "resumed" / f"after-2-{DAYS[1]}").step,
-    ]
+    ends = [read_progress(folder).step for folder in (first, second)]
     for name in ("auc", "gauc", "normalised_entropy", "calibration"):
         told = [(end + 1, pytest.approx(of["click"][name])) for end, of in zip(ends, progress.judged, strict=True)]
         assert found[f"before_learning/click_{name}"] == told
