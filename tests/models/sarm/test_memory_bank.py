@@ -36,6 +36,12 @@ def test_its_age_is_that_of_the_rows_that_were_written() -> None:
     assert bank.age(10) == pytest.approx((8 + 8 + 2) / 3)
 
 
+def test_the_age_of_a_big_bank_is_that_of_rows_all_over_it() -> None:
+    bank = MemoryBank(600_000, 1)
+    bank.written_step[1:] = torch.arange(600_000) // 1000
+    assert bank.age(600) == pytest.approx(600 - 599 / 2, rel=1e-3)
+
+
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(-9, 9)), min_size=1, max_size=20))
 def test_the_last_of_duplicate_rows_stays(writes: list[tuple[int, int]]) -> None:
     bank = MemoryBank(4, 1)
