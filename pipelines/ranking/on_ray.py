@@ -58,7 +58,7 @@ def fitted(
     if result.checkpoint is None:
         raise RuntimeError(f"training {plan.name} left no checkpoint below {training.storage_path}")
     with result.checkpoint.as_directory() as folder:
-        yield Path(folder), {"failures": failures, "start_seconds": round(result.metrics["start_s"], 1)}
+        yield Path(folder), {"failures": failures, "start_seconds": round(result.metrics.get("start_s", 0.0), 1)}
 
 
 def forget(config: TrainConfig, run: Run, name: str) -> None:

@@ -8,10 +8,12 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.runtime.progress import progress_lines
+from pipelines.runtime.run_folder import tidy
 from pipelines.runtime.scaling import TrainScaling
 from pipelines.runtime.watch import Watch, unwatched
 
@@ -58,11 +60,14 @@ def fit(
     failures = 0
     with progress_lines(log, watch) as lines:
         while True:
+            tidy(training.storage_path, training.name)
             try:
                 return _trainer(worker, {**config, "lines": lines}, training).fit(), failures
             except (TrainingFailedError, RayActorError) as error:  # the second where the controller itself died
                 failures += 1
                 if failures > training.max_failures:
+                    with suppress(OSError):  # what failed before says more
+                        tidy(training.storage_path, training.name)
                     raise
                 log.warning(
                     "%s | failure %d of at most %d: %s; goes on from its last checkpoint, or begins again",
