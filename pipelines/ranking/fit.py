@@ -15,7 +15,7 @@ import torch
 
 from models.artifacts.manifest import Manifest
 from models.metrics import gauc
-from pipelines.ranking.checkpoint import CATALOG, CATEGORIES, Progress, folder_after
+from pipelines.ranking.checkpoint import CATALOG, CATEGORIES, Progress, folder_after, full_disk_told
 from pipelines.ranking.loop import LogLine, Loop, compose
 from pipelines.ranking.plan import TrainingPlan
 from pipelines.ranking.published import advance, score
@@ -87,8 +87,9 @@ def go_through(learner: Learner, plan: TrainingPlan, work: Path, report: Report)
             loop, folder, line, started = learner.loop, None, "", time.perf_counter()
             if loop.worker.rank == 0:
                 folder = work / folder_after(loop.progress)
-                learner.save(folder)
-                Manifest.create(folder, kind="checkpoint", run_id=folder.name, made_from={})
+                with full_disk_told(folder):
+                    learner.save(folder)
+                    Manifest.create(folder, kind="checkpoint", run_id=folder.name, made_from={})
                 gib = sum(file.stat().st_size for file in folder.iterdir()) / 2**30
                 saved_s = time.perf_counter() - started
                 line = f"{folder.name} | {gib:.2f} GiB | settled {loop.settle_s:.1f} s, saved {saved_s:.1f} s"

@@ -1,9 +1,12 @@
 """Epochs, the validation that chooses one of them, and requests in random order."""
 
+import resource
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +17,18 @@ from models import embeddings
 from models.composed import ComposedRanker
 from models.sarm.memory_bank import MemoryBank
 from pipelines.ranking import fit
-from pipelines.ranking.checkpoint import BEST, Progress, bank_file, folder_after, published_files, read_progress
+from pipelines.ranking.checkpoint import (
+    BEST,
+    OPTIMIZER,
+    Progress,
+    bank_file,
+    folder_after,
+    published_files,
+    read_progress,
+)
 from pipelines.ranking.plan import LAST_RATE, TrainingPlan, make_plan
 from pipelines.ranking.worker import Worker
+from pipelines.runtime.verdict import judged
 from pipelines.runtime.watch import Watch, WatchConfig, unwatched, watched
 from pipelines.samples.batches import num_batches, read_examples, shuffled_requests
 from pipelines.settings import Settings
@@ -220,6 +232,26 @@ def test_the_best_epoch_is_not_published_twice(tiny: Settings, tmp_path: Path) -
 def test_a_validation_that_leaves_nothing_to_train_on_is_refused(tiny: Settings) -> None:
     with pytest.raises(ContractError, match="train.validation_days=2"):
         _plan(tiny, validation_days=2)
+
+
+@pytest.mark.parametrize("fails", ["model.safetensors", OPTIMIZER])
+def test_a_checkpoint_for_which_there_is_no_room_is_told_as_a_full_disk(
+    tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """Neither torch nor safetensors says so itself."""
+    whole = tmp_path / "whole" / folder_after(_train(tiny, tmp_path / "whole", epochs=1))
+    sizes = {file.name: file.stat().st_size for file in whole.iterdir()}
+    assert sizes[OPTIMIZER] > sizes["model.safetensors"] == sorted(sizes.values())[-2]
+    limit = sizes[fails] - 1
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(OSError, match="No space left on device.*after-1-") as raised:
+            _train(tiny, tmp_path / "full", epochs=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert judged(raised.value).error.startswith("the disk is full")
 
 
 def _shuffled(tiny: Settings, batch_size: int, window: int = 4, seed: int = 0) -> tuple[dict[str, Any], Any]:
