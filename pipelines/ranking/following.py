@@ -10,6 +10,7 @@ from pipelines.ranking.fit import Report, go_through
 from pipelines.ranking.follow_plan import FollowPlan
 from pipelines.ranking.loop import LogLine
 from pipelines.ranking.worker import Worker
+from pipelines.runtime.watch import Watch, unwatched
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.storage import Storage
 
@@ -23,6 +24,7 @@ def follow(
     worker: Worker,
     report: Report,
     log_line: LogLine,
+    watch: Watch = unwatched,
     resume: Path | None = None,
 ) -> Progress:
     """Goes through the keys of the plan, from its state or from the checkpoint `resume` of a run that died.
@@ -32,6 +34,7 @@ def follow(
     state = resume or (None if plan.state is None else Artifacts(storage).fetch(*plan.state))
     learner = ByDays if plan.window_ms is None else ByWindows
     following = learner(plan, storage, made_from, worker, log_line, state)
+    following.loop.watch = watch
     progress = following.loop.progress
     if state is not None:
         log_line(f"{plan.name} | goes on from {folder_after(progress)}, {following.catalog.num_authors} authors")

@@ -19,6 +19,7 @@ from pipelines.ranking.plan import TrainConfig, TrainingPlan, make_plan
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.run import Run
 from pipelines.runtime.shared import require_shared
+from pipelines.runtime.watch import require
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.fingerprint import digest
 
@@ -29,6 +30,7 @@ def run(config: TrainConfig, run: Run) -> dict[str, Any]:
     """Trains every ranker whose published artifact is not current, and publishes it."""
     storage = run.storage
     artifacts = Artifacts(storage)
+    require(config.watch)
     metrics: dict[str, Any] = {"rankers": {}}
     jobs = []
     for sources in config.rankers:

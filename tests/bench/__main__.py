@@ -25,6 +25,7 @@ BENCHES = {
     "proportions": "seconds of a training step where Base is as wide as an industrial ranker",
     "kills": "what a SIGKILL at a random step of training costs, and whether the same ranker comes out",
     "faults": "random SIGKILLs of drivers, engines, workers and nodes: what is lost, done twice or left running",
+    "disks": "full and read-only disks under train and follow: what is said, what stays, what is gone on from",
     "serving": "requests a second and latency of the deployments",
     "freshness": "what fresh vectors and fresh weights are worth: GAUC of the next 30 seconds",
     "stream": "how soon an author's new vector is served while a ranker follows a day by windows, under load",

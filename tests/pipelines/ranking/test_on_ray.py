@@ -16,6 +16,7 @@ from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 
 WEIGHTS = "weights"
+HALF = "checkpoint_9999-12-31_00-00-00.000000"
 
 
 def _loop(
@@ -33,6 +34,30 @@ def _loop(
         report({"is_last": number == 3}, work / str(number))  # and so the upload of the third is waited for
     (newest,) = [path for path in Path(made_from["checkpoints"]).rglob(WEIGHTS) if path.read_text() == "3"]
     newest.write_text("X")
+    raise RuntimeError("the worker dies here")
+
+
+def _die_while_the_list_is_written(
+    plan: Any, storage: Any, made_from: dict[str, str], *, work: Path, worker: Worker, resume: Path | None, **given: Any
+) -> None:
+    """As a kill leaves it, or a full disk: the list of checkpoints is cut off, and a half of one lies beside them."""
+    import ray.train
+
+    report: Callable[..., None] = given["report"]
+    run = Path(made_from["checkpoints"]) / "cut"
+    if resume is not None:
+        _checkpoint(work / "last", f"after {(resume / WEIGHTS).read_text()}, halves {len(list(run.glob(HALF)))}")
+        report({"is_last": True}, work / "last")
+        return
+    for number in range(1, 3):
+        _checkpoint(work / str(number), str(number))
+        report({"is_last": number == 2}, work / str(number))
+    assert len(ray.train.get_all_reported_checkpoints()) == 2  # waits for the list to name both
+    (run / HALF).mkdir()
+    (run / HALF / WEIGHTS).write_text("3")
+    if made_from["cut"]:
+        (list_of_checkpoints,) = run.glob("*.json")
+        list_of_checkpoints.write_bytes(list_of_checkpoints.read_bytes()[:100])
     raise RuntimeError("the worker dies here")
 
 
@@ -55,3 +80,19 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(
         assert (checkpoint / WEIGHTS).read_text() == "after 2"
         assert ended["failures"] == 1
     assert [line for line in caplog.messages if "a checkpoint is damaged" in line and "weights wanted sha256" in line]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("cut", ["", "yes"])
+def test_a_list_of_checkpoints_that_is_cut_off_is_made_anew_and_halves_of_checkpoints_go(
+    tiny: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, cut: str
+) -> None:
+    config = replace(tiny.train, checkpoints=str(tmp_path / "ray"), scaling=replace(tiny.train.scaling, num_workers=1))
+    run = tiny.open()
+    plan, _ = make_plan(config, run, Artifacts(run.storage), ())
+    given = {"checkpoints": str(tmp_path / "ray"), "cut": cut}
+    loop = _die_while_the_list_is_written
+    with connected(tiny.cluster), fitted(loop, config, run, plan, "cut", given) as (checkpoint, ended):
+        assert (checkpoint / WEIGHTS).read_text() == f"after 2, halves {1 if cut else 0}"
+        assert ended["failures"] == 1
+    assert sum("list of checkpoints" in line for line in caplog.messages) == bool(cut)
