@@ -96,6 +96,7 @@ def _work(rank: int, workers: int, settings: Settings, folder: str) -> None:
         )  # fmt: skip
     if rank == 0:
         Path(f"{folder}/steps.json").write_text(json.dumps(turns.steps))
+    dist.barrier()
     dist.destroy_process_group()
 
 
@@ -140,9 +141,8 @@ def main(argv: list[str]) -> int:
             sources = () if name == "base" else (name,)
             chosen = replace(settings.train, sources=sources, base=False, batch_size=args.batch_size, epochs=1)
             found[name] = measured(replace(settings, train=chosen), args.rounds)
-    print(
-        f"{'ranker':<8}{'way':<14}{'step ms':>9}{'swaps':>8}{'step CPU ms':>13}{'swaps':>8}{'alone / it':>12}{'CPU':>8}"
-    )
+    head = ("step ms", "of swaps", "CPU ms", "of swaps", "speed", "by CPU")
+    print(f"{'ranker':<8}{'way':<14}{''.join(f'{column:>10}' for column in head)}")
     for name, ways in found.items():
         for way, of in ways.items():
             of["speed"], of["cpu_speed"] = (

@@ -1,5 +1,6 @@
 """Runs of Ray Train: which checkpoint a run goes on from."""
 
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from pipelines.ranking.on_ray import fitted
 from pipelines.ranking.plan import make_plan
 from pipelines.ranking.worker import Worker
 from pipelines.runtime.cluster import connected
+from pipelines.runtime.verdict import judged
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 
@@ -61,6 +63,27 @@ def _die_while_the_list_is_written(
     raise RuntimeError("the worker dies here")
 
 
+def _third_does_not_fit(
+    plan: Any, storage: Any, made_from: dict[str, str], *, work: Path, worker: Worker, resume: Path | None, **given: Any
+) -> None:
+    """From then on this worker can write files of 5 MB at most, which the kernel ends as a full disk does."""
+    import ray.train
+
+    report: Callable[..., None] = given["report"]
+    if not made_from["full"]:
+        assert resume is not None
+        kept = len([path for path in Path(made_from["checkpoints"]).rglob(WEIGHTS)])
+        _checkpoint(work / "last", f"after {(resume / WEIGHTS).read_text()}, {kept} kept")
+        report({"is_last": True}, work / "last")
+        return
+    for number in range(1, 4):
+        _checkpoint(work / str(number), str(number) if number < 3 else "3" * 10_000_000)
+        if number == 3:
+            assert len(ray.train.get_all_reported_checkpoints()) == 2  # waits for the list to name both
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        report({"is_last": number == 3}, work / str(number))
+
+
 def _checkpoint(folder: Path, text: str) -> None:
     folder.mkdir()
     (folder / WEIGHTS).write_text(text)
@@ -96,3 +119,24 @@ def test_a_list_of_checkpoints_that_is_cut_off_is_made_anew_and_halves_of_checkp
         assert (checkpoint / WEIGHTS).read_text() == f"after 2, halves {1 if cut else 0}"
         assert ended["failures"] == 1
     assert sum("list of checkpoints" in line for line in caplog.messages) == bool(cut)
+
+
+@pytest.mark.ray
+def test_a_checkpoint_that_does_not_fit_is_told_and_the_next_run_goes_on_from_the_one_before(
+    tiny: Settings, tmp_path: Path
+) -> None:
+    scaling = replace(tiny.train.scaling, num_workers=1)
+    config = replace(tiny.train, checkpoints=str(tmp_path / "ray"), scaling=scaling, max_failures=0)
+    run = tiny.open()
+    plan, _ = make_plan(config, run, Artifacts(run.storage), ())
+    given = {"checkpoints": str(tmp_path / "ray"), "full": "yes"}
+    with connected(tiny.cluster):
+        with (
+            pytest.raises(Exception) as raised,
+            fitted(_third_does_not_fit, config, run, plan, "full", given),
+        ):
+            pass
+        ended = judged(raised.value)
+        assert ended.error.startswith("the disk is full: [Errno 27]") and ended.retry
+        with fitted(_third_does_not_fit, config, run, plan, "full", given | {"full": ""}) as (checkpoint, _):
+            assert (checkpoint / WEIGHTS).read_text() == "after 2, 2 kept"
