@@ -3,10 +3,10 @@
 import copy
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,8 +21,10 @@ from models.training import TrainingRanker, TrainingStep, Window
 from pipelines.ranking.checkpoint import BEST, OPTIMIZER, PROGRESS, Progress, bank_file, read_progress
 from pipelines.ranking.pace import Pace
 from pipelines.ranking.plan import TrainingPlan
+from pipelines.ranking.shards import Shards
 from pipelines.ranking.variants import SOURCES
 from pipelines.ranking.variants.source import State
+from pipelines.ranking.whole_tables import Moment, gathered
 from pipelines.ranking.worker import Exchange, Worker
 from pipelines.samples.stream import Stretch
 
@@ -42,7 +44,9 @@ class Loop:
         rates = {"lr_ids": plan.lr_ids, "lr_encoder": plan.lr_encoder, "lr_dense": plan.lr_dense}
         self.optimizer = RankerOptimizer(self.step, **rates, l2_ids=plan.l2_ids)
         self.exchange = Exchange(self.step, worker)
-        self._best: dict[str, Any] | None = None
+        self.shards = Shards(model, self.optimizer, worker)
+        self._best: Moment | None = None
+        self._states: dict[str, Moment] = {}
         self.log_line = log_line
         self._sums = torch.zeros(4, dtype=torch.float64)
         self._since = 0
@@ -81,6 +85,7 @@ class Loop:
 
     def _train_window(self, key: str, batches: Sequence[RankingBatch], sizes: Sequence[int]) -> None:
         """Steps that share one encoding of their authors; `sizes` are rows of each batch over all workers."""
+        self.shards.open(batches)
         window = Window(self.step, batches, self.banks)
         for index, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
             self._train_step(batch, size, window, is_last=index == len(batches) - 1)
@@ -91,12 +96,14 @@ class Loop:
         progress = self.progress
         self.optimizer.scale(self.plan.rate_at(progress))
         self.optimizer.zero_grad()
+        self.shards.next()
         result: TrainingStep = self.step(batch, self.banks, window.encoded)
         torch.autograd.backward(result.loss)
         if is_last:
             window.backward()
         encoded = {name: (of.rows, of.vectors.detach()) for name, of in window.encoded.items() if is_last}
         written = self.exchange(encoded)
+        self.shards.give_back(is_last=is_last)
         self.optimizer.step()
         for name, (rows, vectors) in written.items():
             self.banks[name].write(rows, vectors, progress.step)
@@ -139,14 +146,22 @@ class Loop:
         """Takes the progress of a loop that this one goes on with."""
         self.progress, self._pace = other.progress, other._pace
 
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """On every worker, around the first one's `save`: it has whole tables then."""
+        with gathered(self._moments(), self.shards) as self._states:
+            yield
+        self._states = {}
+
     def save(self, folder: Path) -> None:
         """Everything to go on from: model, optimizer, banks, the best epoch, progress."""
-        self.model.save(folder)
-        torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
+        states = self._states or self._moments()
+        self.model.save(folder, states["now"]["model"])
+        torch.save(states["now"]["optimizer"], folder / OPTIMIZER)
         for name, bank in self.banks.items():
             bank.save(folder / bank_file(name))
-        if self._best is not None:
-            torch.save(self._best, folder / BEST)
+        if "best" in states:
+            torch.save(states["best"], folder / BEST)
         (folder / PROGRESS).write_text(json.dumps(asdict(self.progress)))
 
     def restore(self, folder: Path) -> None:
@@ -158,15 +173,20 @@ class Loop:
         for name in self.banks:
             self.banks[name] = MemoryBank.load(folder / bank_file(name), self.worker.device)
         if (folder / BEST).is_file():
-            self._best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
+            self._best = torch.load(folder / BEST, map_location="cpu", weights_only=True, mmap=True)
         self.progress = read_progress(folder)
         self._pace = Pace(self.progress.examples, self.progress.waited_s)
 
     def keep_best(self) -> None:
         """Remembers this moment, for `go_back`."""
+        self._best = copy.deepcopy(self._now())
+
+    def _moments(self) -> dict[str, Moment]:
+        return {"now": self._now()} | ({} if self._best is None else {"best": self._best})
+
+    def _now(self) -> Moment:
         banks = {name: [bank.vectors, bank.written_step] for name, bank in self.banks.items()}
-        now = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "banks": banks}
-        self._best = copy.deepcopy(now)
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "banks": banks}
 
     def go_back(self) -> None:
         """Goes back to the moment of the last `keep_best`."""

@@ -43,6 +43,7 @@ def fitted(
         "plan": plan,
         "root": shared_root(run.storage.url),
         "threads": config.scaling.cpus_per_worker,
+        "shards_ids": config.id_tables == "sharded",
         "made_from": dict(made_from),
         "asked_at": time.time(),
     }
@@ -77,7 +78,12 @@ def _worker(config: dict[str, Any]) -> None:
     keep_freed_memory()
     context = ray.train.get_context()
     storage = Storage.open(config["root"])
-    worker = Worker(rank=context.get_world_rank(), world_size=context.get_world_size(), device=get_device())
+    worker = Worker(
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=get_device(),
+        shards_ids=config["shards_ids"],
+    )
     start_s = time.time() - config["asked_at"]
     log_line = config["lines"].put if worker.rank == 0 else _silent
     log_line(f"{config['plan'].name} | {worker.world_size} worker(s) ready after {start_s:.1f} s")

@@ -36,6 +36,7 @@ else:
     )
 
 EACH_DAY = ("anew", "follow")
+ID_TABLES = ("replicated", "sharded")
 LAST_RATE = 0.1
 """Least share of the learning rates with which the validation keys are begun."""
 
@@ -109,6 +110,9 @@ class TrainConfig:
     """Share of the learning rates that is left at the last step; they fall in a line from the first on."""
     log_every: int = 50
     """Steps from one line of progress, and one point of the loss curve, to the next."""
+    id_tables: str = "replicated"
+    """Where big tables of users and authors are: `replicated`, whole in every worker, or `sharded`, each row with what
+    the optimizer knows of it in one of them. That takes less memory and more time."""
     max_failures: int = 2
     """Failures (a lost worker, node or controller is one) after which training goes on from its last finished day."""
     checkpoints: PathText | None = None
@@ -125,6 +129,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.each_day not in EACH_DAY:
             raise ValueError(f"each_day: wanted one of {', '.join(EACH_DAY)}, got {self.each_day!r}")
+        if self.id_tables not in ID_TABLES:
+            raise ValueError(f"id_tables: wanted one of {', '.join(ID_TABLES)}, got {self.id_tables!r}")
         unknown = [name for name in self.sources if name not in SOURCES]
         if unknown or len(set(self.sources)) != len(self.sources):
             raise ValueError(f"sources: wanted some of {', '.join(SOURCES)}, each once, got {list(self.sources)}")
@@ -309,7 +315,8 @@ def make_plan(
         end_rate=config.end_rate,
         log_every=config.log_every,
     )
-    made_from = {"config": digest([to_dict(plan), list(config.ranker.tasks), config.scaling.num_workers])}
+    workers = [config.scaling.num_workers, *([config.id_tables] if config.id_tables != ID_TABLES[0] else [])]
+    made_from = {"config": digest([to_dict(plan), list(config.ranker.tasks), *workers])}
     for table in ("users", "authors"):
         made_from[table] = newest.fingerprint(storage, table, until=plan.catalog_until)
     examples = storage.listing("examples")

@@ -7,6 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from models.shard import WHOLE, Shard
+
 Rows = tuple[Tensor, Tensor]
 """Rows of a table [R] int64, and what is said of each, [R, ...] float32."""
 _ROW_FLOATS = 2  # an int64 travels as the bits of two floats
@@ -19,6 +21,13 @@ class Worker:
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    shards_ids: bool = False
+    """Whether of big id tables it has its share of the rows alone: pipelines/ranking/shards.py."""
+
+    @property
+    def shard(self) -> Shard:
+        """What it has of them."""
+        return Shard(self.rank, self.world_size) if self.shards_ids else WHOLE
 
 
 class Exchange:
