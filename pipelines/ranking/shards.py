@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.batch import RankingBatch
 from models.composed import ComposedRanker
@@ -23,6 +23,7 @@ from models.shard import WHOLE
 from models.sources import Source
 from pipelines.ranking.worker import Worker
 
+_FOUND_TOGETHER = 65_536
 Counts = list[list[int]]
 """By worker, for each item of a message, how many rows."""
 
@@ -116,6 +117,27 @@ class Shards:
             if self._is_open:
                 self._fetch(asked[0])
 
+    @torch.no_grad()
+    def rows_of(self, weight: nn.Parameter, said: Tensor, rows: Tensor) -> Tensor:
+        """What is said of rows [R] of a table, [R, ...], from what each worker says of those of its shard, [n, ...].
+
+        `weight` is the table's, which may be one that is not spread.
+        """
+        name = next((name for name, table in self.tables.items() if table.weight is weight), None)
+        if name is None:
+            return said.index_select(0, rows)
+        pieces = list(torch.split(rows, _FOUND_TOGETHER))
+        most = torch.tensor(len(pieces), device=rows.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        pieces += [rows[:0]] * (int(most) - len(pieces))
+        return torch.cat([self._found(name, said, piece) for piece in pieces])
+
+    def _found(self, name: str, said: Tensor, rows: Tensor) -> Tensor:
+        (asked,), _ = self._ask([{name: rows}])
+        answers = [said.index_select(0, of.wanted) if of.name == name else said[:0] for of in asked]
+        came = dict(zip(self.tables, self._from_owners(asked, answers), strict=True))[name]
+        return came.index_select(0, torch.searchsorted(torch.unique(rows), rows))
+
     def _look_up(self, name: str, rows: Tensor) -> Tensor:
         """Rows [...] of a table -> vectors [..., D]."""
         if self._is_open:
@@ -155,19 +177,20 @@ class Shards:
 
     def _fetch(self, asked: Sequence[_Asked]) -> dict[str, _Read]:
         """The vectors of a read, by table; answers others who ask."""
-        answers = [self._answer(of) for of in asked]
-        came = self._swap(answers, _by_worker([of.counts for of in asked]), _by_worker([of.sent for of in asked]))
-        reads = {}
-        for of, values in zip(asked, came, strict=True):
-            vectors = torch.empty_like(values).index_copy_(0, of.order, values)
-            reads[of.name] = _Read(of, vectors.requires_grad_(torch.is_grad_enabled()))
-        return reads
+        came = self._from_owners(asked, [self._answer(of) for of in asked])
+        learnt = torch.is_grad_enabled()
+        return {of.name: _Read(of, vectors.requires_grad_(learnt)) for of, vectors in zip(asked, came, strict=True)}
 
     def _answer(self, asked: _Asked) -> Tensor:
         """[Q, D]: what others want of a table."""
         rows, place = torch.unique(asked.wanted, return_inverse=True)
         assert self.optimizer.by_row is not None
         return self.optimizer.by_row.hold(self.tables[asked.name].weight, rows).index_select(0, place)
+
+    def _from_owners(self, asked: Sequence[_Asked], answers: Sequence[Tensor]) -> list[Tensor]:
+        """What this worker says of the rows that it is asked for, [Q, ...] -> what is said of those it reads, [R, ...]."""
+        came = self._swap(answers, _by_worker([of.counts for of in asked]), _by_worker([of.sent for of in asked]))
+        return [torch.empty_like(of).index_copy_(0, ask.order, of) for of, ask in zip(came, asked, strict=True)]
 
     def _to_owners(self, asked: Sequence[_Asked], values: Sequence[Tensor]) -> list[Tensor]:
         """What this worker says of rows that it has read -> what all say of those that it owns, [Q, D] each."""
