@@ -29,4 +29,7 @@ TASK_CATEGORIES: Mapping[str, str] = MappingProxyType(
 TASKS = tuple(TASK_CATEGORIES)
 """Their names."""
 
-__all__ = ["TASKS", "TASK_CATEGORIES"]
+MASK = "mask_"
+"""How the name of a column begins that says where a label counts: `mask_click` 0 = `click` says nothing in this row."""
+
+__all__ = ["MASK", "TASKS", "TASK_CATEGORIES"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models import MASK
 from models.catalog import Catalog
 from models.history import HISTORY_PAD
 
@@ -40,6 +41,8 @@ class RankingBatch(NamedTuple):
     """[B, L] float32, seconds watched."""
     labels: Tensor
     """[B, K] float32, 0 or 1, in the order of the tasks asked for; K = 0 for rows that are only scored."""
+    label_mask: Tensor | None = None
+    """[B, K] float32, 1 where the label counts, 0 where it says nothing; None = all of them count."""
 
     @property
     def size(self) -> int:
@@ -48,11 +51,14 @@ class RankingBatch(NamedTuple):
 
     def slice(self, index: slice | Tensor) -> RankingBatch:
         """The rows that `index` picks, of every tensor."""
-        return RankingBatch(*(tensor[index] for tensor in self))
+        return self._of(lambda tensor: tensor[index])
 
     def to(self, device: torch.device | str) -> RankingBatch:
         """The same batch on another device."""
-        return RankingBatch(*(tensor.to(device) for tensor in self))
+        return self._of(lambda tensor: tensor.to(device))
+
+    def _of(self, change: Callable[[Tensor], Tensor]) -> RankingBatch:
+        return RankingBatch._make(None if tensor is None else change(tensor) for tensor in self)
 
 
 def collate(columns: Mapping[str, npt.NDArray[Any]], catalog: Catalog, tasks: Sequence[str] = ()) -> RankingBatch:
@@ -60,7 +66,8 @@ def collate(columns: Mapping[str, npt.NDArray[Any]], catalog: Catalog, tasks: Se
 
     Wanted columns: `user_id`, `author_id`, `ts_ms` int64 [B]; `history_author_ids` int64 [B, L], padded on the
     left with -1; `history_age_s`, `history_watch_s` float32 [B, L]. And one uint8 [B]
-    for each of `tasks`, the labels to learn from; rows that are only scored need none.
+    for each of `tasks`, the labels to learn from; rows that are only scored need none. Where there is `mask_<task>`
+    of one task, there must be that of each: 0 where its label says nothing.
     Raises ValueError for missing columns, for shapes that differ and for a history that is not padded on the left.
 
     Example:
@@ -71,10 +78,12 @@ def collate(columns: Mapping[str, npt.NDArray[Any]], catalog: Catalog, tasks: Se
         >>> batch.author.tolist(), batch.history.tolist(), batch.hour.tolist(), batch.labels.tolist()
         ([1], [[0, 2]], [1], [[1.0]])
     """
-    missing = [name for name in (*_REQUIRED, *tasks) if name not in columns]
+    masks = [f"{MASK}{task}" for task in tasks]
+    masks = masks if any(mask in columns for mask in masks) else []
+    missing = [name for name in (*_REQUIRED, *tasks, *masks) if name not in columns]
     if missing:
         raise ValueError(f"the rows miss columns {missing}; present are {sorted(columns)}")
-    _check_shapes(columns, tasks)
+    _check_shapes(columns, [*tasks, *masks])
     history_ids = np.asarray(columns["history_author_ids"], dtype=np.int64)
     mask = history_ids != HISTORY_PAD
     if (mask[:, :-1] & ~mask[:, 1:]).any():
@@ -93,6 +102,7 @@ def collate(columns: Mapping[str, npt.NDArray[Any]], catalog: Catalog, tasks: Se
         history_age_s=_seconds(columns["history_age_s"]),
         history_watch_s=_seconds(columns["history_watch_s"]),
         labels=_labels(columns, tasks, len(user)),
+        label_mask=_labels(columns, masks, len(user)) if masks else None,
     )
 
 
@@ -113,8 +123,8 @@ def _seconds(column: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.array(column, dtype=np.float32))
 
 
-def _labels(columns: Mapping[str, npt.NDArray[Any]], tasks: Sequence[str], size: int) -> Tensor:
-    labels = np.zeros((size, len(tasks)), dtype=np.float32)
-    for index, task in enumerate(tasks):
-        labels[:, index] = columns[task]
+def _labels(columns: Mapping[str, npt.NDArray[Any]], names: Sequence[str], size: int) -> Tensor:
+    labels = np.zeros((size, len(names)), dtype=np.float32)
+    for index, name in enumerate(names):
+        labels[:, index] = columns[name]
     return torch.from_numpy(labels)

@@ -41,7 +41,7 @@ class IdTable(nn.Module):
         self.shard = current() if sharded and self.is_sparse else WHOLE
         self.weight = nn.Parameter(_drawn(num_rows, dim, init_std, self.shard))
         self.reader: Callable[[Tensor], Tensor] | None = None
-        """How it is read for learning, where not plainly: see `RowAdam`. A shard is read by it alone."""
+        """How it is read, where not plainly: see `RowAdam`, and for a shard pipelines/ranking/shards.py."""
 
     @property
     def is_sparse(self) -> bool:
@@ -50,7 +50,7 @@ class IdTable(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """rows [...] int64 -> vectors [..., dim]. Raises RuntimeError for a shard that has no reader."""
-        if self.reader is not None and (torch.is_grad_enabled() or self.shard != WHOLE):
+        if self.reader is not None:
             return self.reader(rows)
         if self.shard != WHOLE:
             raise RuntimeError(

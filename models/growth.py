@@ -48,8 +48,9 @@ def take_over(
     """Fills a model and its optimizer with what another one has learnt; the old optimizer is settled for it.
 
     `kept` has, for tables whose rows moved, the old row of each new one (`kept_rows`), by the parameter's name. Other
-    tables may have grown behind their rows. What is new keeps its initial values and has no moments yet. `rows_of`
-    finds old rows, where tables are spread over workers. Raises ValueError for parameters that changed in any other way.
+    tables may have grown behind their rows. What is new keeps its initial values and has no moments yet. `rows_of` says
+    how old rows are found, where tables are spread over workers. Raises ValueError for parameters that changed in any
+    other way.
     """
     old_opt.settle()
     olds, tables, old_tables = dict(old.named_parameters()), _tables(new), _tables(old)

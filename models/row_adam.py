@@ -35,7 +35,7 @@ class _Taken(NamedTuple):
 
 
 class RowAdam(torch.optim.Optimizer):
-    """Adam for sparse `IdTable`s. `step` wants gradients of `IdTable`s; `settle` before anybody else reads a table.
+    """Adam for sparse `IdTable`s. `step` wants gradients of `IdTable`s; `settle` before anybody reads their weights.
 
     A step counts for a table where it has a gradient. State by row: `moments` [N, 2, D], which are Adam's two, and
     `come_to` [N, 2] float64, the step that a row has come to and the sum of learning rates up to it. Of a table that is
@@ -67,11 +67,13 @@ class RowAdam(torch.optim.Optimizer):
             }
             table.reader = partial(self.read, weight)
         self._taken: dict[Tensor, _Taken] = {}
+        self._is_settled = True
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Learns the rows of the gradients, which are sparse and may name a row more than once."""
         (group,) = self.param_groups
+        self._is_settled = False
         for weight in group["params"]:
             if weight.grad is not None:
                 self._learn(weight, weight.grad, group["lr"], group["weight_decay"])
@@ -114,8 +116,12 @@ class RowAdam(torch.optim.Optimizer):
         return taken
 
     def read(self, weight: Tensor, rows: Tensor) -> Tensor:
-        """Rows [...] of a table -> vectors [..., D] as its newest step has them, for learning."""
+        """Rows [...] of a table -> vectors [..., D] as its newest step has them."""
+        if self._is_settled and not torch.is_grad_enabled():
+            return F.embedding(rows, weight)
         unique, place = torch.unique(rows, return_inverse=True)
+        if not torch.is_grad_enabled():
+            return F.embedding(place, self.take(weight, unique).vectors)
         vectors: Tensor = _Read.apply(weight, unique, place, self.hold(weight, unique))  # type: ignore[no-untyped-call]
         return vectors
 
@@ -132,6 +138,7 @@ class RowAdam(torch.optim.Optimizer):
                 for rows in torch.split(torch.arange(len(weight), device=weight.device), _SETTLED_TOGETHER):
                     self._put(weight, self.take(weight, rows))
         self._taken.clear()
+        self._is_settled = True
 
     def begin_at(self, weight: Tensor, moments: Tensor, step: float) -> None:
         """Goes on as after so many steps, with the moments [N, 2, D] of all rows as of the last of them."""
@@ -145,6 +152,7 @@ class RowAdam(torch.optim.Optimizer):
         """Goes on from a `state_dict` of tables of the same sizes, whole or of this shard, without a second copy."""
         (group,) = self.param_groups
         self._taken.clear()
+        self._is_settled = False
         for weight, saved in zip(group["params"], state_dict["state"].values(), strict=True):
             for name, value in saved.items():
                 if isinstance(value, Tensor):

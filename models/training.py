@@ -73,7 +73,8 @@ class TrainingRanker(nn.Module):
             name: source.learn(batch, self.inputs[name], encoded.get(name), banks.get(name), ids)
             for name, source in self.model.items()
         }
-        per_task = multi_task_bce(self.model(batch, [part.representations for part in learnt.values()]), batch.labels)
+        logits = self.model(batch, [part.representations for part in learnt.values()])
+        per_task = multi_task_bce(logits, batch.labels, batch.label_mask)
         recommendation = loss = per_task.sum()
         aux = loss.new_zeros(())
         for part in learnt.values():

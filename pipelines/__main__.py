@@ -29,6 +29,7 @@ JOBS = {  # word: module below pipelines/, help
     "vocabulary": ("semantics.vocabulary", "train or extend the Live-Streaming Tokenizer"),
     "examples": ("samples.examples", "join impressions with point-in-time history"),
     "windows": ("samples.windows", "turn events into labels, each at the end of its window of seconds"),
+    "window_examples": ("samples.window_examples", "join windows with point-in-time history, for follow by windows"),
     "train": ("ranking.train", "train a ranker of sources and, beside it, Base"),
     "follow": ("ranking.follow", "go on with the published rankers where there are new days"),
     "evaluate": ("ranking.evaluate", "AUC and GAUC of the last day"),
@@ -43,7 +44,7 @@ JOBS = {  # word: module below pipelines/, help
     "tune": ("studies.tune", "choose how a study's rows are trained, with an equal budget for each"),
     "demo": ("demo.demo", "everything, over the simulated platform"),
 }
-SECTIONS = {"follow": "train"}
+SECTIONS = {"follow": "train", "window_examples": "examples"}
 """Jobs that read the section of another one."""
 CHAINS = ("daily", "study", "tune", "demo")
 """Words that run several jobs, and so are told the whole configuration; a job knows its own section."""
@@ -80,7 +81,7 @@ def _job(word: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    jobs = "\n".join(f"  {name:<15}{what}" for name, (_, what) in JOBS.items())
+    jobs = "\n".join(f"  {name:<17}{what}" for name, (_, what) in JOBS.items())
     parser = _Parser(
         prog="python -m pipelines",
         description=f"Jobs of the live-streaming ranking pipeline:\n{jobs}",

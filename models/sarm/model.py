@@ -218,9 +218,10 @@ class SARM(Source):
         target = encoded.of(batch.author, None if every else bank.read(batch.author))
         cls, tar = target.unbind(dim=1)
         aux_logit = self.aux_head(torch.cat([cls, tar], dim=-1)).squeeze(-1)
+        counts = None if batch.label_mask is None else batch.label_mask[:, self._auxiliary_task]
         return Learnt(
             self._chosen(cls, tar, self._learnt_interest(batch, encoded, bank)),
-            aux=auxiliary_bce(aux_logit, batch.labels[:, self._auxiliary_task]),
+            aux=auxiliary_bce(aux_logit, batch.labels[:, self._auxiliary_task], counts),
             aux_weight=self.config.aux_weight,
         )
 

@@ -11,6 +11,8 @@ CATALOG, CATEGORIES = "catalog.safetensors", "categories.json"
 OPTIMIZER, PROGRESS = "optimizer.pt", "progress.json"
 SEEN = "seen.safetensors"
 """On which day each user and author was seen last, where a ranker follows its days."""
+SAID = "said.safetensors"
+"""Labels and scores of the impressions of a key that is learnt by windows, up to a checkpoint within it."""
 BEST = "best.pt"
 """Weights, optimizer and banks of the best epoch so far, where there is a validation."""
 
@@ -25,7 +27,13 @@ class Progress:
     done: list[str] = field(default_factory=list)
     """Time keys that were trained on, in order, epoch after epoch."""
     stretches: int = 0
-    """Stretches of the key after those that were trained on too."""
+    """Stretches of the key after those that were trained on too; by windows, spans."""
+    until_ms: int = 0
+    """By windows: the moment up to which what was reported is learnt."""
+    bank: str = ""
+    """The published bank whose deltas this run has sent."""
+    deltas: int = 0
+    """Number of the newest of them."""
     scores: list[float] = field(default_factory=list)
     """GAUC on the validation keys after each epoch; empty without a validation."""
     epochs_end: int | None = None
@@ -52,6 +60,11 @@ def bank_file(source: str) -> str:
     return f"bank-{source}.safetensors"
 
 
+def state_kind(ranker: str) -> str:
+    """Artifact kind of what a ranker that follows goes on from: its last checkpoint."""
+    return f"{ranker}.state"
+
+
 def folder_after(progress: Progress) -> str:
     """Name of the checkpoint that is left when the last of the keys `done` is, or so many stretches of the next one."""
     within = f"-and-{progress.stretches}" if progress.stretches else ""
@@ -63,7 +76,7 @@ def published_files(checkpoint: Path) -> list[Path]:
     return sorted(
         path
         for path in checkpoint.iterdir()
-        if path.name not in (OPTIMIZER, PROGRESS, BEST, SEEN, MANIFEST) and not path.match(bank_file("*"))
+        if path.name not in (OPTIMIZER, PROGRESS, BEST, SEEN, SAID, MANIFEST) and not path.match(bank_file("*"))
     )
 
 

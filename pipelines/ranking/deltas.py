@@ -1,6 +1,6 @@
 """Deltas of the published bank: what a window of training has changed reaches serving without a new full bank.
 
-A function for training loops; no job of its own.
+For training loops; no job of its own.
 """
 
 import logging
@@ -10,16 +10,91 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from models.artifacts import bank
 from models.artifacts.bank_delta import BankDelta
 from models.artifacts.delta_store import DeltaStore
 from models.artifacts.manifest import ArtifactError
+from models.catalog import Catalog
+from models.sarm.memory_bank import MemoryBank
+from pipelines.ranking.checkpoint import CATALOG
 from pipelines.ranking.publish import KIND
+from pipelines.ranking.variants.source import State
 from pipelines.tables.artifacts import Artifacts
 
 log = logging.getLogger(__name__)
 _WAIT_S = 120.0
 """For another publisher: longer than it takes to take over the lease of one that died."""
+
+
+class DeltaFeed:
+    """Makes deltas of a bank from the memory banks of a ranker that goes on, whose catalog may be another one by then.
+
+    Authors who have no row in the published bank are left out until the next full one, and so are those who lost theirs
+    in the ranker. Sources without a memory bank stay as they were published.
+    """
+
+    def __init__(self, artifacts: Artifacts, bank_run_id: str) -> None:
+        """Raises ArtifactError where the bank, or the ranker that it is of, is missing or damaged."""
+        self._artifacts, self._run_id = artifacts, bank_run_id
+        folder, manifest = artifacts.verified(KIND, bank_run_id)
+        self._published = bank.read(folder)
+        ranker = artifacts.fetch(manifest.made_from["ranker"], manifest.made_from["model"])
+        self._author_ids = Catalog.load(ranker / CATALOG).author_ids
+
+    def begin(
+        self, banks: Mapping[str, MemoryBank], catalog: Catalog, states: Mapping[str, State], until_ts_ms: int
+    ) -> int:
+        """Publishes what differs from the full bank before anything was learnt: nothing, where it is of this moment.
+
+        Returns the number of the newest delta.
+        """
+        rows, there = self._rows(catalog)
+        differs = np.zeros(len(rows), np.bool_)
+        for name, memory in banks.items():
+            now = memory.vectors.cpu().numpy()[rows]
+            differs |= (now != self._published.states[name]).reshape(len(rows), -1).any(axis=1)
+        changed = np.flatnonzero(differs & there)
+        if len(changed):
+            self._publish(1, changed, rows[changed], banks, states, until_ts_ms)
+        return int(len(changed) > 0)
+
+    def send(
+        self,
+        number: int,
+        banks: Mapping[str, MemoryBank],
+        touched: Mapping[str, Tensor],
+        catalog: Catalog,
+        states: Mapping[str, State],
+        until_ts_ms: int,
+    ) -> None:
+        """Publishes the rows of `touched` [N+1], of the ranker's catalog, as the delta of that number."""
+        rows, there = self._rows(catalog)
+        any_source = torch.stack(list(touched.values())).any(dim=0).numpy()
+        changed = np.flatnonzero(any_source[rows] & there)
+        self._publish(number, changed, rows[changed], banks, states, until_ts_ms)
+
+    def _rows(self, catalog: Catalog) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """The ranker's row of each row of the bank, and whether there is one."""
+        rows = np.append(0, catalog.author_rows(self._author_ids))
+        return rows, (rows > 0) | (np.arange(len(rows)) == 0)
+
+    def _publish(
+        self,
+        number: int,
+        rows: npt.NDArray[np.int64],
+        of_ranker: npt.NDArray[np.int64],
+        banks: Mapping[str, MemoryBank],
+        states: Mapping[str, State],
+        until_ts_ms: int,
+    ) -> None:
+        vectors = {name: np.array(table[rows]) for name, table in self._published.states.items()}
+        vectors |= {name: memory.vectors[torch.from_numpy(of_ranker)].cpu().numpy() for name, memory in banks.items()}
+        days = [state.anchor_day for state in states.values() if state.anchor_day is not None]
+        anchor_day = days[0][of_ranker] if days else self._published.anchor_day[rows]
+        publish_delta(self._artifacts, self._run_id, rows, vectors, anchor_day, until_ts_ms, number=number)
 
 
 def publish_delta(

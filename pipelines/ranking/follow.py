@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.ranking import gate
-from pipelines.ranking.checkpoint import read_progress
-from pipelines.ranking.follow_plan import FollowPlan, make_follow_plan, state_kind
+from pipelines.ranking.checkpoint import read_progress, state_kind
+from pipelines.ranking.follow_plan import FollowPlan, make_follow_plan
 from pipelines.ranking.following import follow
 from pipelines.ranking.on_ray import fitted, forget, places
 from pipelines.ranking.plan import TrainConfig

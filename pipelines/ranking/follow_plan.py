@@ -3,16 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from models.artifacts.manifest import Manifest
-from pipelines.ranking.checkpoint import Progress, read_progress
-from pipelines.ranking.plan import PlannedSource, TrainConfig, TrainingPlan
+from models.artifacts.manifest import ArtifactError, Manifest
+from pipelines.ranking.checkpoint import Progress, read_progress, state_kind
+from pipelines.ranking.plan import FollowConfig, PlannedSource, TrainConfig, TrainingPlan
+from pipelines.ranking.publish import KIND as BANK
 from pipelines.ranking.variants import SOURCES, ranker_name
 from pipelines.runtime.config import ConfigError, to_dict
 from pipelines.runtime.run import Run
 from pipelines.samples.batches import require_labels
+from pipelines.samples.stream import Cut
+from pipelines.samples.window_stream import num_steps, spans_of
 from pipelines.tables import newest
 from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.contract import ContractError
 from pipelines.tables.fingerprint import digest
+from pipelines.tables.storage import Storage
 
 _EXAMPLES = "examples/"
 BEFORE = "before"
@@ -35,6 +40,14 @@ class FollowPlan(TrainingPlan):
     """What was done before this run."""
     state: tuple[str, str] | None
     """Kind and version of the artifact that it goes on from; None begins with a new ranker."""
+    steps: tuple[int, ...]
+    """Of each key."""
+    window_ms: int | None
+    """Length of the windows that are scored and learnt one after another; None = whole days."""
+    delta_ms: int | None
+    """How much of the stream becomes a delta of the bank; None = no deltas."""
+    bank: str | None
+    """The bank whose deltas they are."""
 
     def rate_at(self, progress: Progress) -> float:
         """The same at every step: there is no last one."""
@@ -48,17 +61,12 @@ class FollowPlan(TrainingPlan):
     @property
     def num_steps(self) -> int:
         """Steps up to the end of this run."""
-        return self.before.step + sum(self.cut.num_steps(rows) for rows in self.rows)
+        return self.before.step + sum(self.steps)
 
     @property
     def num_examples(self) -> int:
         """Examples up to the end of this run."""
         return self.before.examples + sum(self.rows)
-
-
-def state_kind(ranker: str) -> str:
-    """Artifact kind of what a ranker goes on from: its last checkpoint."""
-    return f"{ranker}.state"
 
 
 def make_follow_plan(
@@ -69,17 +77,29 @@ def make_follow_plan(
     Raises ConfigError for a source that cannot be followed, and ContractError where the label of a task is missing.
     """
     _require(sources)
-    storage, name = run.storage, ranker_name(sources)
+    storage, name, own = run.storage, ranker_name(sources), config.follow
     state, before, learnt = _go_on_from(artifacts, name)
     last = before.done[-1] if before.done else ""
     keys = tuple(day for day in storage.days("examples") if day > last)
-    require_labels(storage, keys, list(config.ranker.tasks))
+    tables = _tables(own, storage, keys)
+    for table in tables:
+        require_labels(storage, keys, list(config.ranker.tasks), table)
+    window_ms = round(own.window_s * 1000) if own.by == "windows" else None
+    rows = tuple(storage.dataset(tables[-1], day).count_rows() for day in keys)
+    cut = Cut(batch_size=config.batch_size, stretch_rows=config.stretch_rows, window=config.encode_window)
     plan = FollowPlan(
         seed=run.seed,
         ranker=config.ranker,
         sources=tuple(PlannedSource(name=source, config=getattr(config.models, source)) for source in sources),
         keys=keys,
-        rows=tuple(storage.dataset("examples", day).count_rows() for day in keys),
+        rows=rows,
+        steps=tuple(
+            cut.num_steps(count) if window_ms is None else num_steps(spans_of(storage, day, window_ms, cut), cut)
+            for day, count in zip(keys, rows, strict=True)
+        ),
+        window_ms=window_ms,
+        delta_ms=None if own.delta_s is None else round(own.delta_s * 1000),
+        bank=None if own.delta_s is None or not (keys and sources) else _bank(artifacts, name),
         epochs=1,
         validation=(),
         validation_rows=(),
@@ -94,9 +114,11 @@ def make_follow_plan(
         before=before,
         state=state,
     )
-    examples = storage.listing("examples")
-    made_from = learnt | {f"{_EXAMPLES}{day}": examples.stamp(day) for day in keys}
-    made_from["config"] = digest([_choices(plan), list(config.ranker.tasks), config.scaling.num_workers])
+    made_from = learnt
+    for table in tables:
+        listing = storage.listing(table)
+        made_from |= {f"{table}/{day}": listing.stamp(day) for day in keys}
+    made_from["config"] = digest([_choices(plan), list(config.ranker.tasks), *config.workers])
     made_from[BEFORE] = artifacts.current(name) or "nothing"
     for source in sources:
         made_from |= SOURCES[source].pinned(artifacts)
@@ -105,9 +127,36 @@ def make_follow_plan(
     return plan, made_from
 
 
+def _tables(config: FollowConfig, storage: Storage, keys: tuple[str, ...]) -> tuple[str, ...]:
+    """What is scored, and what is learnt. Raises ContractError where a day has the first and not the second."""
+    if config.by == "days":
+        return ("examples",)
+    there = storage.days("window_examples")
+    if missing := [day for day in keys if day not in there]:
+        raise ContractError(
+            f"table window_examples: wanted {', '.join(missing)}, as in examples, got {', '.join(there) or 'none'}; "
+            "run the jobs windows and window_examples, or set train.follow.by to days"
+        )
+    return ("examples", "window_examples")
+
+
+def _bank(artifacts: Artifacts, ranker: str) -> str:
+    """The bank of the published ranker. Raises ArtifactError where that is not the one which is served."""
+    bank = artifacts.current(BANK)
+    made_from = {} if bank is None else artifacts.manifest(BANK).made_from
+    got, wanted = (made_from.get("ranker"), made_from.get("model")), (ranker, artifacts.current(ranker))
+    if bank is None or got != wanted:
+        served = "none" if bank is None else f"{bank}, of {got[0]} {got[1]}"
+        raise ArtifactError(
+            f"train.follow.delta_s: wanted the bank of {ranker} {wanted[1] or '(not published)'} to be served, got "
+            f"{served}; run the job publish first, or set it to null"
+        )
+    return bank
+
+
 def _choices(plan: FollowPlan) -> dict[str, object]:
     """The plan without what differs from run to run."""
-    passing = ("keys", "rows", "catalog_until", "before", "state")
+    passing = ("keys", "rows", "steps", "catalog_until", "before", "state", "delta_ms", "bank")
     return {f.name: to_dict(getattr(plan, f.name)) for f in fields(plan) if f.name not in passing}
 
 

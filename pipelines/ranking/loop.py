@@ -41,6 +41,10 @@ class Loop:
         banks = {name: source.memory_bank(model.sizes.num_authors, worker.device) for name, source in model.items()}
         self.banks = {name: bank for name, bank in banks.items() if bank is not None}
         """Of the sources that have one."""
+        self.touched = {
+            name: torch.zeros(len(bank.written_step), dtype=torch.bool) for name, bank in self.banks.items()
+        }
+        """Rows of each that were written since somebody took note, [N+1]; kept on the CPU, and not in checkpoints."""
         rates = {"lr_ids": plan.lr_ids, "lr_encoder": plan.lr_encoder, "lr_dense": plan.lr_dense}
         self.optimizer = RankerOptimizer(self.step, **rates, l2_ids=plan.l2_ids)
         self.exchange = Exchange(self.step, worker)
@@ -107,6 +111,7 @@ class Loop:
         self.optimizer.step()
         for name, (rows, vectors) in written.items():
             self.banks[name].write(rows, vectors, progress.step)
+            self.touched[name][rows.cpu()] = True
             progress.encoded += len(rows)
         progress.step += 1
         progress.examples += size

@@ -37,6 +37,7 @@ else:
 
 EACH_DAY = ("anew", "follow")
 ID_TABLES = ("replicated", "sharded")
+BY = ("days", "windows")
 LAST_RATE = 0.1
 """Least share of the learning rates with which the validation keys are begun."""
 
@@ -45,6 +46,14 @@ LAST_RATE = 0.1
 class FollowConfig:
     """How a ranker goes on with what is new, day after day: the job follow."""
 
+    by: str = "days"
+    """`days`: each day is scored, then learnt from `examples`, with the labels that it has in the end. `windows`: the
+    impressions of a few seconds are scored, then what was reported in them is learnt from `window_examples`."""
+    window_s: float = 30.0
+    """Seconds that are scored and learnt together, by windows; more where they hold fewer rows than a step."""
+    delta_s: float | None = None
+    """By windows: seconds of the stream after which the authors that were encoded since reach the bank that is served,
+    as a delta of it; null = no deltas."""
     rate: float = 0.5
     """Share of the learning rates, all the time."""
     forget_days: int | None = None
@@ -56,6 +65,12 @@ class FollowConfig:
     """Versions of what a ranker goes on from that stay: each has the whole optimizer."""
 
     def __post_init__(self) -> None:
+        if self.by not in BY:
+            raise ValueError(f"by: wanted one of {', '.join(BY)}, got {self.by!r}")
+        if self.window_s < 0.001 or (self.delta_s is not None and (self.delta_s <= 0 or self.by != "windows")):
+            raise ValueError(
+                f"wanted window_s > 0, and delta_s > 0 with by: windows, or null, got {self}; correct them"
+            )
         if self.rate <= 0 or self.keep_states < 1 or (self.forget_days is not None and self.forget_days < 1):
             raise ValueError(
                 f"wanted rate > 0, keep_states >= 1 and forget_days >= 1 or null, got {self}; correct them"
@@ -147,6 +162,11 @@ class TrainConfig:
             raise ValueError(f"epochs and patience must be >= 1 and validation_days >= 0, got {given}")
         if min(self.test_days, self.max_failures, self.warmup_steps, self.l2_ids) < 0 or not 0 <= self.end_rate <= 1:
             raise ValueError("test_days, max_failures, warmup_steps and l2_ids must be >= 0, end_rate in 0..1")
+
+    @property
+    def workers(self) -> list[int | str]:
+        """How many there are, and where their tables are if not in each: the same plan gives other bits on others."""
+        return [self.scaling.num_workers, *([] if self.id_tables == ID_TABLES[0] else [self.id_tables])]
 
     @property
     def rankers(self) -> list[tuple[str, ...]]:
@@ -315,8 +335,7 @@ def make_plan(
         end_rate=config.end_rate,
         log_every=config.log_every,
     )
-    workers = [config.scaling.num_workers, *([config.id_tables] if config.id_tables != ID_TABLES[0] else [])]
-    made_from = {"config": digest([to_dict(plan), list(config.ranker.tasks), *workers])}
+    made_from = {"config": digest([to_dict(plan), list(config.ranker.tasks), *config.workers])}
     for table in ("users", "authors"):
         made_from[table] = newest.fingerprint(storage, table, until=plan.catalog_until)
     examples = storage.listing("examples")

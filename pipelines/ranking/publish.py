@@ -16,23 +16,28 @@ import numpy as np
 import numpy.typing as npt
 
 from models.artifacts import bank
+from models.artifacts.manifest import ArtifactError
 from models.config import DayText
 from models.history import HistoryRule
+from models.sarm.memory_bank import MemoryBank
 from pipelines.ranking import gate, published
+from pipelines.ranking.checkpoint import Progress, bank_file, read_progress, state_kind
 from pipelines.ranking.gate import GateConfig
 from pipelines.ranking.published import PublishedRanker
 from pipelines.ranking.variants import SOURCES
 from pipelines.ranking.variants.source import State
 from pipelines.runtime.run import Run
+from pipelines.samples.event_reader import day_start_ms
 from pipelines.samples.examples import committed_rule, histories, window
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
-from pipelines.tables.days import NO_ANCHOR, day_after
+from pipelines.tables.days import NO_ANCHOR, day_after, day_before, day_of
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
 
 log = logging.getLogger(__name__)
 KIND = "bank"
+VECTORS = ("encoded", "trained")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,10 +50,19 @@ class PublishConfig:
     until: DayText | None = None
     """Newest day that the sources know, YYYY-MM-DD; null = the newest there is. The day before the day under evaluation
     gives the very bank that evaluation used."""
+    vectors: str = "encoded"
+    """`encoded`: every author is encoded with the newest weights. `trained`: authors are as the memory bank of a ranker
+    that follows by windows holds them, each of the step that encoded it last: the bank before and all its deltas."""
     histories: bool = True
     """False leaves the users' histories out, where requests bring their own."""
     gate: GateConfig = field(default_factory=GateConfig)
     """What the ranker must have shown in its evaluation."""
+
+    def __post_init__(self) -> None:
+        if self.vectors not in VECTORS:
+            raise ValueError(f"vectors: wanted one of {', '.join(VECTORS)}, got {self.vectors!r}")
+        if self.vectors == "trained" and self.until is not None:
+            raise ValueError(f"until: wanted null with vectors: trained, which are of one moment, got {self.until}")
 
 
 def run(config: PublishConfig, run: Run) -> dict[str, Any]:
@@ -56,7 +70,8 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     storage = run.storage
     artifacts = Artifacts(storage)
     ranker = published.load(artifacts, published.chosen_ranker(config.ranker, artifacts))
-    until = _newest_day(config, storage, ranker)
+    trained = config.vectors == "trained"
+    until = _day_of_training(artifacts, ranker) if trained else _newest_day(config, storage, ranker)
     before = day_after(until)
     rule = committed_rule(storage)
     impressions = storage.listing("impressions")
@@ -70,7 +85,8 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     judged = gate.judge(config.gate, artifacts, ranker.name, ranker.manifest.run_id)
     started = time.perf_counter()
     states = ranker.states(storage, artifacts)
-    tables = ranker.model.tables(published.advance(states, before))
+    inputs = published.advance(states, before)
+    tables = _held(artifacts, ranker) if trained else ranker.model.tables(inputs)
     encode_s = time.perf_counter() - started
     anchor_day = _anchor_day(states, ranker.catalog.num_authors)
     with tempfile.TemporaryDirectory() as scratch:
@@ -111,12 +127,31 @@ def _newest_day(config: PublishConfig, storage: Storage, ranker: PublishedRanker
     return config.until or max(days)
 
 
+def _day_of_training(artifacts: Artifacts, ranker: PublishedRanker) -> str:
+    """The newest day that the anchors of a ranker's memory bank are of. Raises ArtifactError where there is none."""
+    kind = state_kind(ranker.name)
+    is_its = artifacts.current(kind) == ranker.manifest.run_id
+    progress = read_progress(artifacts.fetch(kind)) if is_its else Progress()
+    if not progress.done or progress.until_ms != day_start_ms(day_after(day_of(progress.done[-1]))):
+        raise ArtifactError(
+            f"publish.vectors: trained: wanted a ranker that has followed by windows, got {ranker.name} "
+            f"{ranker.manifest.run_id}; run the job follow with train.follow.by: windows, or set it to encoded"
+        )
+    return day_before(day_of(progress.done[-1]))
+
+
+def _held(artifacts: Artifacts, ranker: PublishedRanker) -> dict[str, npt.NDArray[Any]]:
+    """What the memory banks of a ranker hold, [N+1, ...] by source."""
+    folder = artifacts.fetch(state_kind(ranker.name), ranker.manifest.run_id)
+    return {name: MemoryBank.load(folder / bank_file(name)).vectors.numpy() for name in ranker.sources}
+
+
 def _made_from(
     config: PublishConfig, storage: Storage, ranker: PublishedRanker, before: str, rule: HistoryRule
 ) -> dict[str, str]:
     """What the bank is made from beside impressions, the ranker first: serving loads both."""
     made_from = {
-        "config": digest([config.until, config.histories, config.ranker, asdict(rule), bank.FORMAT]),
+        "config": digest([config.until, config.vectors, config.histories, config.ranker, asdict(rule), bank.FORMAT]),
         "ranker": ranker.name,
         "model": ranker.manifest.run_id,
         "model_weights": ranker.manifest.files["model.safetensors"],

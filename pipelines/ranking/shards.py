@@ -188,7 +188,7 @@ class Shards:
         return self.optimizer.by_row.hold(self.tables[asked.name].weight, rows).index_select(0, place)
 
     def _from_owners(self, asked: Sequence[_Asked], answers: Sequence[Tensor]) -> list[Tensor]:
-        """What this worker says of the rows that it is asked for, [Q, ...] -> what is said of those it reads, [R, ...]."""
+        """What this worker says of rows that it is asked for, [Q, ...] -> what is said of those it reads, [R, ...]."""
         came = self._swap(answers, _by_worker([of.counts for of in asked]), _by_worker([of.sent for of in asked]))
         return [torch.empty_like(of).index_copy_(0, ask.order, of) for of, ask in zip(came, asked, strict=True)]
 
@@ -204,7 +204,7 @@ class Shards:
         """
         split = [torch.split(item, [of[index] for of in to_each]) for index, item in enumerate(items)]
         message = torch.cat([part[worker].flatten() for worker in range(len(to_each)) for part in split])
-        widths = [item.shape[1] if item.ndim > 1 else 1 for item in items]
+        widths = [item.shape[1:].numel() for item in items]
         sent, coming = (
             [sum(n * width for n, width in zip(of, widths, strict=True)) for of in counts]
             for counts in (to_each, from_each)

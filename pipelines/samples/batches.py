@@ -85,11 +85,16 @@ def example_columns(table: pa.Table) -> Columns:
     return columns
 
 
-def require_labels(storage: Storage, days: Iterable[str], tasks: Sequence[str]) -> None:
+def require_labels(storage: Storage, days: Iterable[str], tasks: Sequence[str], table: str = "examples") -> None:
     """Raises ContractError where a day's examples lack the label of a task."""
     for day in days:
-        labels = storage.labels("examples", day)
+        labels = storage.labels(table, day)
         if labels and (missing := [task for task in tasks if task not in labels]):
+            if table != "examples":
+                raise ContractError(
+                    f"table {table}, day {day}: wanted a label of each task, got {', '.join(labels)} and no "
+                    f"{', '.join(missing)}; name it in windows.tasks, and run the jobs windows and {table} again"
+                )
             raise ContractError(
                 f"table examples, day {day}: wanted a label column of each task, got {', '.join(labels)} and no "
                 f"{', '.join(missing)}; add it to the table impressions as uint8, 0 or 1, and run the job examples "

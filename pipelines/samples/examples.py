@@ -193,23 +193,31 @@ def _chunks(
     """A day's examples in time order (within a shard), `chunk_rows` at a time; `empty` counts them."""
     anchors = anchor_days(storage, day)
     for shard in range(config.shards):
-        in_shard = None
-        if config.shards > 1:
-            in_shard = pc.bit_wise_and(pc.field("user_id"), pa.scalar(config.shards - 1, pa.int64())) == shard
-        clicks = read_clicks(storage, window(day, days, config.history_days), in_shard)
+        where = in_shard(config, shard)
+        clicks = read_clicks(storage, window(day, days, config.history_days), where)
         empty.clicked(clicks.user_ids[clicks.user], clicks.ts_ms)
         columns = [*_EXAMPLE_COLUMNS, *storage.labels("impressions", day)]
-        impressions = storage.read("impressions", day, columns, in_shard)
+        impressions = storage.read("impressions", day, columns, where)
         impressions = impressions.sort_by([("ts_ms", "ascending"), ("impression_id", "ascending")])
         for start in range(0, impressions.num_rows, config.chunk_rows):
-            rows = _examples(impressions.slice(start, config.chunk_rows), clicks, anchors, config)
+            rows = with_histories(impressions.slice(start, config.chunk_rows), clicks, anchors, config)
             empty.count(rows)
             yield rows
 
 
-def _examples(
+def in_shard(config: ExamplesConfig, shard: int) -> pc.Expression | None:
+    """Which rows are of a shard of users; None = all of them."""
+    if config.shards == 1:
+        return None
+    return pc.bit_wise_and(pc.field("user_id"), pa.scalar(config.shards - 1, pa.int64())) == shard
+
+
+def with_histories(
     impressions: pa.Table, clicks: Clicks, anchors: tuple[Ints, NDArray[np.int32]], config: ExamplesConfig
 ) -> pa.Table:
+    """The rows with what a user's history was at `ts_ms`, and the day of the author's anchor.
+
+    `clicks` are those that may be in the histories; `anchors` what `anchor_days` gave."""
     user_id, ts_ms = impressions["user_id"].to_numpy(), impressions["ts_ms"].to_numpy()
     history = history_of(clicks, user_id, ts_ms, config.history_length, round(config.delay_s * 1000))
     offsets = np.arange(len(user_id) + 1, dtype=np.int32) * config.history_length

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from models import MASK
 from pipelines.samples.label_figures import LabelFigures
 from pipelines.samples.label_rules import LabelRule, Reports
 from pipelines.samples.visits import (
@@ -28,7 +29,7 @@ from pipelines.samples.visits import (
     visits_of,
 )
 from pipelines.tables.columns import Columns
-from pipelines.tables.contract import MASK, WINDOW_REASONS
+from pipelines.tables.contract import WINDOW_REASONS
 
 Ids = Callable[[Columns], Ints]
 """Gives the impression id of each exposure, [E] -> [E]."""

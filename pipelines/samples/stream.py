@@ -6,10 +6,11 @@ on there: on as many workers as before to the same bits, or on another number.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ from pipelines.tables.columns import Columns
 from pipelines.tables.storage import Storage
 from pipelines.tables.time_order import TimeOrder
 
+Part = TypeVar("Part")
 _MOST_WORKERS = 4096
 _OF_PLACES = (0, 1)  # behind the seed of a day: no share of a stretch has two numbers there
 
@@ -107,14 +109,8 @@ class DayStream:
 
     def after(self, done: int) -> Iterator[Stretch]:
         """The stretches but for the first ones, which are done. Memory is that of two shares."""
-        with ThreadPoolExecutor(1) as pool:
-            ahead: Future[Stretch] | None = pool.submit(self._read, done) if done < len(self) else None
-            while ahead is not None:
-                started = time.perf_counter()
-                stretch = ahead.result()
-                waited_s, following = time.perf_counter() - started, stretch.number + 1
-                ahead = pool.submit(self._read, following) if following < len(self) else None
-                yield replace(stretch, waited_s=waited_s)
+        for stretch, waited_s in read_ahead(self._read, range(done, len(self))):
+            yield replace(stretch, waited_s=waited_s)
 
     def _read(self, number: int) -> Stretch:
         rows, world = self._stretches[number], self._world
@@ -137,5 +133,23 @@ class DayStream:
     def _order(self, number: int, columns: Columns, count: int) -> Ints | None:
         if self._seed is None:
             return None
-        rng = np.random.default_rng([*self._seed, number * _MOST_WORKERS + self._rank])
-        return shuffled_requests(columns, count, self._cut.window, rng)
+        return shuffled_requests(columns, count, self._cut.window, share_rng(self._seed, number, self._rank))
+
+
+def share_rng(seed: Sequence[int], number: int, rank: int) -> np.random.Generator:
+    """What is random about a worker's share of a stretch of a day."""
+    return np.random.default_rng([*seed, number * _MOST_WORKERS + rank])
+
+
+def read_ahead(read: Callable[[int], Part], numbers: range) -> Iterator[tuple[Part, float]]:
+    """Parts by their numbers, each read while the one before is in use, and the seconds that were waited for it."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead: Future[Part] | None = pool.submit(read, numbers[0]) if numbers else None
+        for following in [*numbers[1:], None]:
+            if ahead is None:
+                return
+            started = time.perf_counter()
+            part = ahead.result()
+            waited_s = time.perf_counter() - started
+            ahead = None if following is None else pool.submit(read, following)
+            yield part, waited_s

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models import TASKS
+from models import MASK, TASKS
 from pipelines.tables import casting
 
 FIELDS = ("point_of_interest", "theme", "topic", "target_audience", "format", "scene")
@@ -24,14 +24,11 @@ FIELD_LIMITS = MappingProxyType(
 TASKS_COLUMNS = TASKS
 """Label columns that a ranker learns where it names no others."""
 
-LABELLED = ("impressions", "examples", "windows")
+LABELLED = ("impressions", "examples", "windows", "window_examples")
 """Tables with labels: `click`, and every further column of type uint8 or bool, of any name."""
 
-MASKED = ("windows",)
+MASKED = ("windows", "window_examples")
 """Those of LABELLED in which each label has a mask, the column `mask_<label>`: where it is 0 the label says nothing."""
-
-MASK = "mask_"
-"""How the name of a mask begins, in tables of MASKED."""
 
 PROFILE = ("age_band", "gender", "region", "device")
 """Columns of `users` that say who a user is, in the order in which models read them."""
@@ -62,6 +59,7 @@ CLOSED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "events": {"kind": EVENT_KINDS},
         "rejections": {"reason": REASONS},
         "windows": {"reason": WINDOW_REASONS},
+        "window_examples": {"reason": WINDOW_REASONS},
         "ingest_report": {"kind": ("video", "chat", "transcript", "other")},
     }
 )
@@ -245,6 +243,26 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                     reason=pa.string(),
                     click=pa.uint8(),
                     mask_click=pa.uint8(),
+                ),
+            ),
+            TableSpec(
+                name="window_examples",
+                row="row of windows with the history of its impression, as it is in examples",
+                key=("impression_id", "window_end_ms", "reason"),
+                schema=_schema(
+                    impression_id=pa.int64(),
+                    user_id=pa.int64(),
+                    author_id=pa.int64(),
+                    live_id=pa.int64(),
+                    ts_ms=pa.int64(),
+                    window_end_ms=pa.int64(),
+                    reason=pa.string(),
+                    click=pa.uint8(),
+                    mask_click=pa.uint8(),
+                    history_author_ids=pa.list_(pa.int64()),
+                    history_age_s=pa.list_(pa.float32()),
+                    history_watch_s=pa.list_(pa.float32()),
+                    anchor_day=(pa.date32(), "null"),
                 ),
             ),
             TableSpec(

@@ -7,7 +7,7 @@ from datetime import date, timedelta
 
 from models.artifacts.bank import NO_ANCHOR, anchor_date, day_number
 
-__all__ = ["NO_ANCHOR", "day_after", "day_name", "day_number", "day_of", "is_day"]
+__all__ = ["NO_ANCHOR", "day_after", "day_before", "day_name", "day_number", "day_of", "is_day"]
 
 
 def is_day(text: str) -> bool:
@@ -26,6 +26,11 @@ def day_of(key: str) -> str:
 def day_after(day: str) -> str:
     """The next day; known before it is all that is known up to and including `day`."""
     return (date.fromisoformat(day) + timedelta(days=1)).isoformat()
+
+
+def day_before(day: str) -> str:
+    """The day before."""
+    return (date.fromisoformat(day) - timedelta(days=1)).isoformat()
 
 
 def day_name(number: int) -> str:

@@ -1,5 +1,7 @@
 """The rows of a day in the order of time, read a range at a time, whatever order its files have."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -10,28 +12,33 @@ _READ_AT_ONCE = 131_072
 
 
 class TimeOrder:
-    """A day of a table that has `ts_ms`.
+    """A day of a table, by one of its columns of moments.
 
     A day whose row groups follow one another in time, as those of our jobs do, is read in place: a range costs the row
     groups that it touches, and rows of the same time come as they do in the files. Of another day the order is found
     first, and kept, 8 bytes a row and 24 while it is made; there the column `number` orders rows of the same time.
     """
 
-    def __init__(self, rows: DayRows, number: str) -> None:
-        self._rows, self._groups = rows, rows.groups("ts_ms")
+    def __init__(self, rows: DayRows, number: str, by: str = "ts_ms") -> None:
+        self._rows, self._by, self._groups = rows, by, rows.groups(by)
         self._starts = np.cumsum([0, *(group.rows for group in self._groups)])
-        self._order = None if _follow(self._groups) else _order(rows, number)
+        self._order = None if _follow(self._groups) else _order(rows, by, number)
 
     def __len__(self) -> int:
         """Rows of the day."""
         return int(self._starts[-1])
 
+    def moments(self) -> Iterator[npt.NDArray[np.int64]]:
+        """The moments of all rows, in bounded pieces, as they lie in the files."""
+        for part in self._rows.batches(_READ_AT_ONCE, [self._by]):
+            yield part[self._by].to_numpy()
+
     def read(self, rows: range, columns: list[str]) -> pa.Table:
-        """The rows at these places of the order, the oldest first."""
+        """The rows at these places of the order, the oldest first. `columns` must have the one that it goes by."""
         if self._order is None:
             first, last = (np.searchsorted(self._starts, place, side="right") - 1 for place in (rows[0], rows[-1]))
             table = self._rows.table_of(self._groups[first : last + 1], columns)
-            in_time = np.argsort(table["ts_ms"].to_numpy(), kind="stable")
+            in_time = np.argsort(table[self._by].to_numpy(), kind="stable")
             return table.take(in_time[rows.start - int(self._starts[first]) :][: len(rows)])
         chosen = self._order[rows.start : rows.stop]
         wanted = np.sort(chosen)
@@ -53,8 +60,8 @@ def _follow(groups: list[RowGroup]) -> bool:
     )
 
 
-def _order(rows: DayRows, number: str) -> npt.NDArray[np.int64]:
-    parts = list(rows.batches(_READ_AT_ONCE, ["ts_ms", number]))
-    ts_ms, tie = (np.concatenate([part[name].to_numpy() for part in parts]) for name in ("ts_ms", number))
-    order: npt.NDArray[np.int64] = np.lexsort((tie, ts_ms))
+def _order(rows: DayRows, by: str, number: str) -> npt.NDArray[np.int64]:
+    parts = list(rows.batches(_READ_AT_ONCE, [by, number]))
+    moment, tie = (np.concatenate([part[name].to_numpy() for part in parts]) for name in (by, number))
+    order: npt.NDArray[np.int64] = np.lexsort((tie, moment))
     return order

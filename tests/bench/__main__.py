@@ -19,11 +19,13 @@ BENCHES = {
     "fuxictr": "samples a second of Base against MMoE of FuxiCTR, at equal dense parameters",
     "scale": "memory and speed of the job train, by default over a small log; --full is of 10 M impressions",
     "windows": "labels by Moment, Sliver, 5 minutes and 1 hour over one event log: how right, how soon, at what cost",
+    "labels": "what a ranker knows of the next 30 seconds by when its labels come: Moment, Sliver, 5 min, 1 h, a day",
     "training": "seconds of a training step, Base and SARM by encode window and budget, and where they go",
     "proportions": "seconds of a training step where Base is as wide as an industrial ranker",
     "kills": "what a SIGKILL at a random step of training costs, and whether the same ranker comes out",
     "faults": "random SIGKILLs of drivers, engines, workers and nodes: what is lost, done twice or left running",
     "serving": "requests a second and latency of the deployments",
+    "stream": "how soon an author's new vector is served while a ranker follows a day by windows, under load",
     "deltas": "how soon a delta of the bank is served, and what deltas cost those who ask meanwhile",
 }
 """Module of this package -> what it measures. A module has `main(argv) -> int`."""

@@ -74,7 +74,19 @@ def test_a_history_padded_on_the_right_is_refused() -> None:
 
 
 def test_slice_takes_the_same_rows_of_every_tensor() -> None:
-    batch = collate(columns(6), catalog())
+    given = columns(6)
+    masked = given | {"click": given["click"], "mask_click": np.arange(6, dtype=np.uint8) % 2}
+    batch = collate(masked, catalog(), ["click"])
     part = batch.slice(torch.tensor([4, 1]))
     for whole, piece in zip(batch, part, strict=True):
         assert torch.equal(piece, whole[[4, 1]])
+    assert collate(given, catalog(), ["click"]).slice(slice(2)).label_mask is None
+
+
+def test_masks_come_in_the_order_of_the_tasks_and_all_or_none() -> None:
+    given = columns(2) | {"stay": np.array([0, 1], np.uint8), "mask_stay": np.array([1, 0], np.uint8)}
+    with pytest.raises(ValueError, match="mask_click"):
+        collate(given, catalog(), ["stay", "click"])
+    given["mask_click"] = np.array([1, 1], np.uint8)
+    mask = collate(given, catalog(), ["stay", "click"]).label_mask
+    assert mask is not None and mask.tolist() == [[1.0, 1.0], [0.0, 1.0]]

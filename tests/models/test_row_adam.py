@@ -102,6 +102,20 @@ def test_a_row_is_up_to_date_when_it_is_read() -> None:
     assert torch.equal(table.weight.detach()[3], read)
 
 
+def test_a_row_that_is_only_scored_is_as_a_settled_one_and_stays_where_it_is() -> None:
+    table, twin = _table(), _table()
+    optimizer, of_twin = RowAdam([table], **RATES), RowAdam([twin], **RATES)
+    for each, its in ((table, optimizer), (twin, of_twin)):
+        _learn(each, its, _reads())
+    of_twin.settle()
+    every, before = torch.arange(ROWS).view(2, -1), table.weight.detach().clone()
+    with torch.no_grad():
+        scored = table(every)
+        assert torch.equal(scored, twin(every))
+    assert not torch.equal(scored.view(ROWS, DIM), before) and torch.equal(table.weight, before)
+    assert torch.equal(twin.weight.view(2, -1, DIM), scored)
+
+
 def test_settling_twice_changes_nothing() -> None:
     table = _table()
     optimizer = RowAdam([table], **RATES)

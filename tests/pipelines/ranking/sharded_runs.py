@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from models import embeddings
 from pipelines.ranking import fit
 from pipelines.ranking.checkpoint import OPTIMIZER, read_progress
+from pipelines.ranking.follow_plan import make_follow_plan
+from pipelines.ranking.following import follow
 from pipelines.ranking.plan import make_plan
 from pipelines.ranking.worker import Worker
 from pipelines.settings import Settings
@@ -76,11 +78,6 @@ def _train_all(rank: int, world: int, settings: Settings, folder: str, runs: lis
     dist.destroy_process_group()
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """Of a run, oldest first."""
-    return sorted(folder.iterdir(), key=lambda of: read_progress(of).step)
-
-
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     """Of the model in a checkpoint."""
     return load_file(checkpoint / "model.safetensors")
@@ -89,3 +86,31 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 def by_row(checkpoint: Path) -> list[dict[str, Any]]:
     """What the optimizer knows of each sparse table."""
     return list(torch.load(checkpoint / OPTIMIZER, weights_only=True)["rows"]["state"].values())
+
+
+def newest(folder: Path) -> Path:
+    """The last checkpoint of a run."""
+    return max(folder.iterdir(), key=lambda of: read_progress(of).step)
+
+
+def follow_on_two(settings: Settings, folder: Path, keys: int) -> None:
+    """Follows the first days with tables whole and spread, below `whole` and `spread`."""
+    spawned(_follow, 2, (settings, str(folder), keys))
+
+
+def _follow(rank: int, world: int, settings: Settings, folder: str, keys: int) -> None:
+    join(rank, world, folder)
+    run = settings.open()
+    plan, made_from = make_follow_plan(settings.train, run, Artifacts(run.storage), settings.train.sources)
+    plan = replace(plan, keys=plan.keys[:keys], rows=plan.rows[:keys])
+    for name in ("whole", "spread"):
+        follow(
+            plan,
+            run.storage,
+            made_from,
+            work=Path(folder) / name,
+            worker=Worker(rank=rank, world_size=world, shards_ids=name == "spread"),
+            report=lambda metrics, checkpoint: dist.barrier(),
+            log_line=lambda line: None,
+        )
+    dist.destroy_process_group()

@@ -1,7 +1,6 @@
 """A ranker that follows its days: run after run, and in one run."""
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,19 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 
 from models import embeddings
 from models.artifacts.manifest import Manifest
-from models.composed import ComposedRanker
 from models.sarm.memory_bank import MemoryBank
 from models.sarm.model import SARM
 from pipelines.ranking import evaluate, follow, gate, publish
-from pipelines.ranking.checkpoint import BEST, CATALOG, OPTIMIZER, SEEN, Progress, bank_file, folder_after
-from pipelines.ranking.follow_plan import FollowPlan, make_follow_plan, state_kind
+from pipelines.ranking.checkpoint import BEST, CATALOG, OPTIMIZER, SEEN, bank_file, folder_after, state_kind
 from pipelines.ranking.following import follow as go_on
 from pipelines.ranking.published import load
-from pipelines.ranking.train import publish_ranker
 from pipelines.ranking.worker import Worker
 from pipelines.runtime.config import ConfigError
 from pipelines.samples.batches import build_catalog, read_examples
@@ -31,79 +26,7 @@ from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.storage import Storage
 from tests.pipelines.conftest import train_here
 from tests.pipelines.jobs import run_job
-
-DAYS = ("2026-01-01", "2026-01-02", "2026-01-03")
-ROOMY = 10**9
-
-
-class Killed(Exception):
-    """Stands for a worker that dies."""
-
-
-def _plan(settings: Settings, keys: Sequence[str], sources: tuple[str, ...]) -> tuple[FollowPlan, dict[str, str]]:
-    """As if no later days of examples were there yet."""
-    run = settings.open()
-    plan, made_from = make_follow_plan(settings.train, run, Artifacts(run.storage), sources)
-    rows = dict(zip(plan.keys, plan.rows, strict=True))
-    chosen = tuple(key for key in plan.keys if key in keys)
-    return replace(plan, keys=chosen, rows=tuple(rows[key] for key in chosen)), made_from
-
-
-def _follow(
-    settings: Settings,
-    keys: Sequence[str],
-    work: Path,
-    sources: tuple[str, ...] = ("sarm",),
-    lines: list[str] | None = None,
-    die_after: int = 0,
-    resume: Path | None = None,
-) -> Progress:
-    """One run without Ray, published as the job does."""
-    plan, made_from = _plan(settings, keys, sources)
-    storage, reported = settings.open().storage, []
-
-    def report(metrics: object, folder: Path | None) -> None:
-        reported.append(folder)
-        if len(reported) == die_after:
-            raise Killed
-
-    progress = go_on(
-        plan, storage, made_from,
-        work=work, worker=Worker(), report=report, log_line=([] if lines is None else lines).append, resume=resume,
-    )  # fmt: skip
-    artifacts, folder = Artifacts(storage), work / folder_after(progress)
-    artifacts.publish(state_kind(plan.name), folder, f"{plan.keys[-1]}-x", made_from)
-    publish_ranker(folder, plan.name, f"{plan.keys[-1]}-x", artifacts, made_from)
-    return progress
-
-
-def _same(one: Path, two: Path, *banks: str) -> None:
-    """Weights, optimizer, banks and who was seen, to the bit."""
-    weights = [ComposedRanker.load(folder).state_dict() for folder in (one, two)]
-    assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
-    states = [torch.load(folder / OPTIMIZER, weights_only=True) for folder in (one, two)]
-    assert _equal(*states)
-    for name in banks:
-        held = [MemoryBank.load(folder / bank_file(name)) for folder in (one, two)]
-        assert torch.equal(held[0].vectors, held[1].vectors) and held[0].vectors.any()
-        assert torch.equal(held[0].written_step, held[1].written_step)
-    seen = [load_file(folder / SEEN) for folder in (one, two)]
-    assert all((seen[0][name] == seen[1][name]).all() for name in ("users", "authors"))
-
-
-def _equal(one: Any, two: Any) -> bool:
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(_equal(one[key], two[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(two) and all(map(_equal, one, two))
-    return torch.equal(one, two) if isinstance(one, torch.Tensor) else bool(one == two)
-
-
-def _another(settings: Settings, root: Path) -> Settings:
-    """The same platform, of which nothing was learnt yet."""
-    shutil.copytree(settings.storage.root, root / "store")
-    return replace(settings, storage=replace(settings.storage, root=str(root / "store")), run_dir=str(root / "run"))
+from tests.pipelines.ranking.followed import DAYS, ROOMY, Killed, another, assert_same, follow_here, plan_of
 
 
 @pytest.mark.parametrize("sparse_from", [ROOMY, 20])
@@ -112,39 +35,39 @@ def test_a_run_for_each_day_does_what_one_run_over_all_does(
     tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sources: tuple[str, ...], sparse_from: int
 ) -> None:
     monkeypatch.setattr(embeddings, "SPARSE_FROM", sparse_from)
-    apart = _another(tiny, tmp_path / "apart")
-    whole = _follow(tiny, DAYS, tmp_path / "whole", sources)
+    apart = another(tiny, tmp_path / "apart")
+    whole = follow_here(tiny, DAYS, tmp_path / "whole", sources)
     for number, day in enumerate(DAYS):
-        progress = _follow(apart, [day], tmp_path / f"run-{number}", sources)
+        progress = follow_here(apart, [day], tmp_path / f"run-{number}", sources)
     assert progress.done == whole.done == list(DAYS) and progress.step == whole.step
     assert progress.judged == whole.judged and [of["key"] for of in whole.judged] == list(DAYS[1:])
     last = folder_after(whole)
-    _same(tmp_path / "whole" / last, tmp_path / "run-2" / last, *sources)
+    assert_same(tmp_path / "whole" / last, tmp_path / "run-2" / last, *sources)
 
 
 @pytest.mark.parametrize("die_after", [1, 2, 4])
 def test_a_run_that_dies_goes_on_within_a_day_to_the_same_bits(tiny: Settings, tmp_path: Path, die_after: int) -> None:
     settings = replace(tiny, train=replace(tiny.train, stretch_rows=500, checkpoint_rows=1))
-    apart = _another(settings, tmp_path / "apart")
-    whole = _follow(settings, DAYS, tmp_path / "whole")
+    apart = another(settings, tmp_path / "apart")
+    whole = follow_here(settings, DAYS, tmp_path / "whole")
     with pytest.raises(Killed):
-        _follow(apart, DAYS, tmp_path / "killed", die_after=die_after)
+        follow_here(apart, DAYS, tmp_path / "killed", die_after=die_after)
     left = sorted((tmp_path / "killed").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
-    resumed = _follow(apart, DAYS, tmp_path / "resumed", resume=left[-1])
+    resumed = follow_here(apart, DAYS, tmp_path / "resumed", resume=left[-1])
     assert resumed.judged == whole.judged and resumed.step == whole.step
-    _same(tmp_path / "whole" / folder_after(whole), tmp_path / "resumed" / folder_after(whole), "sarm")
+    assert_same(tmp_path / "whole" / folder_after(whole), tmp_path / "resumed" / folder_after(whole), "sarm")
 
 
 def test_a_day_is_scored_before_it_is_learnt_as_the_ranker_of_the_days_before_scores_it(
     tiny: Settings, tmp_path: Path
 ) -> None:
-    _follow(tiny, DAYS[:2], tmp_path / "before")
+    follow_here(tiny, DAYS[:2], tmp_path / "before")
     storage = tiny.open().storage
     ranker = load(Artifacts(storage), "sarm")
     columns = read_examples(storage, DAYS[2])
     scores = evaluate.score_day(ranker, ranker.states(storage, Artifacts(storage)), DAYS[2], columns)
     wanted = evaluate.measured(columns, scores, ranker.tasks)
-    judged = _follow(tiny, [DAYS[2]], tmp_path / "after").judged[-1]
+    judged = follow_here(tiny, [DAYS[2]], tmp_path / "after").judged[-1]
     assert judged["examples"] == len(columns["user_id"])
     for task, of in wanted.items():
         assert judged[task]["auc"] == pytest.approx(of["auc"], abs=1e-6)
@@ -160,11 +83,11 @@ def test_users_and_authors_are_admitted_with_their_day_and_forgotten_when_they_s
     lines: list[str] = []
     follows = replace(tiny.train.follow, forget_days=1)
     settings = replace(tiny, train=replace(tiny.train, follow=follows))
-    _follow(settings, DAYS[:1], tmp_path / "one", lines=lines)
+    follow_here(settings, DAYS[:1], tmp_path / "one", lines=lines)
     storage = tiny.open().storage
     first = load(Artifacts(storage), "sarm").catalog
     assert first.author_ids.tolist() == build_catalog(storage, DAYS[0])[0].author_ids.tolist()
-    _follow(settings, DAYS[1:], tmp_path / "two", lines=lines)
+    follow_here(settings, DAYS[1:], tmp_path / "two", lines=lines)
     last = load(Artifacts(storage), "sarm").catalog
     known = build_catalog(storage, DAYS[2])[0].author_ids
     new = set(known.tolist()) - set(first.author_ids.tolist())
@@ -179,11 +102,11 @@ def test_users_and_authors_are_admitted_with_their_day_and_forgotten_when_they_s
 
 def test_what_an_author_has_learnt_stays_his_when_others_come(tiny: Settings, tmp_path: Path) -> None:
     """Rows are places among sorted ids: an id that comes between moves all behind it."""
-    plan, made_from = _plan(tiny, DAYS[:1], ())
+    plan, made_from = plan_of(tiny, DAYS[:1], ())
     settings = replace(tiny, train=replace(tiny.train, follow=replace(tiny.train.follow, rate=1e-9)))
-    _follow(settings, DAYS[:1], tmp_path / "one", ())
+    follow_here(settings, DAYS[:1], tmp_path / "one", ())
     before = load(Artifacts(tiny.open().storage), "base")
-    _follow(settings, DAYS[1:], tmp_path / "two", ())
+    follow_here(settings, DAYS[1:], tmp_path / "two", ())
     after = load(Artifacts(tiny.open().storage), "base")
     stay = np.intersect1d(before.catalog.author_ids, after.catalog.author_ids)
     assert len(stay) == len(before.catalog.author_ids) < len(after.catalog.author_ids)
@@ -197,7 +120,7 @@ def test_it_goes_on_from_a_ranker_that_was_trained(tiny: Settings, tmp_path: Pat
     storage = tiny.open().storage
     trained, columns = load(Artifacts(storage), "sarm"), read_examples(storage, DAYS[2])
     scores = evaluate.score_day(trained, trained.states(storage, Artifacts(storage)), DAYS[2], columns)
-    progress = _follow(tiny, DAYS, tmp_path / "follow")
+    progress = follow_here(tiny, DAYS, tmp_path / "follow")
     assert progress.done == list(DAYS) and [of["key"] for of in progress.judged] == [DAYS[2]]
     wanted = evaluate.measured(columns, scores, trained.tasks)["click"]
     assert progress.judged[0]["click"]["auc"] == pytest.approx(wanted["auc"], abs=1e-6)
@@ -208,9 +131,9 @@ def test_it_goes_on_from_a_ranker_that_was_trained(tiny: Settings, tmp_path: Pat
 
 def test_a_run_that_died_before_it_published_the_ranker_is_ended_by_the_next(tiny: Settings, tmp_path: Path) -> None:
     settings = replace(tiny, train=replace(tiny.train, base=False))
-    _follow(settings, DAYS[:2], tmp_path / "one")
+    follow_here(settings, DAYS[:2], tmp_path / "one")
     artifacts = Artifacts(tiny.open().storage)
-    plan, made_from = _plan(settings, DAYS, ("sarm",))
+    plan, made_from = plan_of(settings, DAYS, ("sarm",))
     progress = go_on(
         plan, tiny.open().storage, made_from,
         work=tmp_path / "two", worker=Worker(), report=lambda *_: None, log_line=lambda _: None,
@@ -233,7 +156,7 @@ def test_sources_whose_codes_are_those_of_their_days_are_refused(tiny: Settings)
 
 
 def test_what_only_following_needs_is_not_published_with_the_ranker(tiny: Settings, tmp_path: Path) -> None:
-    _follow(tiny, DAYS[:1], tmp_path / "one")
+    follow_here(tiny, DAYS[:1], tmp_path / "one")
     artifacts = Artifacts(tiny.open().storage)
     published = {file.name for file in artifacts.fetch("sarm").iterdir()}
     assert CATALOG in published and not published & {OPTIMIZER, SEEN, BEST, bank_file("sarm")}
@@ -265,13 +188,13 @@ def test_an_extended_vocabulary_is_gone_on_with(tiny: Settings, tmp_path: Path) 
     shutil.move(storage.folder("anchors", newest), held)
     shutil.rmtree(Path(storage.root) / "artifacts" / "tokenizer")
     run_job(vocabulary, replace(tiny, vocabulary=replace(tiny.vocabulary, test_days=0)))
-    _follow(tiny, DAYS[:2], tmp_path / "before")
+    follow_here(tiny, DAYS[:2], tmp_path / "before")
     before = load(Artifacts(storage), "sarm").model.source("sarm")
     shutil.move(held, storage.folder("anchors", newest))
     more = replace(tiny.vocabulary, test_days=0, min_frequency=10)
     extended = run_job(vocabulary, replace(tiny, vocabulary=more))
     assert extended["how"] in ("extended", "trained")
-    progress = _follow(tiny, [newest], tmp_path / "after")
+    progress = follow_here(tiny, [newest], tmp_path / "after")
     after = load(Artifacts(storage), "sarm").model.source("sarm")
     assert isinstance(before, SARM) and isinstance(after, SARM)
     assert after.rows.num_live_rows > before.rows.num_live_rows
