@@ -15,8 +15,9 @@ from pipelines.settings import Settings
 from tests.pipelines.conftest import tiny_settings
 from tests.pipelines.ranking.sharded_runs import Run, by_row, follow_on_two, newest, on_workers, weights
 
-# Gradients of a row are added up in another order, which is all that differs; a step takes it further.
-CLOSE: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-5}
+# A power of Adam's rates comes out a bit apart where it stands elsewhere in a tensor, and gradients are added up in
+# another order. Where a gradient is almost nothing, Adam makes much of that: its steps here are of 0.005 and more.
+CLOSE: dict[str, Any] = {"rtol": 1e-3, "atol": 3e-4}
 TRAIN: dict[str, Any] = {"epochs": 2, "validation_days": 1, "patience": 2, "batch_size": 32, "l2_ids": 0.003}
 FIRST_EPOCH = "after-1-2026-01-01"
 
