@@ -17,7 +17,7 @@ from tests.pipelines.ranking.sharded_runs import Run, by_row, follow_on_two, new
 
 # A power of Adam's rates comes out a bit apart where it stands elsewhere in a tensor, and gradients are added up in
 # another order. Where a gradient is almost nothing, Adam makes much of that: its steps here are of 0.005 and more.
-CLOSE: dict[str, Any] = {"rtol": 1e-3, "atol": 3e-4}
+MEAN, MOST = 5e-6, 1e-3
 TRAIN: dict[str, Any] = {"epochs": 2, "validation_days": 1, "patience": 2, "batch_size": 32, "l2_ids": 0.003}
 FIRST_EPOCH = "after-1-2026-01-01"
 
@@ -31,15 +31,21 @@ def _same(one: Path, two: Path) -> None:
         assert all(torch.equal(left[name], right[name]) for name in ("moments", "come_to"))
 
 
+def _near(one: torch.Tensor, two: torch.Tensor) -> bool:
+    apart = (one.double() - two.double()).abs()
+    return one.shape == two.shape and bool(apart.mean() < MEAN and apart.max() < MOST)
+
+
 def _close(one: Path, two: Path, sources: Sequence[str]) -> None:
-    """The same up to the order in which numbers are added up."""
-    torch.testing.assert_close(weights(one), weights(two), **CLOSE)
+    """The same up to rounding: weights, what the optimizer knows of rows, banks."""
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    assert not [name for name in first if not _near(first[name], second[name])]
     for left, right in zip(by_row(one), by_row(two), strict=True):
         assert left["now"] == right["now"] and torch.equal(left["come_to"], right["come_to"])
-        torch.testing.assert_close(left["moments"], right["moments"], **CLOSE)
+        assert _near(left["moments"], right["moments"])
     for source in sources:
-        banks = [MemoryBank.load(of / bank_file(source)).vectors for of in (one, two)]
-        torch.testing.assert_close(*banks, **CLOSE)
+        assert _near(*(MemoryBank.load(of / bank_file(source)).vectors for of in (one, two)))
 
 
 @pytest.fixture(scope="module", params=["sarm", "base"])
@@ -78,7 +84,7 @@ def test_spread_tables_are_learnt_as_whole_ones(runs: tuple[Path, Any]) -> None:
     _close(spread, whole, sources)
     assert read_progress(spread).scores == pytest.approx(read_progress(whole).scores, abs=1e-4)
     best = [torch.load(of / BEST, weights_only=True) for of in (spread, whole)]
-    torch.testing.assert_close(best[0]["model"], best[1]["model"], **CLOSE)
+    assert all(_near(tensor, best[1]["model"][name]) for name, tensor in best[0]["model"].items())
 
 
 def test_a_run_goes_on_to_the_same_bits(runs: tuple[Path, Any]) -> None:
