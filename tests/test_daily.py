@@ -241,7 +241,7 @@ def followed(first: Daily, platform: Storage, tmp_path_factory: pytest.TempPathF
     root = tmp_path_factory.mktemp("followed") / "daily"
     shutil.copytree(first.root, root)
     arrive(platform, root, [NEXT])
-    return daily(root, "train.each_day=follow")
+    return daily(root, "train.each_day=follow", "train.follow.by=windows")
 
 
 @pytest.mark.ray
@@ -253,7 +253,9 @@ def test_a_daily_run_that_follows_learns_the_new_days_alone_and_publishes_what_t
     for ranker, of in followed.figures["train"]["rankers"].items():
         assert of["how"] == "followed" and of["days"] == [DAYS[-1], NEXT], ranker
         assert [judged["key"] for judged in of["judged"]] == [DAYS[-1], NEXT]
-    assert followed.figures["evaluate"] == {"how": "followed"}
+    assert "evaluate" not in followed.figures
+    for job in ("windows", "window_examples"):
+        assert followed.figures[job]["days_written"] == [*DAYS[1:], NEXT], job  # of the first day nobody was watched
     trained, sarm = (d.artifacts.manifest("sarm") for d in (first, followed))
     assert sarm.run_id == followed.figures["publish"]["model"] != trained.run_id
     old, new = (tokenizer_rows(d) for d in (first, followed))

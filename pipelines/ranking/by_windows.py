@@ -72,7 +72,7 @@ class ByWindows(ByDays):
             seed=self.seed(key), tasks=self.tasks, rank=self.worker.rank, world=self.worker.world_size,
         )  # fmt: skip
         for span in stream.after(progress.stretches):
-            self._learn_span(key, span)
+            self.learn_span(key, span)
             progress.until_ms = span.until_ms
             unsaved += sum(span.told.sizes)
             if self.plan.delta_ms is not None and span.until_ms - sent_ms >= self.plan.delta_ms:
@@ -82,7 +82,8 @@ class ByWindows(ByDays):
                 yield
                 unsaved, sent_ms = 0, span.until_ms
 
-    def _learn_span(self, key: str, span: SpanShare) -> None:
+    def learn_span(self, key: str, span: SpanShare) -> None:
+        """Scores who was shown something in a span, then learns what was reported in it."""
         with self.loop.shards.reading():
             if len(span.shown.get("user_id", ())):
                 self.loop.step.eval()

@@ -25,6 +25,7 @@ from pipelines.ranking.variants.source import State
 from pipelines.tables.artifacts import Artifacts
 
 log = logging.getLogger(__name__)
+_COMPARED_TOGETHER = 65_536
 _WAIT_S = 120.0
 """For another publisher: longer than it takes to take over the lease of one that died."""
 
@@ -43,6 +44,7 @@ class DeltaFeed:
         self._published = bank.read(folder)
         ranker = artifacts.fetch(manifest.made_from["ranker"], manifest.made_from["model"])
         self._author_ids = Catalog.load(ranker / CATALOG).author_ids
+        self._catalog: Catalog | None = None
 
     def begin(
         self, banks: Mapping[str, MemoryBank], catalog: Catalog, states: Mapping[str, State], until_ts_ms: int
@@ -54,8 +56,10 @@ class DeltaFeed:
         rows, there = self._rows(catalog)
         differs = np.zeros(len(rows), np.bool_)
         for name, memory in banks.items():
-            now = memory.vectors.cpu().numpy()[rows]
-            differs |= (now != self._published.states[name]).reshape(len(rows), -1).any(axis=1)
+            for start in range(0, len(rows), _COMPARED_TOGETHER):
+                part = slice(start, start + _COMPARED_TOGETHER)
+                now = memory.vectors[torch.from_numpy(rows[part])].cpu().numpy()
+                differs[part] |= (now != self._published.states[name][part]).reshape(len(now), -1).any(axis=1)
         changed = np.flatnonzero(differs & there)
         if len(changed):
             self._publish(1, changed, rows[changed], banks, states, until_ts_ms)
@@ -77,9 +81,11 @@ class DeltaFeed:
         self._publish(number, changed, rows[changed], banks, states, until_ts_ms)
 
     def _rows(self, catalog: Catalog) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """The ranker's row of each row of the bank, and whether there is one."""
-        rows = np.append(0, catalog.author_rows(self._author_ids))
-        return rows, (rows > 0) | (np.arange(len(rows)) == 0)
+        """The ranker's row of each row of the bank, and whether there is one. Looked up once for a catalog."""
+        if self._catalog is not catalog:
+            rows = np.append(0, catalog.author_rows(self._author_ids))
+            self._catalog, self._places = catalog, (rows, (rows > 0) | (np.arange(len(rows)) == 0))
+        return self._places
 
     def _publish(
         self,
@@ -90,7 +96,8 @@ class DeltaFeed:
         states: Mapping[str, State],
         until_ts_ms: int,
     ) -> None:
-        vectors = {name: np.array(table[rows]) for name, table in self._published.states.items()}
+        states_of = self._published.states.items()
+        vectors = {name: np.array(table[rows]) for name, table in states_of if name not in banks}
         vectors |= {name: memory.vectors[torch.from_numpy(of_ranker)].cpu().numpy() for name, memory in banks.items()}
         days = [state.anchor_day for state in states.values() if state.anchor_day is not None]
         anchor_day = days[0][of_ranker] if days else self._published.anchor_day[rows]

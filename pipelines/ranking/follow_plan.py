@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 from models.artifacts.manifest import ArtifactError, Manifest
 from pipelines.ranking.checkpoint import Progress, read_progress, state_kind
-from pipelines.ranking.plan import FollowConfig, PlannedSource, TrainConfig, TrainingPlan
+from pipelines.ranking.plan import RATES, FollowConfig, PlannedSource, TrainConfig, TrainingPlan
 from pipelines.ranking.publish import KIND as BANK
 from pipelines.ranking.variants import SOURCES, ranker_name
 from pipelines.runtime.config import ConfigError, to_dict
@@ -109,7 +109,7 @@ def make_follow_plan(
         **{key: getattr(config, key) for key in _SAME},
         warmup_steps=0,
         end_rate=1.0,
-        rate=config.follow.rate,
+        rate=RATES[own.by] if own.rate is None else own.rate,
         forget_days=config.follow.forget_days,
         before=before,
         state=state,

@@ -24,7 +24,7 @@ from pipelines.ranking.plan import TrainingPlan
 from pipelines.ranking.shards import Shards
 from pipelines.ranking.variants import SOURCES
 from pipelines.ranking.variants.source import State
-from pipelines.ranking.whole_tables import Moment, gathered
+from pipelines.ranking.whole_tables import Point, gathered, own
 from pipelines.ranking.worker import Exchange, Worker
 from pipelines.samples.stream import Stretch
 
@@ -49,8 +49,8 @@ class Loop:
         self.optimizer = RankerOptimizer(self.step, **rates, l2_ids=plan.l2_ids)
         self.exchange = Exchange(self.step, worker)
         self.shards = Shards(model, self.optimizer, worker)
-        self._best: Moment | None = None
-        self._states: dict[str, Moment] = {}
+        self._best: Point | None = None
+        self._points: dict[str, Point] = {}
         self.log_line = log_line
         self._sums = torch.zeros(4, dtype=torch.float64)
         self._since = 0
@@ -154,19 +154,19 @@ class Loop:
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """On every worker, around the first one's `save`: it has whole tables then."""
-        with gathered(self._moments(), self.shards) as self._states:
+        with gathered(self._all_points(), self.shards) as self._points:
             yield
-        self._states = {}
+        self._points = {}
 
     def save(self, folder: Path) -> None:
         """Everything to go on from: model, optimizer, banks, the best epoch, progress."""
-        states = self._states or self._moments()
-        self.model.save(folder, states["now"]["model"])
-        torch.save(states["now"]["optimizer"], folder / OPTIMIZER)
+        points = self._points or self._all_points()
+        self.model.save(folder, points["now"]["model"])
+        torch.save(points["now"]["optimizer"], folder / OPTIMIZER)
         for name, bank in self.banks.items():
             bank.save(folder / bank_file(name))
-        if "best" in states:
-            torch.save(states["best"], folder / BEST)
+        if "best" in points:
+            torch.save(points["best"], folder / BEST)
         (folder / PROGRESS).write_text(json.dumps(asdict(self.progress)))
 
     def restore(self, folder: Path) -> None:
@@ -178,7 +178,8 @@ class Loop:
         for name in self.banks:
             self.banks[name] = MemoryBank.load(folder / bank_file(name), self.worker.device)
         if (folder / BEST).is_file():
-            self._best = torch.load(folder / BEST, map_location="cpu", weights_only=True, mmap=True)
+            best = torch.load(folder / BEST, map_location="cpu", weights_only=True, mmap=True)
+            self._best = own(best, self.shards)
         self.progress = read_progress(folder)
         self._pace = Pace(self.progress.examples, self.progress.waited_s)
 
@@ -186,10 +187,10 @@ class Loop:
         """Remembers this moment, for `go_back`."""
         self._best = copy.deepcopy(self._now())
 
-    def _moments(self) -> dict[str, Moment]:
+    def _all_points(self) -> dict[str, Point]:
         return {"now": self._now()} | ({} if self._best is None else {"best": self._best})
 
-    def _now(self) -> Moment:
+    def _now(self) -> Point:
         banks = {name: [bank.vectors, bank.written_step] for name, bank in self.banks.items()}
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "banks": banks}
 

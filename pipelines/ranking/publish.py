@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.artifacts import bank
+from models.artifacts.bank_delta import UNTIL
 from models.artifacts.manifest import ArtifactError
 from models.config import DayText
 from models.history import HistoryRule
@@ -70,8 +71,8 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     storage = run.storage
     artifacts = Artifacts(storage)
     ranker = published.load(artifacts, published.chosen_ranker(config.ranker, artifacts))
-    trained = config.vectors == "trained"
-    until = _day_of_training(artifacts, ranker) if trained else _newest_day(config, storage, ranker)
+    trained = _progress(artifacts, ranker) if config.vectors == "trained" else None
+    until = _newest_day(config, storage, ranker) if trained is None else day_before(day_of(trained.done[-1]))
     before = day_after(until)
     rule = committed_rule(storage)
     impressions = storage.listing("impressions")
@@ -79,6 +80,8 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     clicks = window(clicks[-1], clicks, rule.days) if clicks else []
     made_from = _made_from(config, storage, ranker, before, rule)
     made_from |= {f"impressions/{day}": impressions.stamp(day) for day in clicks}
+    if trained is not None:
+        made_from[UNTIL] = str(trained.until_ms)
     run_id = f"{until}-{digest(made_from)}"
     if artifacts.current(KIND) == run_id:
         return {"run_id": run_id, "how": "current"}
@@ -86,7 +89,7 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     started = time.perf_counter()
     states = ranker.states(storage, artifacts)
     inputs = published.advance(states, before)
-    tables = _held(artifacts, ranker) if trained else ranker.model.tables(inputs)
+    tables = ranker.model.tables(inputs) if trained is None else _held(artifacts, ranker)
     encode_s = time.perf_counter() - started
     anchor_day = _anchor_day(states, ranker.catalog.num_authors)
     with tempfile.TemporaryDirectory() as scratch:
@@ -127,8 +130,8 @@ def _newest_day(config: PublishConfig, storage: Storage, ranker: PublishedRanker
     return config.until or max(days)
 
 
-def _day_of_training(artifacts: Artifacts, ranker: PublishedRanker) -> str:
-    """The newest day that the anchors of a ranker's memory bank are of. Raises ArtifactError where there is none."""
+def _progress(artifacts: Artifacts, ranker: PublishedRanker) -> Progress:
+    """How far a ranker has followed. Raises ArtifactError where its memory bank is not of one moment."""
     kind = state_kind(ranker.name)
     is_its = artifacts.current(kind) == ranker.manifest.run_id
     progress = read_progress(artifacts.fetch(kind)) if is_its else Progress()
@@ -137,7 +140,7 @@ def _day_of_training(artifacts: Artifacts, ranker: PublishedRanker) -> str:
             f"publish.vectors: trained: wanted a ranker that has followed by windows, got {ranker.name} "
             f"{ranker.manifest.run_id}; run the job follow with train.follow.by: windows, or set it to encoded"
         )
-    return day_before(day_of(progress.done[-1]))
+    return progress
 
 
 def _held(artifacts: Artifacts, ranker: PublishedRanker) -> dict[str, npt.NDArray[Any]]:

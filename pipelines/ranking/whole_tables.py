@@ -4,8 +4,9 @@ The first worker gets them piece by piece into files, which the kernel keeps in 
 worker needs memory for a whole table, and the checkpoint of any number of workers looks the same.
 """
 
+import copy
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,34 +20,40 @@ from models.optimizer import RankerOptimizer
 from pipelines.ranking.shards import Shards
 from pipelines.ranking.worker import Worker
 
-Moment = dict[str, Any]
-"""`model`, `optimizer`, `banks`: a moment of training, by the parts of which one can go on from it."""
+Point = dict[str, Any]
+"""`model`, `optimizer` and `banks`: a point of training, from which it can go on."""
 _ROWS_TOGETHER = 65_536
 
 
 @contextmanager
-def gathered(states: Mapping[str, Moment], shards: Shards) -> Iterator[dict[str, Moment]]:
-    """On the first worker: the same moments with whole tables, for as long as their files stand. Elsewhere nothing.
+def gathered(points: Mapping[str, Point], shards: Shards) -> Iterator[dict[str, Point]]:
+    """On the first worker: the same points with whole tables, for as long as their files stand.
 
-    Every worker calls it, with moments of the same names. Tensors that are no shards stay what they are.
+    Every worker calls it, with points of the same names; what others get is of no use.
     """
     with tempfile.TemporaryDirectory() as folder:
         whole = _Whole(Path(folder), shards.worker)
-        yield {name: _with_whole(state, shards, whole) for name, state in states.items()}
+        yield {name: _with_tables(point, shards, whole) for name, point in points.items()}
 
 
-def _with_whole(state: Moment, shards: Shards, whole: "_Whole") -> Moment:
-    model, optimizer = dict(state["model"]), dict(state["optimizer"])
+def own(point: Point, shards: Shards) -> Point:
+    """A point with whole tables, which may be a file's -> the same in memory, with this worker's rows alone."""
+    return copy.deepcopy(_with_tables(point, shards, lambda rows, table: table.own(rows).clone()))
+
+
+def _with_tables(point: Point, shards: Shards, change: Callable[[Tensor, IdTable], Tensor]) -> Point:
+    """A point whose tables, and what the optimizer knows of their rows, are changed where they are spread."""
+    model, optimizer = dict(point["model"]), dict(point["optimizer"])
     for name, table in shards.tables.items():
         key, of = f"ranker.{name}.weight", _place(table, shards.optimizer)
-        model[key] = whole(model[key], table)
+        model[key] = change(model[key], table)
         rows = optimizer["rows"]
         known = {
-            what: whole(value, table) if isinstance(value, Tensor) else value
+            what: change(value, table) if isinstance(value, Tensor) else value
             for what, value in rows["state"][of].items()
         }
         optimizer["rows"] = {**rows, "state": {**rows["state"], of: known}}
-    return {**state, "model": model, "optimizer": optimizer}
+    return {**point, "model": model, "optimizer": optimizer}
 
 
 def _place(table: IdTable, optimizer: RankerOptimizer) -> int:
@@ -86,6 +93,5 @@ class _Whole:
 
     def _file(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         self._made += 1
-        return torch.from_file(str(self._folder / str(self._made)), shared=True, size=shape.numel(), dtype=dtype).view(
-            shape
-        )
+        name = str(self._folder / str(self._made))
+        return torch.from_file(name, shared=True, size=shape.numel(), dtype=dtype).view(shape)

@@ -28,6 +28,7 @@ _JOBS = frozenset(
         "semantics.vocabulary",
         "samples.examples",
         "samples.windows",
+        "samples.window_examples",
         "ranking.evaluate",
         "ranking.publish",
         "analysis.analyse",

@@ -112,6 +112,13 @@ _COMMENT = pa.struct(
     ]
 )
 _SIX = {field: _strings() for field in FIELDS}
+_EXPOSURE = dict.fromkeys(("impression_id", "user_id", "author_id", "live_id", "ts_ms"), pa.int64())
+_HISTORY = {
+    "history_author_ids": pa.list_(pa.int64()),
+    **dict.fromkeys(("history_age_s", "history_watch_s"), pa.list_(pa.float32())),
+    "anchor_day": (pa.date32(), "null"),
+}
+_TOLD = {"window_end_ms": pa.int64(), "reason": pa.string(), "click": pa.uint8(), "mask_click": pa.uint8()}
 
 _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
     {
@@ -167,15 +174,7 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 name="impressions",
                 row="exposure with its labels",
                 key=("impression_id",),
-                schema=_schema(
-                    impression_id=pa.int64(),
-                    user_id=pa.int64(),
-                    author_id=pa.int64(),
-                    live_id=pa.int64(),
-                    ts_ms=pa.int64(),
-                    click=pa.uint8(),
-                    watch_time_s=pa.float32(),
-                ),
+                schema=_schema(**_EXPOSURE, click=pa.uint8(), watch_time_s=pa.float32()),
             ),
             TableSpec(
                 name="anchors",
@@ -216,54 +215,19 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 name="examples",
                 row="impression with its point-in-time history (newest last, padded left with -1)",
                 key=("impression_id",),
-                schema=_schema(
-                    impression_id=pa.int64(),
-                    user_id=pa.int64(),
-                    author_id=pa.int64(),
-                    live_id=pa.int64(),
-                    ts_ms=pa.int64(),
-                    click=pa.uint8(),
-                    history_author_ids=pa.list_(pa.int64()),
-                    history_age_s=pa.list_(pa.float32()),
-                    history_watch_s=pa.list_(pa.float32()),
-                    anchor_day=(pa.date32(), "null"),
-                ),
+                schema=_schema(**_EXPOSURE, click=pa.uint8(), **_HISTORY),
             ),
             TableSpec(
                 name="windows",
                 row="training sample of an impression, reported when a window ends; further labels as `click`",
                 key=("impression_id", "window_end_ms", "reason"),
-                schema=_schema(
-                    impression_id=pa.int64(),
-                    user_id=pa.int64(),
-                    author_id=pa.int64(),
-                    live_id=pa.int64(),
-                    ts_ms=pa.int64(),
-                    window_end_ms=pa.int64(),
-                    reason=pa.string(),
-                    click=pa.uint8(),
-                    mask_click=pa.uint8(),
-                ),
+                schema=_schema(**_EXPOSURE, **_TOLD),
             ),
             TableSpec(
                 name="window_examples",
                 row="row of windows with the history of its impression, as it is in examples",
                 key=("impression_id", "window_end_ms", "reason"),
-                schema=_schema(
-                    impression_id=pa.int64(),
-                    user_id=pa.int64(),
-                    author_id=pa.int64(),
-                    live_id=pa.int64(),
-                    ts_ms=pa.int64(),
-                    window_end_ms=pa.int64(),
-                    reason=pa.string(),
-                    click=pa.uint8(),
-                    mask_click=pa.uint8(),
-                    history_author_ids=pa.list_(pa.int64()),
-                    history_age_s=pa.list_(pa.float32()),
-                    history_watch_s=pa.list_(pa.float32()),
-                    anchor_day=(pa.date32(), "null"),
-                ),
+                schema=_schema(**_EXPOSURE, **_TOLD, **_HISTORY),
             ),
             TableSpec(
                 name="oracle_impressions",

@@ -26,6 +26,7 @@ BENCHES = {
     "kills": "what a SIGKILL at a random step of training costs, and whether the same ranker comes out",
     "faults": "random SIGKILLs of drivers, engines, workers and nodes: what is lost, done twice or left running",
     "serving": "requests a second and latency of the deployments",
+    "freshness": "what fresh vectors and fresh weights are worth: GAUC of the next 30 seconds",
     "stream": "how soon an author's new vector is served while a ranker follows a day by windows, under load",
     "deltas": "how soon a delta of the bank is served, and what deltas cost those who ask meanwhile",
 }

@@ -8,7 +8,6 @@ late. Everything runs in this process, without Ray.
 
 import argparse
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -22,13 +21,11 @@ import torch
 from pipelines.ranking.follow_plan import make_follow_plan
 from pipelines.ranking.following import follow
 from pipelines.ranking.worker import Worker
-from pipelines.runtime.cluster import connected
-from pipelines.samples import examples, window_examples, windows
+from pipelines.samples import window_examples, windows
 from pipelines.samples.windows_config import WindowsConfig
-from pipelines.semantics import vocabulary
 from pipelines.settings import Settings, read_settings
 from pipelines.tables.artifacts import Artifacts
-from pipelines.world import world
+from tests.bench import stores
 from tests.bench.windows import RULES
 from tests.pipelines.jobs import run_job
 
@@ -48,12 +45,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        settings = read_settings(args.config, args.set)
-        settings = replace(settings, storage=replace(settings.storage, root=args.root or f"{scratch}/made"))
-        if args.root is None:
-            with connected(settings.cluster):
-                for job in (world, vocabulary, examples):
-                    run_job(job, replace(settings, run_dir=f"{scratch}/world"))
+        settings = stores.at(Path(scratch), read_settings(args.config, args.set), args.root)
         sources = () if args.ranker == "base" else (args.ranker,)
         runs = {rule: measured(settings, sources, rule, Path(scratch), args.skip) for rule in args.rules}
     tasks = list(next(iter(runs.values()))["gauc"])
@@ -74,16 +66,9 @@ def main(argv: list[str]) -> int:
 def measured(settings: Settings, sources: tuple[str, ...], rule: str, scratch: Path, skip: int) -> dict[str, Any]:
     """Follows all days with one rule: means over the days that are judged, by task."""
     folder = scratch / rule.replace(" ", "-")
-    shutil.copytree(
-        settings.storage.root, folder, copy_function=os.link, ignore=shutil.ignore_patterns("base*", "sarm*")
-    )
     own = settings.train.follow if rule == DAYS else replace(settings.train.follow, by="windows")
-    settings = replace(
-        settings,
-        storage=replace(settings.storage, root=str(folder)),
-        run_dir=f"{folder}-run",
-        train=replace(settings.train, follow=own),
-    )
+    settings = stores.at(folder, settings, settings.storage.root)
+    settings = replace(settings, train=replace(settings.train, follow=own))
     if rule != DAYS:
         told = run_job(windows, replace(settings, windows=WindowsConfig(**RULES[rule])))
         window_examples.run(settings.examples, settings.open())

@@ -8,8 +8,6 @@ answer that has it. Trainer, deployments and clients share the machine.
 
 import argparse
 import json
-import os
-import shutil
 import socket
 import statistics
 import tempfile
@@ -31,12 +29,11 @@ from pipelines.ranking.checkpoint import bank_file, state_kind
 from pipelines.ranking.gate import GateConfig
 from pipelines.ranking.published import load as load_ranker
 from pipelines.runtime.cluster import connected
-from pipelines.samples import examples, window_examples, windows
-from pipelines.semantics import vocabulary
+from pipelines.samples import window_examples, windows
 from pipelines.serving.serve import ServeConfig, serving
 from pipelines.settings import Settings, read_settings
 from pipelines.tables.artifacts import Artifacts
-from pipelines.world import world
+from tests.bench import stores
 from tests.bench.serving import load
 from tests.pipelines.jobs import run_job
 
@@ -56,7 +53,7 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         settings = _settings(args, Path(scratch))
         with connected(settings.cluster):
-            _begin(settings, Path(scratch), made=args.root is not None)
+            _begin(settings, Path(scratch))
             figures = measured(settings, args.clients)
         figures["same_bits"] = _is_the_bank_of_training(settings)
     print(f"{figures['deltas']} deltas of {figures['rows']['p50']:.0f} rows (median), {args.clients} clients")
@@ -69,10 +66,7 @@ def main(argv: list[str]) -> int:
 
 
 def _settings(args: argparse.Namespace, scratch: Path) -> Settings:
-    settings = read_settings(args.config, args.set)
-    if args.root is not None:
-        nothing_learnt = shutil.ignore_patterns("base*", "sarm*")
-        shutil.copytree(args.root, scratch / "store", copy_function=os.link, ignore=nothing_learnt)
+    settings = stores.at(scratch, read_settings(args.config, args.set), args.root)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -80,8 +74,6 @@ def _settings(args: argparse.Namespace, scratch: Path) -> Settings:
     one_worker = replace(settings.train.scaling, num_workers=1)
     return replace(
         settings,
-        storage=replace(settings.storage, root=str(scratch / "store")),
-        run_dir=str(scratch / "run"),
         cluster=replace(settings.cluster, num_cpus=6),
         train=replace(settings.train, sources=("sarm",), base=False, follow=by_windows, scaling=one_worker),
         publish=replace(settings.publish, gate=GateConfig(rule="off")),
@@ -89,10 +81,8 @@ def _settings(args: argparse.Namespace, scratch: Path) -> Settings:
     )
 
 
-def _begin(settings: Settings, scratch: Path, *, made: bool) -> None:
-    """Tables, and a ranker of all days but the newest, whose bank is published."""
-    for job in () if made else (world, vocabulary, examples):
-        run_job(job, settings)
+def _begin(settings: Settings, scratch: Path) -> None:
+    """Samples by windows, and a ranker of all days but the newest, whose bank is published."""
     run_job(windows, settings)
     window_examples.run(settings.examples, settings.open())
     days = sorted((Path(settings.storage.root) / "tables" / "examples").glob("day=*"))

@@ -10,12 +10,13 @@ import pytest
 
 from models import embeddings
 from models.artifacts import bank
-from models.artifacts.bank_delta import BankDelta, fold
+from models.artifacts.bank_delta import UNTIL, BankDelta, fold
 from models.artifacts.delta_store import DeltaStore
 from models.artifacts.manifest import ArtifactError
 from models.sarm.memory_bank import MemoryBank
-from pipelines.ranking import publish
+from pipelines.ranking import follow, publish
 from pipelines.ranking.checkpoint import CATALOG, bank_file, folder_after, state_kind
+from pipelines.ranking.evaluate import measured, score_day
 from pipelines.ranking.plan import FollowConfig
 from pipelines.ranking.published import load
 from pipelines.runtime.config import ConfigError, build
@@ -91,8 +92,6 @@ def test_every_impression_is_scored_once_and_the_first_ones_as_serving_scores_th
     ranker, columns = load(Artifacts(storage), "sarm"), read_examples(storage, DAYS[2])
     whole_day = replace(served.train, batch_size=10_000, follow=FollowConfig(by="windows", window_s=24 * HOUR_S))
     once = follow_here(replace(served, train=whole_day), [DAYS[2]], tmp_path / "once").judged[-1]
-    from pipelines.ranking.evaluate import measured, score_day
-
     scores = score_day(ranker, ranker.states(storage, Artifacts(storage)), DAYS[2], columns)
     wanted = measured(columns, scores, ranker.tasks)
     assert once["examples"] == len(columns["user_id"])
@@ -132,9 +131,21 @@ def test_the_bank_and_its_deltas_are_what_training_holds_in_the_end(served: Sett
     catalog = load(Artifacts(settings.open().storage), "sarm").catalog
     rows = catalog.author_rows(ids)
     assert (rows > 0).all() and np.array_equal(vectors[1:], held[rows]) and np.array_equal(vectors[0], held[0])
-    assert len(catalog.author_ids) > len(ids), "authors of the newest day wait for the next full bank"
     before = bank.read(Artifacts(settings.open().storage).fetch("bank")).states["sarm"]
     assert not np.array_equal(vectors, before)
+
+
+def test_authors_of_the_newest_day_wait_for_the_next_full_bank(told: Settings, tmp_path: Path) -> None:
+    by_days = replace(told, train=replace(told.train, follow=FollowConfig()))
+    follow_here(by_days, DAYS[:2], tmp_path / "days")
+    run_job(publish, replace(told, publish=replace(told.publish, until=DAYS[1])))
+    settings = by_windows(told, delta_s=2 * HOUR_S)
+    progress = follow_here(settings, [DAYS[2]], tmp_path / "windows")
+    held = MemoryBank.load(tmp_path / "windows" / folder_after(progress) / bank_file("sarm")).vectors.numpy()
+    ids, vectors, _ = served_now(settings)
+    catalog = load(Artifacts(settings.open().storage), "sarm").catalog
+    assert set(ids) < set(catalog.author_ids)
+    assert np.array_equal(vectors[1:], held[catalog.author_rows(ids)])
 
 
 def test_the_next_full_bank_of_what_was_trained_is_the_one_before_and_its_deltas(
@@ -143,6 +154,7 @@ def test_the_next_full_bank_of_what_was_trained_is_the_one_before_and_its_deltas
     settings = by_windows(served, delta_s=2 * HOUR_S)
     follow_here(settings, [DAYS[2]], tmp_path / "follow")
     ids, vectors, anchor_day = served_now(settings)
+    last = deltas_of(settings)[1][-1]
     figures = run_job(publish, replace(settings, publish=replace(settings.publish, vectors="trained")))
     assert figures["how"] == "published" and figures["until"] == DAYS[1]
     artifacts = Artifacts(settings.open().storage)
@@ -150,6 +162,7 @@ def test_the_next_full_bank_of_what_was_trained_is_the_one_before_and_its_deltas
     rows = np.append(0, load(artifacts, "sarm").catalog.author_rows(ids))
     assert np.array_equal(full.states["sarm"][rows], vectors)
     assert np.array_equal(full.anchor_day[rows], anchor_day)
+    assert artifacts.manifest("bank").made_from[UNTIL] == str(last.until_ts_ms)
 
 
 def test_a_run_that_dies_publishes_its_deltas_again_to_the_same_bits(served: Settings, tmp_path: Path) -> None:
@@ -227,3 +240,19 @@ def test_a_task_without_a_label_is_named(tiny: Settings, tmp_path: Path) -> None
 def test_keys_that_cannot_be(keys: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         build(FollowConfig, keys)
+
+
+@pytest.mark.ray
+def test_two_workers_follow_windows_and_one_publishes_the_deltas(served: Settings) -> None:
+    settings = by_windows(served, delta_s=2 * HOUR_S)
+    figures = follow.run(settings.train, settings.open())["rankers"]["sarm"]
+    assert figures["days"] == [DAYS[2]]
+    (judged,) = figures["judged"]
+    storage = settings.open().storage
+    assert judged["examples"] == storage.dataset("examples", DAYS[2]).count_rows()
+    state = Artifacts(storage).fetch(state_kind("sarm"))
+    held = MemoryBank.load(state / bank_file("sarm")).vectors.numpy()
+    ids, vectors, _ = served_now(settings)
+    rows = load(Artifacts(storage), "sarm").catalog.author_rows(ids)
+    assert len(deltas_of(settings)[1]) >= 4 and np.array_equal(vectors[1:], held[rows])
+    assert figures["examples"] == storage.dataset("window_examples", DAYS[2]).count_rows()

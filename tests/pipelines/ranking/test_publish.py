@@ -140,3 +140,8 @@ def test_a_refused_bank_does_not_become_current(trained: Settings, monkeypatch: 
 def test_no_anchors_by_that_day_is_an_error(trained: Settings) -> None:
     with pytest.raises(ContractError, match="2000-01-01"):
         run_job(publish, _until(trained, "2000-01-01"))
+
+
+def test_the_bank_of_what_was_trained_wants_a_ranker_that_followed_windows(trained: Settings) -> None:
+    with pytest.raises(ArtifactError, match="run the job follow with train.follow.by: windows"):
+        run_job(publish, replace(trained, publish=replace(trained.publish, ranker="sarm", vectors="trained")))
