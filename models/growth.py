@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from models.embeddings import IdTable
 from models.optimizer import Moments, RankerOptimizer
 from models.sarm.memory_bank import NEVER, MemoryBank
 
 NEW = -1
 """In the place of an old row: there was none."""
+RowsOf = Callable[[nn.Parameter, Tensor, Tensor], Tensor]
+"""An old parameter, what is said of its rows here [n, ...], and rows [R] -> what is said of those, [R, ...]."""
+
+
+def _rows_here(parameter: nn.Parameter, said: Tensor, rows: Tensor) -> Tensor:
+    return said.index_select(0, rows)
 
 
 def kept_rows(old_ids: npt.NDArray[np.int64], new_ids: npt.NDArray[np.int64]) -> Tensor:
@@ -30,25 +38,35 @@ def kept_rows(old_ids: npt.NDArray[np.int64], new_ids: npt.NDArray[np.int64]) ->
 
 @torch.no_grad()
 def take_over(
-    new: nn.Module, old: nn.Module, kept: Mapping[str, Tensor], new_opt: RankerOptimizer, old_opt: RankerOptimizer
+    new: nn.Module,
+    old: nn.Module,
+    kept: Mapping[str, Tensor],
+    new_opt: RankerOptimizer,
+    old_opt: RankerOptimizer,
+    rows_of: RowsOf = _rows_here,
 ) -> None:
     """Fills a model and its optimizer with what another one has learnt; the old optimizer is settled for it.
 
     `kept` has, for tables whose rows moved, the old row of each new one (`kept_rows`), by the parameter's name. Other
-    tables may have grown behind their rows. What is new keeps its initial values and has no moments yet. Raises
-    ValueError for parameters that changed in any other way.
+    tables may have grown behind their rows. What is new keeps its initial values and has no moments yet. `rows_of` says
+    how old rows are found, where tables are spread over workers. Raises ValueError for parameters that changed in any
+    other way.
     """
     old_opt.settle()
-    olds = dict(old.named_parameters())
+    olds, tables, old_tables = dict(old.named_parameters()), _tables(new), _tables(old)
     for name, parameter in new.named_parameters():
         if name not in olds:
             raise ValueError(f"parameter {name}: wanted one that was learnt, got none; train from the beginning")
         before = olds[name]
-        rows = kept[name] if name in kept else _in_place(name, before, parameter)
-        parameter.copy_(_moved(before, rows, otherwise=parameter))
+        shapes = (_shape(before, old_tables.get(name)), _shape(parameter, tables.get(name)))
+        rows = kept[name] if name in kept else _in_place(name, *shapes)
+        if name in tables:
+            rows = tables[name].own(rows)
+        find = partial(rows_of, before)
+        parameter.copy_(_moved(before, rows, otherwise=parameter, find=find))
         moments = old_opt.moments(before)
         if moments is not None:
-            mean, square = (_moved(part, rows, torch.zeros_like(parameter)) for part in moments[:2])
+            mean, square = (_moved(part, rows, torch.zeros_like(parameter), find) for part in moments[:2])
             new_opt.set_moments(parameter, Moments(mean, square, moments.step))
     buffers = dict(old.named_buffers())
     for name, buffer in new.named_buffers():
@@ -63,21 +81,31 @@ def moved_bank(bank: MemoryBank, rows: Tensor) -> MemoryBank:
     return moved
 
 
-def _in_place(name: str, before: Tensor, after: Tensor) -> Tensor:
-    if before.shape[1:] != after.shape[1:] or len(before) > len(after):
-        raise ValueError(
-            f"parameter {name}: wanted rows of {tuple(before.shape)} and more, got {tuple(after.shape)}; train from "
-            "the beginning"
-        )
-    rows = torch.full((len(after),), NEW)
-    rows[: len(before)] = torch.arange(len(before))
+def _tables(model: nn.Module) -> dict[str, IdTable]:
+    """Tables by the name of their parameter."""
+    return {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, IdTable)}
+
+
+def _shape(parameter: Tensor, table: IdTable | None) -> tuple[int, ...]:
+    """With all rows of a table, of whatever workers."""
+    return tuple(parameter.shape) if table is None else (table.num_rows, *parameter.shape[1:])
+
+
+def _in_place(name: str, before: tuple[int, ...], after: tuple[int, ...]) -> Tensor:
+    if before[1:] != after[1:] or before[0] > after[0]:
+        raise ValueError(f"parameter {name}: wanted rows of {before} and more, got {after}; train from the beginning")
+    rows = torch.full(after[:1], NEW)
+    rows[: before[0]] = torch.arange(before[0])
     return rows
 
 
-def _moved(before: Tensor, rows: Tensor, otherwise: Tensor) -> Tensor:
+def _moved(
+    before: Tensor, rows: Tensor, otherwise: Tensor, find: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> Tensor:
     """Rows of `before` in their new places, and those of `otherwise` where there was none."""
     rows = rows.to(before.device)
-    moved = before.index_select(0, rows.clamp(min=0))
+    old = rows.clamp(min=0)
+    moved = before.index_select(0, old) if find is None else find(before, old)
     is_new = rows == NEW
     moved[is_new] = otherwise[is_new].to(moved.dtype)
     return moved

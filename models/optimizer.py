@@ -81,9 +81,14 @@ class RankerOptimizer:
 
     def settle(self) -> None:
         """Brings rows that no step has read for a while to where they belong; before a model is scored or saved."""
+        if self.by_row is not None:
+            self.by_row.settle()
+
+    @property
+    def by_row(self) -> RowAdam | None:
+        """What learns the sparse tables; None where there is none."""
         rows = self._optimizers.get(_ROWS)
-        if isinstance(rows, RowAdam):
-            rows.settle()
+        return rows if isinstance(rows, RowAdam) else None
 
     def moments(self, parameter: nn.Parameter) -> Moments | None:
         """What is known of a parameter's gradients; None before its first step. Of a sparse table it wants `settle`."""
@@ -98,9 +103,8 @@ class RankerOptimizer:
 
     def set_moments(self, parameter: nn.Parameter, moments: Moments) -> None:
         """Goes on from what another optimizer has learnt of a parameter's gradients."""
-        rows = self._optimizers.get(_ROWS)
-        if isinstance(rows, RowAdam) and parameter in rows.state:
-            rows.begin_at(parameter, torch.stack([moments.mean, moments.square], dim=1), moments.step)
+        if self.by_row is not None and parameter in self.by_row.state:
+            self.by_row.begin_at(parameter, torch.stack([moments.mean, moments.square], dim=1), moments.step)
             return
         step = torch.tensor(moments.step, device=parameter.device)
         self._optimizers[_ADAM].state[parameter] = {

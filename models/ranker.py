@@ -177,8 +177,8 @@ class Ranker(SavedModel):
         super().__init__()
         self.config, self.sizes = config, sizes
         std, dim = config.init_std, config.id_dim
-        self.users = IdTable(sizes.num_users + 1, dim, std)
-        self.authors = IdTable(sizes.num_authors + 1, dim, std)
+        self.users = IdTable(sizes.num_users + 1, dim, std, sharded=True)
+        self.authors = IdTable(sizes.num_authors + 1, dim, std, sharded=True)
         self.target = nn.Identity()  # passes on the target's author vector, for who wants to put another in its place
         self.profile = nn.ModuleList(
             IdTable(values, config.profile_dim, _PROFILE_STD) for values in sizes.profile_cardinalities

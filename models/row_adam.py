@@ -7,7 +7,7 @@ table. Here a row catches up with the steps that it has missed when it is read a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -38,7 +38,8 @@ class RowAdam(torch.optim.Optimizer):
     """Adam for sparse `IdTable`s. `step` wants gradients of `IdTable`s; `settle` before anybody reads their weights.
 
     A step counts for a table where it has a gradient. State by row: `moments` [N, 2, D], which are Adam's two, and
-    `come_to` [N, 2] float64, the step that a row has come to and the sum of learning rates up to it.
+    `come_to` [N, 2] float64, the step that a row has come to and the sum of learning rates up to it. Of a table that is
+    spread over workers it learns the rows of the shard, by their places there.
 
     Example:
         >>> from models.embeddings import SPARSE_FROM
@@ -55,8 +56,10 @@ class RowAdam(torch.optim.Optimizer):
         """`weight_decay` is the weight of half the squared norm of all rows in the loss."""
         params = [table.weight for table in tables]
         super().__init__([{"name": "rows", "params": params, "lr": lr, "weight_decay": weight_decay}], {})
+        self._own: dict[Tensor, Callable[[Tensor], Tensor]] = {}
         for table in tables:
             (rows, dim), weight = table.weight.shape, table.weight
+            self._own[weight] = table.own
             self.state[weight] = {
                 "moments": huge_pages.zeros(rows, 2, dim).to(weight.device),
                 "come_to": huge_pages.zeros(rows, 2, dtype=torch.float64).to(weight.device),
@@ -119,9 +122,13 @@ class RowAdam(torch.optim.Optimizer):
         unique, place = torch.unique(rows, return_inverse=True)
         if not torch.is_grad_enabled():
             return F.embedding(place, self.take(weight, unique).vectors)
-        taken = self._taken[weight] = self.take(weight, unique)
-        vectors: Tensor = _Read.apply(weight, unique, place, taken.vectors)  # type: ignore[no-untyped-call]
+        vectors: Tensor = _Read.apply(weight, unique, place, self.hold(weight, unique))  # type: ignore[no-untyped-call]
         return vectors
+
+    def hold(self, weight: Tensor, rows: Tensor) -> Tensor:
+        """Rows [R], ascending, each once -> vectors [R, D] as the newest step has them, which `step` finds again."""
+        taken = self._taken[weight] = self.take(weight, rows)
+        return taken.vectors
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -142,14 +149,14 @@ class RowAdam(torch.optim.Optimizer):
         self._taken.pop(weight, None)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Goes on from a `state_dict` of tables of the same sizes, without a second copy of it."""
+        """Goes on from a `state_dict` of tables of the same sizes, whole or of this shard, without a second copy."""
         (group,) = self.param_groups
         self._taken.clear()
         self._is_settled = False
         for weight, saved in zip(group["params"], state_dict["state"].values(), strict=True):
             for name, value in saved.items():
                 if isinstance(value, Tensor):
-                    self.state[weight][name].copy_(value)
+                    self.state[weight][name].copy_(self._own[weight](value))
                 else:
                     self.state[weight][name] = value
 

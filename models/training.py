@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -127,14 +127,18 @@ class Window:
         batches: Sequence[RankingBatch],
         banks: Mapping[str, MemoryBank],
         group: Group | None = None,
+        begin: Callable[[Sequence[Tensor]], None] = lambda rows: None,
     ) -> None:
+        """`begin` is told the author rows that this worker encodes, [A'] for each source that does, before it does."""
         self._group = group or Alone()
-        self._parts: dict[str, _Part] = {}
-        self.encoded: dict[str, Encoded] = {}
+        chosen = step.choose(batches, banks, self._group)
+        begin([rows[_own(rows, self._group)] for rows in chosen.values()])
+        self._parts = {name: _Part.of(step, name, rows, self._group) for name, rows in chosen.items()}
+        self.encoded = {
+            name: Encoded(chosen[name], part.vectors_of_all(chosen[name], self._group).requires_grad_())
+            for name, part in self._parts.items()
+        }
         """What the steps read, by source; the same on every worker."""
-        for name, rows in step.choose(batches, banks, self._group).items():
-            part = self._parts[name] = _Part.of(step, name, rows, self._group)
-            self.encoded[name] = Encoded(rows, part.vectors_of_all(rows, self._group).requires_grad_())
 
     def backward(self) -> None:
         """Adds the encoders' gradients to those of the last step, each worker those of the authors that it encoded."""
@@ -161,10 +165,9 @@ class _Part(NamedTuple):
 
     @classmethod
     def of(cls, step: TrainingRanker, name: str, rows: Tensor, group: Group) -> _Part:
-        """Every so many-th author, because anchors of neighbours are no longer than others'."""
-        parts = group.world_size if len(rows) >= group.world_size else 1
-        own = slice(group.rank % parts, None, parts)
-        return cls(parts, own, step.encode(name, rows[own]))
+        """This worker's part of author rows [A], encoded."""
+        own = _own(rows, group)
+        return cls(own.step, own, step.encode(name, rows[own]))
 
     def vectors_of_all(self, rows: Tensor, group: Group) -> Tensor:
         """[A, 2, D], those of all parts, without a gradient."""
@@ -173,3 +176,12 @@ class _Part(NamedTuple):
             return vectors
         _, ((of_all, vectors_of_all),) = group.swap([], [(rows[self.own], vectors)])
         return vectors_of_all[torch.argsort(of_all)]
+
+
+def _own(rows: Tensor, group: Group) -> slice:
+    """This worker's part of author rows [A], all of them where there are fewer than workers.
+
+    It is every so many-th, because anchors of neighbours are no longer than others'.
+    """
+    parts = group.world_size if len(rows) >= group.world_size else 1
+    return slice(group.rank % parts, None, parts)

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Self
 
 from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from models.config import build, to_dict
+from models.embeddings import IdTable
 
 _CONFIG_FILE, _WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -28,13 +29,17 @@ class SavedModel(nn.Module, ModelHubMixin):
     parts: ClassVar[Mapping[str, type]]
     """The dataclasses that make a model, by argument and attribute."""
 
-    def save(self, folder: Path) -> None:
-        """Write config.json (class, version, parts) and model.safetensors."""
+    def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write config.json (class, version, parts) and model.safetensors.
+
+        Args: `state` is the `state_dict` with whole tables, where this model has shards of them.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         described = {name: to_dict(getattr(self, name)) for name in self.parts}
         head = {"class": type(self).__name__, "version": self.version, **described}
         (folder / _CONFIG_FILE).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        state = self.state_dict() if state is None else state
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         save_file(weights, folder / _WEIGHTS_FILE)
 
     @classmethod
@@ -99,15 +104,20 @@ class SavedModel(nn.Module, ModelHubMixin):
 def _load_weights(model: nn.Module, folder: Path) -> None:
     """Fill `model`. Raises ValueError when names or shapes differ from those in the file, with both."""
     stored = load_file(folder / _WEIGHTS_FILE)
-    wanted = model.state_dict()
+    wanted = _whole_shapes(model)
     if stored.keys() != wanted.keys():
         raise ValueError(
             f"{folder / _WEIGHTS_FILE} has tensors {sorted(stored.keys() - wanted.keys())} that the config "
             f"does not make and misses {sorted(wanted.keys() - stored.keys())}"
         )
-    for name, tensor in wanted.items():
-        if stored[name].shape != tensor.shape:
-            raise ValueError(
-                f"{name} has shape {list(stored[name].shape)} in the file, {list(tensor.shape)} in the config"
-            )
+    for name, shape in wanted.items():
+        if list(stored[name].shape) != shape:
+            raise ValueError(f"{name} has shape {list(stored[name].shape)} in the file, {shape} in the config")
     model.load_state_dict(stored)
+
+
+def _whole_shapes(model: nn.Module) -> dict[str, list[int]]:
+    """Shapes of all weights by name, as a file has them: of tables whole."""
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    tables = {f"{name}.weight": of for name, of in model.named_modules() if isinstance(of, IdTable)}
+    return shapes | {name: [of.num_rows, *shapes[name][1:]] for name, of in tables.items()}

@@ -168,7 +168,8 @@ class ByDays:
         """What the model says of every author as of a key, by source."""
         inputs = advance(self.states, key)
         there = {name: tuple(part.to(self.worker.device) for part in of) for name, of in inputs.items()}
-        return self.loop.model.eval().tables(there)
+        with self.loop.shards.reading():
+            return self.loop.model.eval().tables(there)
 
     def _judge(self, key: str) -> None:
         """Scores a key with what is known before it, as serving would have, and keeps the figures.
@@ -180,7 +181,8 @@ class ByDays:
             if (bank.written_step == NEVER).all():
                 everyone = torch.arange(len(tables[name]), device=self.worker.device)
                 bank.write(everyone, torch.from_numpy(tables[name]).to(self.worker.device), self.loop.progress.step)
-        parts = [self.score(key, stretch.columns, tables) for stretch in self._stream(key, None).after(0)]
+        with self.loop.shards.reading():
+            parts = [self.score(key, stretch.columns, tables) for stretch in self._stream(key, None).after(0)]
         users, said = (torch.cat(of).to(self.worker.device) for of in zip(*parts, strict=True))
         gathered = self.loop.exchange.gather(users, said)
         if self.worker.rank == 0:
@@ -244,7 +246,7 @@ class ByDays:
         model = compose(self.plan, sizes, states)
         self.loop = Loop(self.plan, model, self.worker, self.log_line)
         kept = {"model.ranker.users.weight": users, "model.ranker.authors.weight": authors}
-        take_over(self.loop.step, old.step, kept, self.loop.optimizer, old.optimizer)
+        take_over(self.loop.step, old.step, kept, self.loop.optimizer, old.optimizer, old.shards.rows_of)
         for name, source in model.items():
             states[name].go_on(source, old.model.source(name))
         self.loop.banks = {name: moved_bank(bank, authors) for name, bank in old.banks.items()}

@@ -93,12 +93,13 @@ class ByWindows(ByDays):
 
     def learn_span(self, key: str, span: SpanShare) -> None:
         """Scores who was shown something in a span, then learns what was reported in it."""
-        if len(span.shown.get("user_id", ())):
-            self.loop.step.eval()
-            tables = {name: bank.vectors.cpu().numpy() for name, bank in self.loop.banks.items()}
-            self._said.append(self.score(key, span.shown, tables))
-            self.loop.step.train()
-            self.note(key, span.shown)
+        with self.loop.shards.reading():
+            if len(span.shown.get("user_id", ())):
+                self.loop.step.eval()
+                tables = {name: bank.vectors.cpu().numpy() for name, bank in self.loop.banks.items()}
+                self._said.append(self.score(key, span.shown, tables))
+                self.loop.step.train()
+                self.note(key, span.shown)
         self.check(key, span.told.columns)
         self.note(key, span.told.columns)
         self.loop.train_stretch(key, span.told)

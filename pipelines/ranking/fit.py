@@ -15,6 +15,7 @@ import torch
 
 from models.artifacts.manifest import Manifest
 from models.metrics import gauc
+from models.shard import spread
 from pipelines.ranking.checkpoint import CATALOG, CATEGORIES, Progress, folder_after, full_disk_told
 from pipelines.ranking.loop import LogLine, Loop, compose
 from pipelines.ranking.plan import TrainingPlan
@@ -52,7 +53,8 @@ def train(
     `made_from` is what `make_plan` gave with the plan.
     """
     torch.manual_seed(plan.seed)
-    fit = _Fit(plan, storage, made_from, worker, log_line)
+    with spread(worker.shard):
+        fit = _Fit(plan, storage, made_from, worker, log_line)
     fit.loop.watch = watch
     if resume is not None:
         fit.loop.restore(resume)
@@ -87,9 +89,12 @@ def go_through(learner: Learner, plan: TrainingPlan, work: Path, report: Report)
             loop, folder, line, started = learner.loop, None, "", time.perf_counter()
             if loop.worker.rank == 0:
                 folder = work / folder_after(loop.progress)
-                with full_disk_told(folder):
-                    learner.save(folder)
-                    Manifest.create(folder, kind="checkpoint", run_id=folder.name, made_from={})
+            with loop.gathered():
+                if folder is not None:
+                    with full_disk_told(folder):
+                        learner.save(folder)
+                        Manifest.create(folder, kind="checkpoint", run_id=folder.name, made_from={})
+            if folder is not None:
                 gib = sum(file.stat().st_size for file in folder.iterdir()) / 2**30
                 saved_s = time.perf_counter() - started
                 line = f"{folder.name} | {gib:.2f} GiB | settled {loop.settle_s:.1f} s, saved {saved_s:.1f} s"
@@ -166,7 +171,9 @@ class _Fit:
         epoch = len(progress.done) // len(plan.keys)
         if plan.validation:
             # One worker's figure for all: they must agree on when to stop.
-            value = from_first(self._validate() if self.worker.rank == 0 else 0.0, self.worker)
+            with self.loop.shards.reading():
+                own = self._validate() if self.worker.rank == 0 else 0.0
+            value = from_first(own, self.worker)
             progress.scores.append(value)
             if value == max(progress.scores):
                 self.loop.keep_best()

@@ -118,7 +118,7 @@ def make_follow_plan(
     for table in tables:
         listing = storage.listing(table)
         made_from |= {f"{table}/{day}": listing.stamp(day) for day in keys}
-    made_from["config"] = digest([_choices(plan), list(config.ranker.tasks), config.scaling.num_workers])
+    made_from["config"] = digest([_choices(plan), list(config.ranker.tasks), *config.workers])
     made_from[BEFORE] = artifacts.current(name) or "nothing"
     for source in sources:
         made_from |= SOURCES[source].pinned(artifacts)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from models.shard import spread
 from pipelines.ranking.by_days import ByDays
 from pipelines.ranking.by_windows import ByWindows
 from pipelines.ranking.checkpoint import Progress, folder_after
@@ -33,10 +34,11 @@ def follow(
     """
     state = resume or (None if plan.state is None else Artifacts(storage).fetch(*plan.state))
     learner = ByDays if plan.window_ms is None else ByWindows
-    following = learner(plan, storage, made_from, worker, log_line, state)
-    following.loop.watch = watch
-    progress = following.loop.progress
-    if state is not None:
-        log_line(f"{plan.name} | goes on from {folder_after(progress)}, {following.catalog.num_authors} authors")
-    go_through(following, plan, work, report)
+    with spread(worker.shard):  # which also holds for the tables of a catalog that has grown
+        following = learner(plan, storage, made_from, worker, log_line, state)
+        following.loop.watch = watch
+        progress = following.loop.progress
+        if state is not None:
+            log_line(f"{plan.name} | goes on from {folder_after(progress)}, {following.catalog.num_authors} authors")
+        go_through(following, plan, work, report)
     return following.loop.progress

@@ -3,10 +3,11 @@
 import copy
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,8 +22,10 @@ from models.training import TrainingRanker, TrainingStep, Window
 from pipelines.ranking.checkpoint import BEST, OPTIMIZER, PROGRESS, Progress, bank_file, read_progress
 from pipelines.ranking.pace import Pace
 from pipelines.ranking.plan import TrainingPlan
+from pipelines.ranking.shards import Shards
 from pipelines.ranking.variants import SOURCES
 from pipelines.ranking.variants.source import State
+from pipelines.ranking.whole_tables import Point, gathered, own
 from pipelines.ranking.worker import Exchange, Worker
 from pipelines.runtime.watch import Watch, unwatched
 from pipelines.samples.stream import Stretch
@@ -47,7 +50,9 @@ class Loop:
         rates = {"lr_ids": plan.lr_ids, "lr_encoder": plan.lr_encoder, "lr_dense": plan.lr_dense}
         self.optimizer = RankerOptimizer(self.step, **rates, l2_ids=plan.l2_ids)
         self.exchange = Exchange(self.step, worker)
-        self._best: dict[str, Any] | None = None
+        self.shards = Shards(model, self.optimizer, worker)
+        self._best: Point | None = None
+        self._points: dict[str, Point] = {}
         self.log_line = log_line
         self.watch: Watch = unwatched
         """Of the first worker; who runs the loop sets it."""
@@ -91,7 +96,7 @@ class Loop:
 
     def _train_window(self, key: str, batches: Sequence[RankingBatch], sizes: Sequence[int]) -> None:
         """Steps that share one encoding of their authors; `sizes` are rows of each batch over all workers."""
-        window = Window(self.step, batches, self.banks, self.worker.group)
+        window = Window(self.step, batches, self.banks, self.worker.group, partial(self.shards.open, batches))
         for index, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
             self._train_step(batch, size, window, is_last=index == len(batches) - 1)
             if self.progress.step % self.plan.log_every == 0:
@@ -101,11 +106,13 @@ class Loop:
         progress = self.progress
         self.optimizer.scale(self.plan.rate_at(progress))
         self.optimizer.zero_grad()
+        self.shards.next()
         result: TrainingStep = self.step(batch, self.banks, window.encoded)
         torch.autograd.backward(result.loss)
         if is_last:
             window.backward()
         self.exchange()
+        self.shards.give_back(is_last=is_last)
         self.optimizer.step()
         if is_last:
             for name, encoded in window.encoded.items():
@@ -172,14 +179,22 @@ class Loop:
         """Takes the progress of a loop that this one goes on with, and who watches it."""
         self.progress, self._pace, self.watch = other.progress, other._pace, other.watch
 
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """On every worker, around the first one's `save`: it has whole tables then."""
+        with gathered(self._all_points(), self.shards) as self._points:
+            yield
+        self._points = {}
+
     def save(self, folder: Path) -> None:
         """Everything to go on from: model, optimizer, banks, the best epoch, progress."""
-        self.model.save(folder)
-        torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
+        points = self._points or self._all_points()
+        self.model.save(folder, points["now"]["model"])
+        torch.save(points["now"]["optimizer"], folder / OPTIMIZER)
         for name, bank in self.banks.items():
             bank.save(folder / bank_file(name))
-        if self._best is not None:
-            torch.save(self._best, folder / BEST)
+        if "best" in points:
+            torch.save(points["best"], folder / BEST)
         (folder / PROGRESS).write_text(json.dumps(asdict(self.progress)))
 
     def restore(self, folder: Path) -> None:
@@ -191,15 +206,21 @@ class Loop:
         for name in self.banks:
             self.banks[name] = MemoryBank.load(folder / bank_file(name), self.worker.device)
         if (folder / BEST).is_file():
-            self._best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
+            best = torch.load(folder / BEST, map_location="cpu", weights_only=True, mmap=True)
+            self._best = own(best, self.shards)
         self.progress = read_progress(folder)
         self._pace = Pace(self.progress.examples, self.progress.waited_s)
 
     def keep_best(self) -> None:
         """Remembers this moment, for `go_back`."""
+        self._best = copy.deepcopy(self._now())
+
+    def _all_points(self) -> dict[str, Point]:
+        return {"now": self._now()} | ({} if self._best is None else {"best": self._best})
+
+    def _now(self) -> Point:
         banks = {name: [bank.vectors, bank.written_step] for name, bank in self.banks.items()}
-        now = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "banks": banks}
-        self._best = copy.deepcopy(now)
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "banks": banks}
 
     def go_back(self) -> None:
         """Goes back to the moment of the last `keep_best`."""

@@ -45,6 +45,7 @@ def fitted(
         "plan": plan,
         "root": shared_root(run.storage.url),
         "threads": config.scaling.cpus_per_worker,
+        "shards_ids": config.id_tables == "sharded",
         "made_from": dict(made_from),
         "asked_at": time.time(),
     }
@@ -82,7 +83,12 @@ def _worker(config: dict[str, Any]) -> None:
     keep_freed_memory()
     context = ray.train.get_context()
     storage = Storage.open(config["root"])
-    worker = Worker(rank=context.get_world_rank(), world_size=context.get_world_size(), device=get_device())
+    worker = Worker(
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=get_device(),
+        shards_ids=config["shards_ids"],
+    )
     start_s = time.time() - config["asked_at"]
     lines, is_first, name = config["lines"], worker.rank == 0, config["plan"].name
     log_line = lines.put if is_first else _silent

@@ -37,6 +37,7 @@ else:
     )
 
 EACH_DAY = ("anew", "follow")
+ID_TABLES = ("replicated", "sharded")
 RATES = {"days": 0.5, "windows": 0.25}
 """By what is followed, the share of the learning rates that was best where it was measured (docs/training.md)."""
 LAST_RATE = 0.1
@@ -127,6 +128,9 @@ class TrainConfig:
     """Steps from one line of progress, and one point of each curve, to the next."""
     watch: WatchConfig = field(default_factory=WatchConfig)
     """Where the curves go, beside the line."""
+    id_tables: str = "replicated"
+    """Where big tables of users and authors are: `replicated`, whole in every worker, or `sharded`, each row with what
+    the optimizer knows of it in one of them. That takes less memory and more time."""
     max_failures: int = 2
     """Failures (a lost worker, node or controller is one) after which training goes on from its last finished day."""
     checkpoints: PathText | None = None
@@ -143,6 +147,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.each_day not in EACH_DAY:
             raise ValueError(f"each_day: wanted one of {', '.join(EACH_DAY)}, got {self.each_day!r}")
+        if self.id_tables not in ID_TABLES:
+            raise ValueError(f"id_tables: wanted one of {', '.join(ID_TABLES)}, got {self.id_tables!r}")
         unknown = [name for name in self.sources if name not in SOURCES]
         if unknown or len(set(self.sources)) != len(self.sources):
             raise ValueError(f"sources: wanted some of {', '.join(SOURCES)}, each once, got {list(self.sources)}")
@@ -159,6 +165,11 @@ class TrainConfig:
             raise ValueError(f"epochs and patience must be >= 1 and validation_days >= 0, got {given}")
         if min(self.test_days, self.max_failures, self.warmup_steps, self.l2_ids) < 0 or not 0 <= self.end_rate <= 1:
             raise ValueError("test_days, max_failures, warmup_steps and l2_ids must be >= 0, end_rate in 0..1")
+
+    @property
+    def workers(self) -> list[int | str]:
+        """How many there are, and where their tables are if not in each: the same plan gives other bits on others."""
+        return [self.scaling.num_workers, *([] if self.id_tables == ID_TABLES[0] else [self.id_tables])]
 
     @property
     def rankers(self) -> list[tuple[str, ...]]:
@@ -327,7 +338,7 @@ def make_plan(
         end_rate=config.end_rate,
         log_every=config.log_every,
     )
-    made_from = {"config": digest([to_dict(plan), list(config.ranker.tasks), config.scaling.num_workers])}
+    made_from = {"config": digest([to_dict(plan), list(config.ranker.tasks), *config.workers])}
     for table in ("users", "authors"):
         made_from[table] = newest.fingerprint(storage, table, until=plan.catalog_until)
     examples = storage.listing("examples")

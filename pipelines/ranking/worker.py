@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.group import Alone, Group, Rows
+from models.shard import WHOLE, Shard
 from pipelines.ranking.distributed import Distributed
 from pipelines.ranking.shared_memory import Place, SharedMemory, listening
 
@@ -22,6 +23,14 @@ class Worker:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     memory: Group | None = None
     """What all workers share; None where they reach each other by torch.distributed: see `joined`."""
+
+    shards_ids: bool = False
+    """Whether of big id tables it has its share of the rows alone: pipelines/ranking/shards.py."""
+
+    @property
+    def shard(self) -> Shard:
+        """What it has of them."""
+        return Shard(self.rank, self.world_size) if self.shards_ids else WHOLE
 
     @property
     def group(self) -> Group:

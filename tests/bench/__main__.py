@@ -16,6 +16,7 @@ BENCHES = {
     "workers": "examples a second of the plain loop, and of Ray Train on one and two workers",
     "exchange": "milliseconds of a training step of one worker and of two, without Ray, by shared memory and by gloo",
     "ids": "milliseconds of a training step by the number of ids, whole tables against rows alone",
+    "shards": "a training step on two workers, and the memory of each, with id tables whole or spread over them",
     "follow": "what a day more costs a ranker that follows its days, and what each day showed before it was learnt",
     "fuxictr": "samples a second of Base against MMoE of FuxiCTR, at equal dense parameters",
     "scale": "memory and speed of the job train, by default over a small log; --full is of 10 M impressions",

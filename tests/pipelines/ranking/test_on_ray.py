@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from models.artifacts.manifest import Manifest
+from models.shard import WHOLE, Shard
 from pipelines.ranking.on_ray import fitted
 from pipelines.ranking.plan import make_plan
 from pipelines.ranking.worker import Worker
@@ -88,6 +89,24 @@ def _checkpoint(folder: Path, text: str) -> None:
     folder.mkdir()
     (folder / WEIGHTS).write_text(text)
     Manifest.create(folder, kind="checkpoint", run_id=folder.name, made_from={})
+
+
+def _says_its_shard(plan: Any, storage: Any, made_from: Any, *, work: Path, worker: Worker, **given: Any) -> None:
+    if worker.rank == 0:
+        _checkpoint(work / "only", str(worker.shard))
+    given["report"]({"is_last": True}, work / "only" if worker.rank == 0 else None)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("id_tables", "wanted"), [("sharded", Shard(0, 2)), ("replicated", WHOLE)])
+def test_workers_have_their_share_of_id_tables_where_the_configuration_says_so(
+    tiny: Settings, tmp_path: Path, id_tables: str, wanted: Shard
+) -> None:
+    config = replace(tiny.train, checkpoints=str(tmp_path / "ray"), id_tables=id_tables)
+    run = tiny.open()
+    plan, _ = make_plan(config, run, Artifacts(run.storage), ())
+    with connected(tiny.cluster), fitted(_says_its_shard, config, run, plan, "shares", {}) as (checkpoint, _):
+        assert (checkpoint / WEIGHTS).read_text() == str(wanted)
 
 
 @pytest.mark.ray

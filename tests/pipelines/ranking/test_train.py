@@ -217,6 +217,11 @@ def test_unknown_sources_are_refused() -> None:
         TrainConfig(sources=("tags", "tags"))
 
 
+def test_an_unknown_place_of_id_tables_is_refused() -> None:
+    with pytest.raises(ConfigError, match="id_tables: wanted one of replicated, sharded, got 'split'"):
+        build(TrainConfig, {"id_tables": "split"}, "train")
+
+
 def test_too_few_days_are_refused(tiny: Settings) -> None:
     with pytest.raises(ContractError, match="test_days=3"):
         run_job(train, replace(tiny, train=replace(tiny.train, test_days=3)))
