@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -104,16 +104,18 @@ class Source(nn.Module, ABC):
         """The table [N+1, ...] that is read, row 0 of an author who is not known; `ids` are the ranker's authors."""
         return inputs[0]
 
-    def encode(
-        self, batches: Sequence[RankingBatch], inputs: Inputs, bank: MemoryBank | None, ids: IdTable
-    ) -> Encoded | None:
-        """The authors that steps over these batches share, each encoded once; None where nothing is encoded."""
-        return None
+    def choose(self, authors: Tensor, counts: Tensor, bank: MemoryBank) -> Tensor:
+        """Of author rows [A], ascending, that steps read so often, counts [A], those that are encoded for them."""
+        return authors
+
+    def encode(self, rows: Tensor, inputs: Inputs, ids: IdTable) -> Tensor:
+        """Author rows [A] -> vectors [A, 2, D], for steps and for the bank; sources that keep one do it."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no bank")
 
     def learn(
         self, batch: RankingBatch, inputs: Inputs, encoded: Encoded | None, bank: MemoryBank | None, ids: IdTable
     ) -> Learnt:
-        """A training step's part; `encoded` is what `encode` made of its window. Reads the bank and never writes it."""
+        """A training step's part; `encoded` are the authors of its window. Reads the bank and never writes it."""
         table = self.table(inputs, ids)
         read = self.of_history(table)
         history = None if read is None else read[batch.history]

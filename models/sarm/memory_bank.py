@@ -13,6 +13,8 @@ from torch import Tensor
 
 NEVER = -1
 """`written_step` of a row that was never written."""
+_MOST_ASKED = 2**17
+"""Rows whose age is looked at."""
 
 
 class MemoryBank:
@@ -67,6 +69,15 @@ class MemoryBank:
         last.scatter_reduce_(0, inverse, torch.arange(len(rows), device=rows.device), reduce="amax")
         self.vectors[unique] = vectors.detach()[last].to(self.vectors.dtype)
         self.written_step[unique] = step
+
+    def age(self, step: int) -> float:
+        """Steps from when a row was written to `step`, the mean of all rows that were; nan where none was.
+
+        Of a big bank, the mean of some of its rows, evenly spaced: it is asked while training waits.
+        """
+        some = self.written_step[:: 1 + len(self.written_step) // _MOST_ASKED]
+        written = some[some != NEVER]
+        return step - float(written.double().mean())
 
     def to_numpy(self) -> npt.NDArray[Any]:
         """A copy of the vectors, float32 [N+1, 2, D], for a snapshot."""

@@ -199,15 +199,14 @@ class SARM(Source):
         logit: Tensor = self.aux_head(target.flatten(1)).squeeze(-1)
         return logit
 
-    def encode(
-        self, batches: Sequence[RankingBatch], inputs: Inputs, bank: MemoryBank | None, ids: IdTable
-    ) -> Encoded | None:
-        """The chosen target authors of the batches."""
-        assert bank is not None
+    def choose(self, authors: Tensor, counts: Tensor, bank: MemoryBank) -> Tensor:
+        """All, or as many as the budget allows."""
+        return authors[choose_authors(authors, counts, bank.written_step[authors], self.config.encode_budget)]
+
+    def encode(self, rows: Tensor, inputs: Inputs, ids: IdTable) -> Tensor:
+        """h_CLS and h_TAR."""
         base, live = inputs
-        authors, counts = torch.unique(torch.cat([batch.author for batch in batches]), return_counts=True)
-        rows = authors[choose_authors(authors, counts, bank.written_step[authors], self.config.encode_budget)]
-        return Encoded(rows, torch.stack(self.encode_authors(rows, base[rows], live[rows], ids), dim=1))
+        return torch.stack(self.encode_authors(rows, base[rows], live[rows], ids), dim=1)
 
     def learn(
         self, batch: RankingBatch, inputs: Inputs, encoded: Encoded | None, bank: MemoryBank | None, ids: IdTable

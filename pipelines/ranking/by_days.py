@@ -207,6 +207,9 @@ class ByDays:
                 "normalised_entropy": normalised_entropy(label, value),
                 "calibration": calibration(label, value),
             }
+            # With the first step that learns the key: a run that goes on from the step before it judges the key again.
+            named = {f"before_learning/{task}_{name}": figure for name, figure in of.items()}
+            self.loop.watch(self.loop.progress.step + 1, named)
             shown = " | ".join(f"{name} {figure:.4f}" for name, figure in of.items())
             self.log_line(f"{self.plan.name} | {key} before learning it | {task} | {shown}")
         self.loop.progress.judged.append(figures)

@@ -9,6 +9,7 @@ that bank, which bring them to serving.
 """
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from models.metrics import auc
 from models.sarm.memory_bank import NEVER
 from pipelines.ranking.by_days import ByDays
 from pipelines.ranking.checkpoint import SAID
@@ -23,6 +25,8 @@ from pipelines.ranking.deltas import DeltaFeed
 from pipelines.samples.event_reader import day_start_ms
 from pipelines.samples.window_stream import SpanShare, WindowStream
 from pipelines.tables.days import day_of
+
+_HOUR_MS = 3_600_000
 
 
 class ByWindows(ByDays):
@@ -67,20 +71,25 @@ class ByWindows(ByDays):
         """Scores and learns the spans that are left of a key; yields where it is worth a checkpoint before the end."""
         assert self.plan.window_ms is not None
         progress, unsaved, sent_ms = self.loop.progress, 0, self.loop.progress.until_ms
+        told = 0  # of what was scored since the last pause, how much was told of
         stream = WindowStream(
             self.storage, key, self.catalog, self.plan.cut, window_ms=self.plan.window_ms,
             seed=self.seed(key), tasks=self.tasks, rank=self.worker.rank, world=self.worker.world_size,
         )  # fmt: skip
         for span in stream.after(progress.stretches):
             self.learn_span(key, span)
-            progress.until_ms = span.until_ms
+            hour, progress.until_ms = progress.until_ms // _HOUR_MS, span.until_ms
             unsaved += sum(span.told.sizes)
+            is_due = unsaved >= self.plan.checkpoint_rows and progress.stretches < len(stream)
+            if is_due or span.until_ms // _HOUR_MS > hour:
+                self._tell(key, self._said[told:])
+                told = len(self._said)
             if self.plan.delta_ms is not None and span.until_ms - sent_ms >= self.plan.delta_ms:
                 self._send()
                 sent_ms = span.until_ms
-            if unsaved >= self.plan.checkpoint_rows and progress.stretches < len(stream):
+            if is_due:
                 yield
-                unsaved, sent_ms = 0, span.until_ms
+                unsaved, told, sent_ms = 0, 0, span.until_ms
 
     def learn_span(self, key: str, span: SpanShare) -> None:
         """Scores who was shown something in a span, then learns what was reported in it."""
@@ -94,6 +103,17 @@ class ByWindows(ByDays):
         self.check(key, span.told.columns)
         self.note(key, span.told.columns)
         self.loop.train_stretch(key, span.told)
+
+    def _tell(self, key: str, said: list[tuple[Tensor, Tensor]]) -> None:
+        """A line of the impressions that the first worker has scored since the last one."""
+        if self.worker.rank or not said:
+            return
+        labels, scores = torch.cat([of for _, of in said])[:, :, 0].numpy().T
+        value, task = auc(labels, scores), self.tasks[0]
+        at = datetime.fromtimestamp(self.loop.progress.until_ms / 1000, UTC).strftime("%H:%M")
+        counts = f"{len(labels)} impressions before their windows were learnt"
+        self.log_line(f"{self.plan.name} | {key} {at} | {task} AUC {value:.4f} of {counts}")
+        self.loop.watch(self.loop.progress.step, {f"before_learning/{task}_auc_by_the_hour": value})
 
     def _send(self) -> None:
         """What was encoded since the last delta becomes one. All workers count it, and the first one publishes it."""

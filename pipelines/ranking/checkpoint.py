@@ -1,9 +1,16 @@
 """What a checkpoint of training holds: the model as it is published, and what is needed to go on."""
 
+import errno
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from models.artifacts.manifest import MANIFEST
 
@@ -15,6 +22,9 @@ SAID = "said.safetensors"
 """Labels and scores of the impressions of a key that is learnt by windows, up to a checkpoint within it."""
 BEST = "best.pt"
 """Weights, optimizer and banks of the best epoch so far, where there is a validation."""
+
+_FULL = 2**20
+"""A disk on which fewer bytes are left is full."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,7 +57,7 @@ class Progress:
     judged: list[dict[str, Any]] = field(default_factory=list)
     """{key, examples, and auc, gauc, normalised_entropy, calibration by task}: each key before it was learnt."""
     curve: list[dict[str, float]] = field(default_factory=list)
-    """{step, loss, main_loss, click_loss, aux_loss, examples_per_s}, means since the entry before."""
+    """{step, loss, main_loss, aux_loss, the loss of each task, examples_per_s}, means since the entry before."""
 
     @property
     def best_epoch(self) -> int:
@@ -78,6 +88,20 @@ def published_files(checkpoint: Path) -> list[Path]:
         for path in checkpoint.iterdir()
         if path.name not in (OPTIMIZER, PROGRESS, BEST, SEEN, SAID, MANIFEST) and not path.match(bank_file("*"))
     )
+
+
+@contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """While a checkpoint is written: raises OSError where it fails on a full disk.
+
+    What torch and safetensors raise then does not say so, or says it in its text alone.
+    """
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if shutil.disk_usage(folder.parent).free >= _FULL:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
 
 def read_progress(folder: Path) -> Progress:

@@ -16,13 +16,14 @@ import torch
 from models.artifacts.manifest import Manifest
 from models.metrics import gauc
 from models.shard import spread
-from pipelines.ranking.checkpoint import CATALOG, CATEGORIES, Progress, folder_after
+from pipelines.ranking.checkpoint import CATALOG, CATEGORIES, Progress, folder_after, full_disk_told
 from pipelines.ranking.loop import LogLine, Loop, compose
 from pipelines.ranking.plan import TrainingPlan
 from pipelines.ranking.published import advance, score
 from pipelines.ranking.variants import SOURCES
 from pipelines.ranking.variants.source import Context, State
 from pipelines.ranking.worker import Worker, from_first
+from pipelines.runtime.watch import Watch, unwatched
 from pipelines.samples.batches import build_catalog
 from pipelines.samples.stream import DayStream
 from pipelines.tables.artifacts import Artifacts
@@ -43,6 +44,7 @@ def train(
     worker: Worker,
     report: Report,
     log_line: LogLine,
+    watch: Watch = unwatched,
     resume: Path | None = None,
 ) -> Progress:
     """Trains as the plan says and reports each checkpoint; goes on from the checkpoint `resume`.
@@ -53,6 +55,7 @@ def train(
     torch.manual_seed(plan.seed)
     with spread(worker.shard):
         fit = _Fit(plan, storage, made_from, worker, log_line)
+    fit.loop.watch = watch
     if resume is not None:
         fit.loop.restore(resume)
         log_line(f"{plan.name} | goes on from its checkpoint {folder_after(fit.loop.progress)}")
@@ -79,6 +82,8 @@ class Learner(Protocol):
 def go_through(learner: Learner, plan: TrainingPlan, work: Path, report: Report) -> None:
     """Through all keys of a plan that are left, reporting each checkpoint, whose manifest tells whether it is whole."""
     loop = learner.loop
+    if loop.worker.rank == 0:
+        loop.watch(loop.progress.step, {})
     while (key := plan.next_key(loop.progress)) is not None:
         for _ in learner.learn(key):
             loop, folder, line, started = learner.loop, None, "", time.perf_counter()
@@ -86,9 +91,10 @@ def go_through(learner: Learner, plan: TrainingPlan, work: Path, report: Report)
                 folder = work / folder_after(loop.progress)
             with loop.gathered():
                 if folder is not None:
-                    learner.save(folder)
+                    with full_disk_told(folder):
+                        learner.save(folder)
+                        Manifest.create(folder, kind="checkpoint", run_id=folder.name, made_from={})
             if folder is not None:
-                Manifest.create(folder, kind="checkpoint", run_id=folder.name, made_from={})
                 gib = sum(file.stat().st_size for file in folder.iterdir()) / 2**30
                 saved_s = time.perf_counter() - started
                 line = f"{folder.name} | {gib:.2f} GiB | settled {loop.settle_s:.1f} s, saved {saved_s:.1f} s"
@@ -175,6 +181,8 @@ class _Fit:
                 f"{plan.name} | epoch {epoch}/{plan.epochs} | {self.tasks[0]} GAUC {value:.4f} on "
                 f"{plan.validation[0]} to {plan.validation[-1]} | best epoch {progress.best_epoch}"
             )
+            if self.worker.rank == 0:
+                self.loop.watch(progress.step, {f"validation/{self.tasks[0]}_gauc": value})
         is_stuck = bool(plan.validation) and epoch - progress.best_epoch >= plan.patience
         if is_stuck or epoch == plan.epochs:
             progress.epochs_end = len(progress.done)

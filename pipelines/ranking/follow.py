@@ -21,6 +21,7 @@ from pipelines.ranking.train import publish_ranker
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.run import Run
 from pipelines.runtime.shared import require_shared
+from pipelines.runtime.watch import require
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.fingerprint import digest
 
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 def run(config: TrainConfig, run: Run) -> dict[str, Any]:
     """Follows every ranker of the configuration."""
     artifacts = Artifacts(run.storage)
+    require(config.watch)
     metrics: dict[str, Any] = {"rankers": {}}
     judged = []
     for sources in config.rankers:

@@ -11,6 +11,7 @@ from pipelines.ranking.fit import Report, go_through
 from pipelines.ranking.follow_plan import FollowPlan
 from pipelines.ranking.loop import LogLine
 from pipelines.ranking.worker import Worker
+from pipelines.runtime.watch import Watch, unwatched
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.storage import Storage
 
@@ -24,6 +25,7 @@ def follow(
     worker: Worker,
     report: Report,
     log_line: LogLine,
+    watch: Watch = unwatched,
     resume: Path | None = None,
 ) -> Progress:
     """Goes through the keys of the plan, from its state or from the checkpoint `resume` of a run that died.
@@ -34,6 +36,7 @@ def follow(
     learner = ByDays if plan.window_ms is None else ByWindows
     with spread(worker.shard):  # which also holds for the tables of a catalog that has grown
         following = learner(plan, storage, made_from, worker, log_line, state)
+        following.loop.watch = watch
         progress = following.loop.progress
         if state is not None:
             log_line(f"{plan.name} | goes on from {folder_after(progress)}, {following.catalog.num_authors} authors")

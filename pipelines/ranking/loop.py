@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from pipelines.ranking.variants import SOURCES
 from pipelines.ranking.variants.source import State
 from pipelines.ranking.whole_tables import Point, gathered, own
 from pipelines.ranking.worker import Exchange, Worker
+from pipelines.runtime.watch import Watch, unwatched
 from pipelines.samples.stream import Stretch
 
 LogLine = Callable[[str], None]
@@ -52,7 +54,12 @@ class Loop:
         self._best: Point | None = None
         self._points: dict[str, Point] = {}
         self.log_line = log_line
-        self._sums = torch.zeros(4, dtype=torch.float64)
+        self.watch: Watch = unwatched
+        """Of the first worker; who runs the loop sets it."""
+        self._losses = {"loss": "loss", "main_loss": "rec", "aux_loss": "aux"}
+        self._losses |= {f"{task}_loss": task for task in plan.ranker.tasks}
+        """Which part of a step's result each loss of the curve is."""
+        self._sums = torch.zeros(len(self._losses), dtype=torch.float64)
         self._since = 0
         self._clock = self._cpu_clock = 0.0
         self._pace = Pace()
@@ -89,8 +96,7 @@ class Loop:
 
     def _train_window(self, key: str, batches: Sequence[RankingBatch], sizes: Sequence[int]) -> None:
         """Steps that share one encoding of their authors; `sizes` are rows of each batch over all workers."""
-        self.shards.open(batches)
-        window = Window(self.step, batches, self.banks)
+        window = Window(self.step, batches, self.banks, self.worker.group, partial(self.shards.open, batches))
         for index, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
             self._train_step(batch, size, window, is_last=index == len(batches) - 1)
             if self.progress.step % self.plan.log_every == 0:
@@ -105,19 +111,19 @@ class Loop:
         torch.autograd.backward(result.loss)
         if is_last:
             window.backward()
-        encoded = {name: (of.rows, of.vectors.detach()) for name, of in window.encoded.items() if is_last}
-        written = self.exchange(encoded)
+        self.exchange()
         self.shards.give_back(is_last=is_last)
         self.optimizer.step()
-        for name, (rows, vectors) in written.items():
-            self.banks[name].write(rows, vectors, progress.step)
-            self.touched[name][rows.cpu()] = True
-            progress.encoded += len(rows)
+        if is_last:
+            for name, encoded in window.encoded.items():
+                self.banks[name].write(encoded.rows, encoded.vectors, progress.step)
+                self.touched[name][encoded.rows.cpu()] = True
+                progress.encoded += len(encoded.rows)
         progress.step += 1
         progress.examples += size
         self._since += 1
-        parts = [result.parts[name] for name in ("rec", "click", "aux")]
-        self._sums += torch.stack([result.loss.detach(), *parts]).cpu().double()
+        parts = {"loss": result.loss.detach(), **result.parts}
+        self._sums += torch.stack([parts[name] for name in self._losses.values()]).cpu().double()
 
     def _tick(self) -> None:
         now, cpu_now = time.perf_counter(), time.process_time()
@@ -127,29 +133,51 @@ class Loop:
 
     def _log(self, key: str) -> None:
         self._tick()
+        progress, losses = self.progress, self._mean_losses()
+        rate, waiting = self._pace.lap(progress.examples, progress.waited_s)
+        progress.curve.append({"step": progress.step, **losses, "examples_per_s": rate})
+        if self.worker.rank == 0:
+            ages = {name: bank.age(progress.step) for name, bank in self.banks.items()}
+            self.log_line(self._line(key, losses, ages, rate, waiting))
+            figures = {f"loss/{name.removesuffix('_loss')}": value for name, value in losses.items() if name != "loss"}
+            figures |= {f"bank/{name}_age_steps": age for name, age in ages.items()}
+            figures |= {"loss/total": losses["loss"], "pace/examples_per_s": rate, "pace/waiting_share": waiting}
+            figures |= {"learning/rate_share": self.plan.rate_at(progress), "learning/encoded": progress.encoded}
+            self.watch(progress.step, figures)
+
+    def _mean_losses(self) -> dict[str, float]:
+        """By name, over the steps since the last call and over all workers."""
         means = self._sums / self._since
         if self.worker.world_size > 1:
             shared = means.to(self.worker.device, torch.float32)
             dist.all_reduce(shared)
             means = shared.cpu().double() / self.worker.world_size
-        loss, main, click, aux = means.tolist()
         self._sums.zero_()
         self._since = 0
-        progress, total = self.progress, self.plan.num_steps
-        rate, waiting = self._pace.lap(progress.examples, progress.waited_s)
-        losses = {"loss": loss, "main_loss": main, "click_loss": click, "aux_loss": aux}
-        progress.curve.append({"step": progress.step, **losses, "examples_per_s": rate})
-        if self.worker.rank == 0:
-            eta_s = self._pace.eta_s(self.plan.num_examples - progress.examples)
-            self.log_line(
-                f"{self.plan.name} | step {progress.step}/{total} ({100 * progress.step / total:.0f} %) | {key} | "
-                f"loss {main:.4f} | aux {aux:.4f} | encoded {progress.encoded} | {rate:.0f} examples/s | "
-                f"waiting {100 * waiting:.0f} % | eta {eta_s:.0f} s"
-            )
+        return dict(zip(self._losses, means.tolist(), strict=True))
+
+    def _line(
+        self, key: str, losses: Mapping[str, float], ages: Mapping[str, float], rate: float, waiting: float
+    ) -> str:
+        """One line for people."""
+        progress, total, tasks = self.progress, self.plan.num_steps, list(self.plan.ranker.tasks)
+        by_task = " ".join(f"{task} {losses[f'{task}_loss']:.3f}" for task in tasks)
+        judged = progress.judged[-1] if progress.judged else {}
+        return " | ".join(
+            [
+                f"{self.plan.name} | step {progress.step}/{total} ({100 * progress.step / total:.0f} %) | {key}",
+                f"loss {losses['main_loss']:.4f} ({by_task}) | aux {losses['aux_loss']:.4f}",
+                *([f"{tasks[0]} GAUC before {judged[tasks[0]]['gauc']:.4f}"] if judged.get("key") == key else []),
+                f"encoded {progress.encoded}",
+                *(f"{name} bank age {age:.0f} steps" for name, age in ages.items()),
+                f"{rate:.0f} examples/s | waiting {100 * waiting:.0f} %",
+                f"eta {self._pace.eta_s(self.plan.num_examples - progress.examples):.0f} s",
+            ]
+        )
 
     def go_on_as(self, other: "Loop") -> None:
-        """Takes the progress of a loop that this one goes on with."""
-        self.progress, self._pace = other.progress, other._pace
+        """Takes the progress of a loop that this one goes on with, and who watches it."""
+        self.progress, self._pace, self.watch = other.progress, other._pace, other.watch
 
     @contextmanager
     def gathered(self) -> Iterator[None]:

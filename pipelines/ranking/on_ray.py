@@ -11,10 +11,12 @@ from typing import Any
 from models.artifacts.manifest import ArtifactError, Manifest
 from models.artifacts.store import open_root
 from pipelines.ranking.plan import TrainConfig, TrainingPlan
-from pipelines.ranking.worker import Worker
+from pipelines.ranking.worker import Worker, joined
+from pipelines.runtime.config import to_dict
 from pipelines.runtime.freed_memory import keep_freed_memory
 from pipelines.runtime.ray_train import Training, fit
 from pipelines.runtime.run import Run
+from pipelines.runtime.watch import unwatched, watched
 from pipelines.tables.storage import Storage, shared_root
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ def fitted(
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Runs a loop with the arguments of `fit.train` in every worker: the last checkpoint, and how the run went.
 
-    `name` says which checkpoints are this run's. Needs a connected Ray.
+    `name` says which checkpoints are this run's, and which figures (see watch.py). Needs a connected Ray.
     """
     given = {
         "loop": loop,
@@ -50,11 +52,14 @@ def fitted(
     training = Training(
         name=name, storage_path=_checkpoints(config, run), scaling=config.scaling, max_failures=config.max_failures
     )
-    result, failures = fit(_worker, given, training, log)
+    choices = {"seed": plan.seed, "days": f"{plan.days[0]} to {plan.days[-1]}", "workers": config.scaling.num_workers}
+    choices |= {key: value for key, value in to_dict(plan).items() if isinstance(value, int | float)}
+    with watched(config.watch, run.folder, name, plan.name, choices) as watch:
+        result, failures = fit(_worker, given, training, log, watch)
     if result.checkpoint is None:
         raise RuntimeError(f"training {plan.name} left no checkpoint below {training.storage_path}")
     with result.checkpoint.as_directory() as folder:
-        yield Path(folder), {"failures": failures, "start_seconds": round(result.metrics["start_s"], 1)}
+        yield Path(folder), {"failures": failures, "start_seconds": round(result.metrics.get("start_s", 0.0), 1)}
 
 
 def forget(config: TrainConfig, run: Run, name: str) -> None:
@@ -85,8 +90,9 @@ def _worker(config: dict[str, Any]) -> None:
         shards_ids=config["shards_ids"],
     )
     start_s = time.time() - config["asked_at"]
-    log_line = config["lines"].put if worker.rank == 0 else _silent
-    log_line(f"{config['plan'].name} | {worker.world_size} worker(s) ready after {start_s:.1f} s")
+    lines, is_first, name = config["lines"], worker.rank == 0, config["plan"].name
+    log_line = lines.put if is_first else _silent
+    log_line(f"{name} | {worker.world_size} worker(s) ready after {start_s:.1f} s")
 
     def report(metrics: Mapping[str, Any], folder: Path | None) -> None:
         # Training goes on while a folder is uploaded, and waits for the last one, whose folder ends with this worker.
@@ -97,7 +103,11 @@ def _worker(config: dict[str, Any]) -> None:
             delete_local_checkpoint_after_upload=True,
         )
 
-    with tempfile.TemporaryDirectory() as work, _resume(log_line) as resume:
+    with (
+        joined(worker, lambda line: log_line(f"{name} | {line}")) as worker,
+        tempfile.TemporaryDirectory() as work,
+        _resume(log_line) as resume,
+    ):
         config["loop"](
             config["plan"],
             storage,
@@ -106,6 +116,7 @@ def _worker(config: dict[str, Any]) -> None:
             worker=worker,
             report=report,
             log_line=log_line,
+            watch=lines.watch if is_first else unwatched,
             resume=resume,
         )
 

@@ -10,6 +10,7 @@ from pipelines.ranking.variants import SOURCES, ranker_name
 from pipelines.runtime.config import to_dict
 from pipelines.runtime.run import Run
 from pipelines.runtime.scaling import TrainScaling
+from pipelines.runtime.watch import WatchConfig
 from pipelines.samples.batches import require_labels
 from pipelines.samples.stream import Cut
 from pipelines.tables import newest
@@ -124,7 +125,9 @@ class TrainConfig:
     end_rate: float = 0.02
     """Share of the learning rates that is left at the last step; they fall in a line from the first on."""
     log_every: int = 50
-    """Steps from one line of progress, and one point of the loss curve, to the next."""
+    """Steps from one line of progress, and one point of each curve, to the next."""
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    """Where the curves go, beside the line."""
     id_tables: str = "replicated"
     """Where big tables of users and authors are: `replicated`, whole in every worker, or `sharded`, each row with what
     the optimizer knows of it in one of them, for memory's sake (docs/training.md)."""

@@ -20,7 +20,6 @@ from models.composed import ComposedRanker
 from models.embeddings import IdTable
 from models.optimizer import RankerOptimizer
 from models.shard import WHOLE
-from models.sources import Source
 from pipelines.ranking.worker import Worker
 
 _FOUND_TOGETHER = 65_536
@@ -64,7 +63,6 @@ class Shards:
         self.tables: dict[str, IdTable] = {name: table for name, table in tables.items() if table.shard != WHOLE}
         """By name, those that are spread."""
         self.worker, self.optimizer = worker, optimizer
-        self._encodes = any(type(source).encode is not Source.encode for _, source in model.items())
         self._coming: list[list[_Asked]] = []
         self._reads: dict[str, _Read] = {}
         self._of_window: list[_Read] = []
@@ -72,16 +70,15 @@ class Shards:
         for name, table in self.tables.items():
             table.reader = partial(self._look_up, name)
 
-    def open(self, batches: Sequence[RankingBatch]) -> None:
-        """A window of steps begins: asks for the rows of all of them, and reads those that its encoders want."""
+    def open(self, batches: Sequence[RankingBatch], encoded: Sequence[Tensor]) -> None:
+        """A window of steps begins: asks for the rows of all of them, and reads the authors [A] that are `encoded`."""
         if not self.tables:
             return
         steps = [{"users": batch.user, "authors": _authors(batch)} for batch in batches]
-        encoded = [{"authors": torch.cat([batch.author for batch in batches])}] if self._encodes else []
-        self._coming, _ = self._ask([*encoded, *steps])
-        if self._encodes:
+        self._coming, _ = self._ask([*({"authors": torch.cat(list(encoded))} for _ in encoded[:1]), *steps])
+        if encoded:
             self.next()
-        self._of_window = list(self._reads.values()) if self._encodes else []
+        self._of_window = list(self._reads.values()) if encoded else []
 
     def next(self) -> None:
         """The next step begins: its rows come, as the newest step has them."""

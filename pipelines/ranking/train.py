@@ -19,6 +19,7 @@ from pipelines.ranking.plan import TrainConfig, TrainingPlan, make_plan
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.run import Run
 from pipelines.runtime.shared import require_shared
+from pipelines.runtime.watch import require
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.fingerprint import digest
 
@@ -29,6 +30,7 @@ def run(config: TrainConfig, run: Run) -> dict[str, Any]:
     """Trains every ranker whose published artifact is not current, and publishes it."""
     storage = run.storage
     artifacts = Artifacts(storage)
+    require(config.watch)
     metrics: dict[str, Any] = {"rankers": {}}
     jobs = []
     for sources in config.rankers:
@@ -87,6 +89,7 @@ def publish_checkpoint(
         "examples": progress.examples,
         "encoded_authors": progress.encoded,
         "loop_seconds": round(progress.seconds, 1),
+        "cpu_seconds": round(progress.cpu_seconds, 1),
         "waited_seconds": round(progress.waited_s, 1),
         "examples_per_s": round(progress.examples / progress.seconds, 1),
         "main_loss": progress.curve[-1]["main_loss"],

@@ -8,11 +8,14 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.runtime.progress import progress_lines
+from pipelines.runtime.run_folder import tidy
 from pipelines.runtime.scaling import TrainScaling
+from pipelines.runtime.watch import Watch, unwatched
 
 if TYPE_CHECKING:
     from ray.train import Result
@@ -39,25 +42,32 @@ class Training:
 
 
 def fit(
-    worker: Callable[[dict[str, Any]], None], config: Mapping[str, Any], training: Training, log: logging.Logger
+    worker: Callable[[dict[str, Any]], None],
+    config: Mapping[str, Any],
+    training: Training,
+    log: logging.Logger,
+    watch: Watch = unwatched,
 ) -> tuple["Result", int]:
     """The result of the attempt that came to its end, and the failures before it.
 
-    Each worker gets `config`, and in its `lines` the `Lines` that land in `log`. Needs a connected Ray. Raises the
-    last attempt's error where there were more failures than allowed.
+    Each worker gets `config`, and in its `lines` the `Lines` that land in `log`, and tell `watch` figures. Needs a
+    connected Ray. Raises the last attempt's error where there were more failures than allowed.
     """
     from ray.exceptions import RayActorError
     from ray.train import TrainingFailedError
 
     os.environ.update({name: os.environ.get(name, value) for name, value in _SETTINGS.items()})
     failures = 0
-    with progress_lines(log) as lines:
+    with progress_lines(log, watch) as lines:
         while True:
+            tidy(training.storage_path, training.name)
             try:
                 return _trainer(worker, {**config, "lines": lines}, training).fit(), failures
             except (TrainingFailedError, RayActorError) as error:  # the second where the controller itself died
                 failures += 1
                 if failures > training.max_failures:
+                    with suppress(OSError):  # what failed before says more
+                        tidy(training.storage_path, training.name)
                     raise
                 log.warning(
                     "%s | failure %d of at most %d: %s; goes on from its last checkpoint, or begins again",

@@ -31,8 +31,8 @@ from pipelines.tables.storage import Storage
 from pipelines.tables.time_order import TimeOrder
 
 Part = TypeVar("Part")
-_MOST_WORKERS = 4096
-_OF_PLACES = (0, 1)  # behind the seed of a day: no share of a stretch has two numbers there
+_APART = 4096  # by what the seeds of two stretches differ: runs of before had one for each worker between
+_OF_PLACES = (0, 1)  # behind the seed of a day: no stretch has two numbers there
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +50,20 @@ class Cut:
         """The rows of each stretch of a day, in the order of time; stretches differ by one row at most."""
         bounds = batch_bounds(rows, max(1, -(-rows // self.stretch_rows))).tolist()
         return [range(start, end) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+
+    def share(self, rows: range, rank: int, world: int) -> list[range]:
+        """One worker's rows of a stretch: of the rows of each window, which follow in time, a part that follows too.
+
+        So all workers learn from one block of time in a window, and the authors who are on air then are the same ones.
+        """
+        count = num_batches(len(rows), self.batch_size)
+        bounds = batch_bounds(len(rows), count * world) + rows.start
+        parts = []
+        for window in range(0, count, self.window):
+            length = min(self.window, count - window)
+            first = window * world + rank * length
+            parts.append(range(int(bounds[first]), int(bounds[first + length])))
+        return parts
 
     def num_steps(self, rows: int) -> int:
         """Steps of a day."""
@@ -115,12 +129,11 @@ class DayStream:
     def _read(self, number: int) -> Stretch:
         rows, world = self._stretches[number], self._world
         count = num_batches(len(rows), self._cut.batch_size)
-        ends = batch_bounds(len(rows), world)
         if (len(rows) // world) < count:
             raise ValueError(f"{len(rows)} examples in {count} batches are too few for {world} workers; use fewer")
-        own = rows[ends[self._rank] : ends[self._rank + 1]]
-        columns = example_columns(self._rows.read(own, self._columns))
-        bounds = np.sum([batch_bounds(n, count) for n in np.diff(ends)], axis=0)
+        shares = [self._cut.share(rows, rank, world) for rank in range(world)]
+        columns = example_columns(self._rows.read(shares[self._rank], self._columns))
+        bounds = np.sum([batch_bounds(sum(map(len, share)), count) for share in shares], axis=0)
         order = self._order(number, columns, count)
         pa.default_memory_pool().release_unused()  # else Arrow keeps several times what a stretch holds
         return Stretch(
@@ -133,12 +146,12 @@ class DayStream:
     def _order(self, number: int, columns: Columns, count: int) -> Ints | None:
         if self._seed is None:
             return None
-        return shuffled_requests(columns, count, self._cut.window, share_rng(self._seed, number, self._rank))
+        return shuffled_requests(columns, count, self._cut.window, stretch_rng(self._seed, number))
 
 
-def share_rng(seed: Sequence[int], number: int, rank: int) -> np.random.Generator:
-    """What is random about a worker's share of a stretch of a day."""
-    return np.random.default_rng([*seed, number * _MOST_WORKERS + rank])
+def stretch_rng(seed: Sequence[int], number: int) -> np.random.Generator:
+    """What is random about the order of a stretch of a day: the same on every worker, as that of blocks of time."""
+    return np.random.default_rng([*seed, number * _APART])
 
 
 def read_ahead(read: Callable[[int], Part], numbers: range) -> Iterator[tuple[Part, float]]:

@@ -24,7 +24,7 @@ from pipelines.samples.batches import (
     take,
 )
 from pipelines.samples.event_reader import DAY_MS, day_start_ms
-from pipelines.samples.stream import Cut, Stretch, read_ahead, share_rng
+from pipelines.samples.stream import Cut, Stretch, read_ahead, stretch_rng
 from pipelines.tables.columns import Columns
 from pipelines.tables.storage import Storage
 from pipelines.tables.time_order import TimeOrder
@@ -119,8 +119,8 @@ class WindowStream:
         shown = range(spans[0].shown.start, spans[-1].shown.stop)
         told = range(spans[0].told.start, spans[-1].told.stop)
         labels = [column for task in self._tasks for column in (task, f"{MASK}{task}")]
-        scored = example_columns(self._shown.read(shown, self._columns)) if shown else {}
-        learnt = example_columns(self._told.read(told, [*EXAMPLE, *labels, "window_end_ms"]))
+        scored = example_columns(self._shown.read([shown], self._columns)) if shown else {}
+        learnt = example_columns(self._told.read([told], [*EXAMPLE, *labels, "window_end_ms"]))
         pa.default_memory_pool().release_unused()  # else Arrow keeps several times what a block holds
         return [
             SpanShare(
@@ -143,7 +143,7 @@ class WindowStream:
             raise ValueError(f"{rows} window examples in {count} batches are too few for {world} workers; use fewer")
         order = None
         if self._seed is not None:
-            order = shuffled_requests(columns, count, self._cut.window, share_rng(self._seed, number, self._rank))
+            order = shuffled_requests(columns, count, self._cut.window, stretch_rng(self._seed, number))
         bounds = np.sum([batch_bounds(int(n), count) for n in np.diff(batch_bounds(rows, world))], axis=0)
         batches = Batches(columns, self._catalog, count, order, self._tasks)
         return Stretch(number=number, columns=columns, batches=batches, sizes=np.diff(bounds).tolist())

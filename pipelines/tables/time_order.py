@@ -1,6 +1,6 @@
-"""The rows of a day in the order of time, read a range at a time, whatever order its files have."""
+"""The rows of a day in the order of time, read some ranges at a time, whatever order its files have."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,8 @@ _READ_AT_ONCE = 131_072
 class TimeOrder:
     """A day of a table, by one of its columns of moments.
 
-    A day whose row groups follow one another in time, as those of our jobs do, is read in place: a range costs the row
-    groups that it touches, and rows of the same time come as they do in the files. Of another day the order is found
+    A day whose row groups follow one another in time, as those of our jobs do, is read in place: ranges cost the row
+    groups that they touch, and rows of the same time come as they do in the files. Of another day the order is found
     first, and kept, 8 bytes a row and 24 while it is made; there the column `number` orders rows of the same time.
     """
 
@@ -33,22 +33,23 @@ class TimeOrder:
         for part in self._rows.batches(_READ_AT_ONCE, [self._by]):
             yield part[self._by].to_numpy()
 
-    def read(self, rows: range, columns: list[str]) -> pa.Table:
-        """The rows at these places of the order, the oldest first. `columns` must have the one that it goes by."""
-        if self._order is None:
-            first, last = (np.searchsorted(self._starts, place, side="right") - 1 for place in (rows[0], rows[-1]))
-            table = self._rows.table_of(self._groups[first : last + 1], columns)
-            in_time = np.argsort(table[self._by].to_numpy(), kind="stable")
-            return table.take(in_time[rows.start - int(self._starts[first]) :][: len(rows)])
-        chosen = self._order[rows.start : rows.stop]
+    def read(self, rows: Sequence[range], columns: list[str]) -> pa.Table:
+        """The rows at the places of these ranges of the order, which come one after another, the oldest first.
+
+        `columns` must have the one that it goes by.
+        """
+        places = np.concatenate([np.arange(of.start, of.stop) for of in rows])
+        chosen = places if self._order is None else self._order[places]
         wanted = np.sort(chosen)
         group_of = np.searchsorted(self._starts, wanted, side="right") - 1
         touched = np.unique(group_of)
         table = self._rows.table_of([self._groups[group] for group in touched], columns)
         # Where each group that was read begins among the rows that were read.
         begins = np.cumsum([0, *(self._groups[group].rows for group in touched)])[:-1]
-        places = wanted - self._starts[group_of] + begins[np.searchsorted(touched, group_of)]
-        return table.take(places[np.searchsorted(wanted, chosen)])
+        taken = wanted - self._starts[group_of] + begins[np.searchsorted(touched, group_of)]
+        if self._order is None:  # groups follow one another, rows within one may not
+            return table.take(np.argsort(table[self._by].to_numpy(), kind="stable")[taken])
+        return table.take(taken[np.searchsorted(wanted, chosen)])
 
 
 def _follow(groups: list[RowGroup]) -> bool:

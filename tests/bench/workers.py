@@ -1,7 +1,8 @@
 """Examples a second of training: the plain loop, and Ray Train on one and two workers, at the same global batch.
 
 Every run trains Base or SARM over the same days of one world, on one thread for each worker, and is scored on the
-newest day; `start` is the time from asking Ray Train for workers to the first line of the loop in them.
+newest day. `start` is the time from asking Ray Train for workers to the first line of the loop in them, `CPU ms` what
+the first worker computes in a step, whatever else the machine has to do.
 """
 
 import argparse
@@ -93,6 +94,7 @@ def plain(settings: Settings, folder: Path) -> dict[str, Any]:
     Manifest.create(checkpoint, kind=plan.name, run_id="plain", made_from=made_from)
     return {
         "examples_per_s": progress.examples / progress.seconds,
+        "cpu_ms": 1e3 * progress.cpu_seconds / progress.step,
         "start_s": 0.0,
         "waited_s": progress.waited_s,
         "gauc": gauc(settings, load_folder(checkpoint, plan.name)),
@@ -106,6 +108,7 @@ def ray_train(settings: Settings, folder: Path) -> dict[str, Any]:
     ((name, figures),) = trained.items()
     return {
         "examples_per_s": figures["examples_per_s"],
+        "cpu_ms": 1e3 * figures["cpu_seconds"] / figures["steps"],
         "start_s": figures["start_seconds"],
         "waited_s": figures["waited_seconds"],
         "seconds": figures["seconds"],
@@ -125,7 +128,8 @@ def gauc(settings: Settings, ranker: PublishedRanker) -> float:
 def table(runs: list[dict[str, Any]]) -> str:
     """A line for each ranker and way; means over seeds."""
     lines = [
-        f"{'ranker':<8}{'how':<8}{'examples/s':>12}{'to plain':>10}{'to ray_1':>10}{'start s':>9}{'GAUC':>8}{'+-':>7}"
+        f"{'ranker':<8}{'how':<8}{'examples/s':>12}{'to plain':>10}{'to ray_1':>10}{'CPU ms':>8}{'start s':>9}"
+        f"{'GAUC':>8}{'+-':>7}"
     ]
     for ranker, how in dict.fromkeys((run["ranker"], run["how"]) for run in runs):
         of = {
@@ -135,8 +139,9 @@ def table(runs: list[dict[str, Any]]) -> str:
         speed = {other: float(np.mean([run["examples_per_s"] for run in found])) for other, found in of.items()}
         scores = [100 * run["gauc"] for run in of[how]]
         ratios = [speed[how] / speed[other] if other in speed else float("nan") for other in ("plain", "ray_1")]
+        cpu_ms, start_s = (np.mean([run[name] for run in of[how]]) for name in ("cpu_ms", "start_s"))
         lines.append(
-            f"{ranker:<8}{how:<8}{speed[how]:>12.0f}{ratios[0]:>10.3f}{ratios[1]:>10.3f}"
-            f"{np.mean([run['start_s'] for run in of[how]]):>9.1f}{np.mean(scores):>8.2f}{np.std(scores):>7.2f}"
+            f"{ranker:<8}{how:<8}{speed[how]:>12.0f}{ratios[0]:>10.3f}{ratios[1]:>10.3f}{cpu_ms:>8.2f}{start_s:>9.1f}"
+            f"{np.mean(scores):>8.2f}{np.std(scores):>7.2f}"
         )
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from tests.models.worlds import (
     batch,
     catalog,
     composed,
+    encoded_for,
     filled_bank,
     one_step,
     sarm,
@@ -213,7 +214,8 @@ def test_a_bank_is_kept_for_the_sources_that_encode(budget: int | None) -> None:
     banks = {name: source.memory_bank(NUM_AUTHORS, torch.device("cpu")) for name, source in model.items()}
     assert banks["tags"] is None and banks["sarm"] is not None
     assert banks["sarm"].vectors.shape == (NUM_AUTHORS + 1, 2, SARM_CONFIG.width)
-    encoded = trainer(model, **inputs(model)).encode([batch(12), batch(12, seed=1)], {"sarm": filled_bank()})
+    batches = [batch(12), batch(12, seed=1)]
+    encoded = encoded_for(trainer(model, **inputs(model)), batches, {"sarm": filled_bank()})
     assert list(encoded) == ["sarm"]
     targets = torch.cat([batch(12).author, batch(12, seed=1).author]).unique()
     assert len(encoded["sarm"].rows) == (budget or len(targets))

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from models import TASKS
 from models.batch import RankingBatch, collate
 from models.composed import ComposedRanker, Sources
+from models.group import Rows
 from models.optimizer import RankerOptimizer
 from models.sarm.memory_bank import MemoryBank
 from models.sources import Encoded
@@ -21,6 +27,7 @@ from tests.models.worlds import (
     catalog,
     columns,
     composed,
+    encoded_for,
     filled_bank,
     one_step,
     sarm,
@@ -38,7 +45,7 @@ def sarm_trainer(**changes: object) -> TrainingRanker:
 
 
 def encoded(module: TrainingRanker, rows: RankingBatch, bank: MemoryBank) -> dict[str, Encoded]:
-    return module.encode([rows], {"sarm": bank})
+    return encoded_for(module, [rows], {"sarm": bank})
 
 
 def run(module: TrainingRanker, rows: RankingBatch, bank: MemoryBank) -> TrainingStep:
@@ -112,7 +119,7 @@ def test_the_auxiliary_loss_and_the_parts_follow_the_tasks_of_the_ranker() -> No
 
 def test_each_author_of_a_window_is_encoded_once() -> None:
     module, batches = sarm_trainer(), [batch(12, seed=seed) for seed in range(3)]
-    found = module.encode(batches, {"sarm": filled_bank()})["sarm"]
+    found = encoded_for(module, batches, {"sarm": filled_bank()})["sarm"]
     assert found.rows.tolist() == sorted({author for rows in batches for author in rows.author.tolist()})
     tokens_of = (t[found.rows] for t in tokens().tensors())
     vectors = module.model.source("sarm").encode_authors(found.rows, *tokens_of, module.model.ranker.authors)
@@ -225,7 +232,7 @@ def test_a_window_has_the_gradient_of_the_sum_of_its_losses(budget: int | None, 
     for seeds in (SEEDS[:1], SEEDS):
         module = sarm_trainer(encode_budget=budget, history_gradient=history_gradient)
         bank, batches = filled_bank(), [batch(24, seed) for seed in seeds]
-        found = module.encode(batches, {"sarm": bank})
+        found = encoded_for(module, batches, {"sarm": bank})
         wanted = gradients(module, *(module(rows, {"sarm": bank}, found) for rows in batches))
         module.zero_grad()
         window = Window(module, batches, {"sarm": bank})
@@ -274,3 +281,78 @@ def test_an_author_of_a_later_batch_may_be_read_in_an_earlier_history_with_gradi
         gradient = module.model.source("sarm").encoder.tokens.weight.grad
         assert gradient is not None
         assert set(gradient[2:].any(dim=1).nonzero()[:, 0].tolist()) == ({1, 2} if history_gradient else {1})
+
+
+class _Together:
+    """A group of threads."""
+
+    def __init__(self, rank: int, world_size: int, barrier: Barrier, said: dict[int, Any]) -> None:
+        self.rank, self.world_size, self._barrier, self._said = rank, world_size, barrier, said
+
+    def swap(self, dense: Sequence[Tensor], ragged: Sequence[Rows]) -> tuple[Tensor, list[Rows]]:
+        self._said[self.rank] = (torch.cat([torch.zeros(0), *(part.flatten() for part in dense)]), ragged)
+        self._barrier.wait(timeout=60)
+        said = [self._said[rank] for rank in range(self.world_size)]
+        self._barrier.wait(timeout=60)
+        mean = torch.stack([numbers for numbers, _ in said]).mean(dim=0)
+        gathered = [
+            (torch.cat([rows for rows, _ in items]), torch.cat([values for _, values in items]))
+            for items in zip(*(rows for _, rows in said), strict=True)
+        ]
+        return mean, gathered
+
+
+def _share(batches_of: Sequence[Sequence[RankingBatch]], **config: object) -> list[tuple[TrainingRanker, Window, int]]:
+    """Each worker's model after one window over its own batches, the window, and how many authors it has encoded."""
+    barrier, said = Barrier(len(batches_of)), dict[int, Any]()
+
+    def work(rank: int) -> tuple[TrainingRanker, Window, int]:
+        module, bank, batches = modules[rank], filled_bank(), batches_of[rank]
+        source = module.model.source("sarm")
+        counted, encode = [0], source.encode
+
+        def count(rows: Tensor, *args: Any) -> Tensor:
+            counted[0] += len(rows)
+            return encode(rows, *args)
+
+        source.encode = count
+        window = Window(module, batches, {"sarm": bank}, _Together(rank, len(batches_of), barrier, said))
+        for rows in batches:
+            module(rows, {"sarm": bank}, window.encoded).loss.backward()
+        window.backward()
+        return module, window, counted[0]
+
+    modules = [sarm_trainer(**config) for _ in batches_of]
+    with ThreadPoolExecutor(len(batches_of)) as pool:
+        return list(pool.map(work, range(len(batches_of))))
+
+
+def _check_shared(batches_of: Sequence[Sequence[RankingBatch]], **config: object) -> list[int]:
+    """Workers' mean gradients are those of the mean of their losses; returns how many authors each has encoded."""
+    whole, bank = sarm_trainer(**config), filled_bank()
+    every = [rows for batches in batches_of for rows in batches]
+    found = encoded_for(whole, every, {"sarm": bank})
+    sums = gradients(whole, *(whole(rows, {"sarm": bank}, found) for rows in every))
+    wanted = {name: of / len(batches_of) for name, of in sums.items()}
+    shared = _share(batches_of, **config)
+    for _, window, _ in shared:
+        assert torch.equal(window.encoded["sarm"].rows, found["sarm"].rows)
+        torch.testing.assert_close(window.encoded["sarm"].vectors.detach(), found["sarm"].vectors.detach())
+    grads = [{name: of.grad for name, of in module.named_parameters()} for module, _, _ in shared]
+    torch.testing.assert_close({name: sum(of[name] for of in grads) / len(grads) for name in wanted}, wanted)
+    return [count for _, _, count in shared]
+
+
+@pytest.mark.parametrize("budget", [None, 4])
+def test_workers_share_the_encoding_of_a_window(budget: int | None) -> None:
+    """Each author of all workers' batches is encoded by one of them, and teaches the encoder what all have learnt."""
+    batches_of = [[batch(24, seed) for seed in seeds] for seeds in ((0, 1), (2, 3), (4, 5))]
+    authors = {author for batches in batches_of for rows in batches for author in rows.author.tolist()}
+    counts = _check_shared(batches_of, encode_budget=budget)
+    assert sum(counts) == (budget or len(authors)) and max(counts) - min(counts) <= 1
+
+
+def test_workers_with_fewer_authors_than_they_are_encode_all_of_them() -> None:
+    batches = [batch(24, seed) for seed in SEEDS]
+    one = [[rows._replace(author=torch.full_like(rows.author, 3))] for rows in batches]
+    assert _check_shared(one) == [1, 1, 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,13 @@ from models import TASKS
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
 from models.composed import ComposedRanker, Sources
+from models.group import Alone
 from models.home import HoMEConfig
 from models.ranker import RankerConfig
 from models.sarm.anchor_tokens import AnchorTokens, TokenRows
 from models.sarm.memory_bank import MemoryBank
 from models.sarm.model import REPRESENTATIONS, SARM, SARMConfig
-from models.sources import SourceSpec
+from models.sources import Encoded, SourceSpec
 from models.training import TrainingRanker, TrainingStep
 
 NUM_USERS, NUM_AUTHORS, HISTORY, TOKENS = 7, 11, 5, 9
@@ -95,7 +96,15 @@ def trainer(model: ComposedRanker, **inputs: tuple[torch.Tensor, ...]) -> Traini
 
 def one_step(module: TrainingRanker, rows: RankingBatch, banks: Mapping[str, MemoryBank]) -> TrainingStep:
     """A training step whose loss reaches the encoders directly, without a window between."""
-    return module(rows, banks, module.encode([rows], banks))
+    return module(rows, banks, encoded_for(module, [rows], banks))
+
+
+def encoded_for(
+    module: TrainingRanker, batches: Sequence[RankingBatch], banks: Mapping[str, MemoryBank]
+) -> dict[str, Encoded]:
+    """By source that encodes, the authors of the batches, with a gradient."""
+    chosen = module.choose(batches, banks, Alone())
+    return {name: Encoded(rows, module.encode(name, rows)) for name, rows in chosen.items()}
 
 
 def filled_bank() -> MemoryBank:

@@ -1,4 +1,4 @@
-"""The training loop in two processes, joined by gloo as Ray Train would join them."""
+"""The training loop in two processes, joined as Ray Train and its loop would join them."""
 
 import multiprocessing
 from pathlib import Path
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from pipelines.ranking import fit as train_loop
 from pipelines.ranking.loop import Loop
 from pipelines.ranking.plan import make_plan
-from pipelines.ranking.worker import Worker
+from pipelines.ranking.worker import Worker, joined
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 
@@ -45,15 +45,16 @@ def _worker(settings: Settings, folder: str, rank: int) -> None:
         watched(self, *args)
 
     Loop.begin_key = begin_key
-    train_loop.train(
-        plan,
-        run.storage,
-        made_from,
-        work=Path(folder) / "work",
-        worker=Worker(rank=rank, world_size=2),
-        report=lambda metrics, checkpoint: dist.barrier(),
-        log_line=lambda line: None,
-    )
+    with joined(Worker(rank=rank, world_size=2), lambda line: None) as worker:
+        train_loop.train(
+            plan,
+            run.storage,
+            made_from,
+            work=Path(folder) / "work",
+            worker=worker,
+            report=lambda metrics, checkpoint: dist.barrier(),
+            log_line=lambda line: None,
+        )
     bank = loops[-1].banks["sarm"]
     weights = {name: tensor.clone() for name, tensor in loops[-1].model.state_dict().items()}
     save_file(weights | {"bank": bank.vectors}, Path(folder) / f"rank{rank}.safetensors")

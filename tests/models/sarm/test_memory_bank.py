@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,20 @@ def test_what_was_written_is_read_detached_and_in_any_shape() -> None:
     assert torch.equal(read[0, 0], vectors[1].detach())
     assert torch.equal(bank.read_part(torch.tensor([3]), 0), vectors[:1, 0].detach())
     assert bank.written_step.tolist() == [NEVER, 7, NEVER, 7]
+
+
+def test_its_age_is_that_of_the_rows_that_were_written() -> None:
+    bank = MemoryBank(9, 1)
+    assert math.isnan(bank.age(5))
+    bank.write(torch.tensor([3, 1, 7]), torch.zeros(3, 2, 1), step=2)
+    bank.write(torch.tensor([1]), torch.zeros(1, 2, 1), step=8)
+    assert bank.age(10) == pytest.approx((8 + 8 + 2) / 3)
+
+
+def test_the_age_of_a_big_bank_is_that_of_rows_all_over_it() -> None:
+    bank = MemoryBank(600_000, 1)
+    bank.written_step[1:] = torch.arange(600_000) // 1000
+    assert bank.age(600) == pytest.approx(600 - 599 / 2, rel=1e-3)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(-9, 9)), min_size=1, max_size=20))

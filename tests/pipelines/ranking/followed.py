@@ -16,6 +16,7 @@ from pipelines.ranking.follow_plan import FollowPlan, make_follow_plan
 from pipelines.ranking.following import follow as go_on
 from pipelines.ranking.train import publish_ranker
 from pipelines.ranking.worker import Worker
+from pipelines.runtime.watch import Watch, unwatched
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 
@@ -45,6 +46,7 @@ def follow_here(
     sources: tuple[str, ...] = ("sarm",),
     lines: list[str] | None = None,
     die_after: int = 0,
+    watch: Watch = unwatched,
     resume: Path | None = None,
 ) -> Progress:
     """One run without Ray, published as the job does."""
@@ -58,7 +60,8 @@ def follow_here(
 
     progress = go_on(
         plan, storage, made_from,
-        work=work, worker=Worker(), report=report, log_line=([] if lines is None else lines).append, resume=resume,
+        work=work, worker=Worker(), report=report,
+        log_line=([] if lines is None else lines).append, watch=watch, resume=resume,
     )  # fmt: skip
     artifacts, folder = Artifacts(storage), work / folder_after(progress)
     artifacts.publish(state_kind(plan.name), folder, f"{plan.keys[-1]}-x", made_from)

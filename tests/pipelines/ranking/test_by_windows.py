@@ -100,6 +100,16 @@ def test_every_impression_is_scored_once_and_the_first_ones_as_serving_scores_th
         assert once[task]["gauc"] == pytest.approx(of["gauc"], abs=1e-6), task
 
 
+def test_a_line_tells_of_each_hour_before_it_was_learnt(told: Settings, tmp_path: Path) -> None:
+    lines: list[str] = []
+    settings = replace(told, train=replace(told.train, checkpoint_rows=300))
+    follow_here(settings, DAYS[:1], tmp_path, lines=lines)
+    hours = [line for line in lines if "before their windows were learnt" in line]
+    counts = [int(line.split(" of ")[1].split()[0]) for line in hours]
+    assert len(hours) > 4 and len({line.split(" | ")[1] for line in hours}) == len(hours)
+    assert sum(counts) == told.open().storage.dataset("examples", DAYS[0]).count_rows()
+
+
 def deltas_of(settings: Settings) -> tuple[DeltaStore, list[BankDelta]]:
     artifacts = Artifacts(settings.open().storage)
     run_id = artifacts.current("bank")

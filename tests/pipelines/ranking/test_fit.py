@@ -1,8 +1,12 @@
 """Epochs, the validation that chooses one of them, and requests in random order."""
 
+import resource
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,13 +17,24 @@ from models import embeddings
 from models.composed import ComposedRanker
 from models.sarm.memory_bank import MemoryBank
 from pipelines.ranking import fit
-from pipelines.ranking.checkpoint import BEST, Progress, bank_file, folder_after, published_files, read_progress
+from pipelines.ranking.checkpoint import (
+    BEST,
+    OPTIMIZER,
+    Progress,
+    bank_file,
+    folder_after,
+    published_files,
+    read_progress,
+)
 from pipelines.ranking.plan import LAST_RATE, TrainingPlan, make_plan
 from pipelines.ranking.worker import Worker
+from pipelines.runtime.verdict import judged
+from pipelines.runtime.watch import Watch, WatchConfig, unwatched, watched
 from pipelines.samples.batches import num_batches, read_examples, shuffled_requests
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
+from tests.pipelines.curves import curves
 
 FIRST, SECOND = "2026-01-01", "2026-01-02"
 
@@ -34,7 +49,14 @@ def _plan(settings: Settings, **train: Any) -> tuple[TrainingPlan, dict[str, str
     return make_plan(config, run, Artifacts(run.storage), config.sources)
 
 
-def _train(settings: Settings, work: Path, resume: Path | None = None, die_after: int = 0, **train: Any) -> Progress:
+def _train(
+    settings: Settings,
+    work: Path,
+    resume: Path | None = None,
+    die_after: int = 0,
+    watch: Watch = unwatched,
+    **train: Any,
+) -> Progress:
     plan, made_from = _plan(settings, **train)
     folders = []
 
@@ -51,6 +73,7 @@ def _train(settings: Settings, work: Path, resume: Path | None = None, die_after
         worker=Worker(),
         report=report,
         log_line=lambda line: None,
+        watch=watch,
         resume=resume,
     )
 
@@ -104,6 +127,31 @@ def test_a_run_that_was_killed_goes_on_in_any_epoch_and_on_the_validation_day(
     if die_after < len(whole.done):
         folder = folder_after(whole)
         assert _same(_weights(tmp_path / "whole" / folder), _weights(tmp_path / "resumed" / folder))
+
+
+def test_a_run_that_died_goes_on_in_its_curves_and_doubles_no_step(tiny: Settings, tmp_path: Path) -> None:
+    """Its second attempt begins anew, its third goes on from the last but one checkpoint: both tell steps again."""
+    train: dict[str, Any] = {"epochs": 3, "validation_days": 1, "patience": 3, "log_every": 3}
+    whole = _train(tiny, tmp_path / "whole", **train)
+    for number, die_after in enumerate((2, 2, 0)):
+        resume = tmp_path / "run-1" / f"after-1-{FIRST}" if number == 2 else None
+        with watched(WatchConfig(), tmp_path, "run", "sarm", {}) as watch, suppress(Killed):
+            _train(tiny, tmp_path / f"run-{number}", resume, die_after, watch, **train)
+    found = curves(tmp_path / "tensorboard" / "run")
+    steps = [point["step"] for point in whole.curve]
+    assert len(steps) == len(set(steps)) and {name for name in found if [s for s, _ in found[name]] != steps} == {
+        "validation/click_gauc"
+    }
+    for name, of in (("loss", "total"), ("main_loss", "main"), ("aux_loss", "aux"), ("gift_loss", "gift")):
+        assert [value for _, value in found[f"loss/{of}"]] == pytest.approx([point[name] for point in whole.curve])
+    plan, _ = _plan(tiny, **train)
+    epoch = num_batches(plan.rows[0], plan.batch_size)
+    scores = {epoch * number: pytest.approx(score) for number, score in enumerate(whole.scores, 1)}
+    assert dict(found["validation/click_gauc"]) == scores and len(scores) == 3
+    rates = [plan.rate_at(Progress(step=step)) for step in steps[:3]]
+    assert [value for _, value in found["learning/rate_share"]][:3] == pytest.approx(rates)
+    assert found["learning/encoded"][-1] == (whole.step, whole.encoded)
+    assert 0 < found["bank/sarm_age_steps"][-1][1] < whole.step
 
 
 @pytest.mark.parametrize("sources", [("sarm",), ()])
@@ -184,6 +232,26 @@ def test_the_best_epoch_is_not_published_twice(tiny: Settings, tmp_path: Path) -
 def test_a_validation_that_leaves_nothing_to_train_on_is_refused(tiny: Settings) -> None:
     with pytest.raises(ContractError, match="train.validation_days=2"):
         _plan(tiny, validation_days=2)
+
+
+@pytest.mark.parametrize("fails", ["model.safetensors", OPTIMIZER])
+def test_a_checkpoint_for_which_there_is_no_room_is_told_as_a_full_disk(
+    tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """Neither torch nor safetensors says so itself."""
+    whole = tmp_path / "whole" / folder_after(_train(tiny, tmp_path / "whole", epochs=1))
+    sizes = {file.name: file.stat().st_size for file in whole.iterdir()}
+    assert sizes[OPTIMIZER] > sizes["model.safetensors"] == sorted(sizes.values())[-2]
+    limit = sizes[fails] - 1
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(OSError, match="No space left on device.*after-1-") as raised:
+            _train(tiny, tmp_path / "full", epochs=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert judged(raised.value).error.startswith("the disk is full")
 
 
 def _shuffled(tiny: Settings, batch_size: int, window: int = 4, seed: int = 0) -> tuple[dict[str, Any], Any]:

@@ -14,17 +14,28 @@ from models.artifacts.manifest import Manifest
 from models.sarm.memory_bank import MemoryBank
 from models.sarm.model import SARM
 from pipelines.ranking import evaluate, follow, gate, publish
-from pipelines.ranking.checkpoint import BEST, CATALOG, OPTIMIZER, SEEN, bank_file, folder_after, state_kind
+from pipelines.ranking.checkpoint import (
+    BEST,
+    CATALOG,
+    OPTIMIZER,
+    SEEN,
+    bank_file,
+    folder_after,
+    read_progress,
+    state_kind,
+)
 from pipelines.ranking.following import follow as go_on
 from pipelines.ranking.published import load
 from pipelines.ranking.worker import Worker
 from pipelines.runtime.config import ConfigError
+from pipelines.runtime.watch import WatchConfig, watched
 from pipelines.samples.batches import build_catalog, read_examples
 from pipelines.semantics import vocabulary
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.storage import Storage
 from tests.pipelines.conftest import train_here
+from tests.pipelines.curves import curves
 from tests.pipelines.jobs import run_job
 from tests.pipelines.ranking.followed import DAYS, ROOMY, Killed, another, assert_same, follow_here, plan_of
 
@@ -56,6 +67,29 @@ def test_a_run_that_dies_goes_on_within_a_day_to_the_same_bits(tiny: Settings, t
     resumed = follow_here(apart, DAYS, tmp_path / "resumed", resume=left[-1])
     assert resumed.judged == whole.judged and resumed.step == whole.step
     assert_same(tmp_path / "whole" / folder_after(whole), tmp_path / "resumed" / folder_after(whole), "sarm")
+
+
+def test_what_a_day_showed_before_it_was_learnt_is_told_once_and_stands_in_its_lines(
+    tiny: Settings, tmp_path: Path
+) -> None:
+    """Also where a run dies after it has told it, and goes on from the checkpoint before the day."""
+    lines: list[str] = []
+    killed, resumed = tmp_path / "killed", tmp_path / "resumed"
+    first, second = killed / f"after-1-{DAYS[0]}", resumed / f"after-2-{DAYS[1]}"
+    with watched(WatchConfig(), tmp_path, "run", "sarm", {}) as watch, pytest.raises(Killed):
+        follow_here(tiny, DAYS, killed, die_after=2, watch=watch)
+    with watched(WatchConfig(), tmp_path, "run", "sarm", {}) as watch:
+        progress = follow_here(tiny, DAYS, resumed, lines=lines, watch=watch, resume=first)
+    found = curves(tmp_path / "tensorboard" / "run")
+    assert [step for step, _ in found["loss/click"]] == [point["step"] for point in progress.curve]
+    ends = [read_progress(folder).step for folder in (first, second)]
+    for name in ("auc", "gauc", "normalised_entropy", "calibration"):
+        told = [(end + 1, pytest.approx(of["click"][name])) for end, of in zip(ends, progress.judged, strict=True)]
+        assert found[f"before_learning/click_{name}"] == told
+    said = [line for line in lines if "| step " in line]
+    for day, of in zip(DAYS[1:], progress.judged, strict=True):
+        (of_day,) = {line.partition("click GAUC before ")[2][:6] for line in said if f"| {day} |" in line}
+        assert of_day == f"{of['click']['gauc']:.4f}"
 
 
 def test_a_day_is_scored_before_it_is_learnt_as_the_ranker_of_the_days_before_scores_it(

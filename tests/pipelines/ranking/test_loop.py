@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from models.sarm.live_tokenizer.tokenizer import LiveStreamingTokenizer
-from pipelines.ranking.checkpoint import Progress
+from models.sarm.memory_bank import MemoryBank
+from pipelines.ranking.checkpoint import Progress, bank_file, folder_after
 from pipelines.ranking.fit import train
 from pipelines.ranking.plan import make_plan
 from pipelines.ranking.published import advance, load, score
@@ -78,6 +79,25 @@ def test_each_checkpoint_is_said_with_its_size_and_seconds(tiny: Settings, tmp_p
     form = r"base \| checkpoint after-{}-{} \| 0.00 GiB \| settled [\d.]+ s, saved [\d.]+ s, kept [\d.]+ s"
     for number, (line, day) in enumerate(zip(said, DAYS, strict=True), start=1):
         assert re.fullmatch(form.format(number, day), line), line
+
+
+def test_a_line_tells_the_loss_of_each_task_and_the_age_of_the_bank(tiny: Settings, tmp_path: Path) -> None:
+    lines: list[str] = []
+    progress = _train(tiny, ("sarm",), tmp_path, lines=lines)
+    said = [line for line in lines if "| step " in line]
+    assert len(said) == len(progress.curve)
+    point, total = progress.curve[-1], progress.step
+    by_task = " ".join(f"{task} {point[f'{task}_loss']:.3f}" for task in ("click", "follow", "long_view", "gift"))
+    form = (
+        rf"sarm \| step {total}/{total} \(100 %\) \| {DAYS[1]} \| loss {point['main_loss']:.4f} \({by_task}\) \| "
+        rf"aux {point['aux_loss']:.4f} \| encoded {progress.encoded} \| sarm bank age (\d+) steps \| "
+        rf"\d+ examples/s \| waiting \d+ % \| eta \d+ s"
+    )
+    found = re.fullmatch(form, said[-1])
+    assert found, said[-1]
+    bank = MemoryBank.load(tmp_path / folder_after(progress) / bank_file("sarm"))
+    assert int(found[1]) == round(bank.age(total)) > 0
+    assert point["main_loss"] == pytest.approx(sum(point[f"{task}_loss"] for task in tiny.train.ranker.tasks))
 
 
 @pytest.mark.parametrize("sources", [("sarm",), ()])

@@ -1,6 +1,7 @@
 """Training over the tiny platform: the same numbers again, resuming, workers, and what may be read."""
 
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pipelines.ranking.checkpoint import Progress, folder_after
 from pipelines.ranking.plan import TrainConfig, make_plan
 from pipelines.ranking.worker import Worker
 from pipelines.runtime.config import ConfigError, build
+from pipelines.runtime.watch import WatchConfig
 from pipelines.samples import examples
 from pipelines.samples.batches import build_catalog, read_examples
 from pipelines.semantics import vocabulary
@@ -27,6 +29,7 @@ from pipelines.tables.contract import TABLES, ContractError
 from pipelines.tables.days import NO_ANCHOR
 from pipelines.tables.storage import Storage
 from tests.pipelines.conftest import train_here
+from tests.pipelines.curves import curves
 from tests.pipelines.jobs import run_job
 from tests.pipelines.two_workers import train_on_two
 
@@ -224,6 +227,21 @@ def test_too_few_days_are_refused(tiny: Settings) -> None:
         run_job(train, replace(tiny, train=replace(tiny.train, test_days=3)))
 
 
+def test_mlflow_that_is_not_installed_is_said_before_ray_starts(
+    tiny: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setattr(train, "connected", lambda config: pytest.fail("Ray was started"))
+    watch = build(WatchConfig, {"mlflow": "http://there"})
+    with pytest.raises(ConfigError, match="train.watch.mlflow http://there"):
+        run_job(train, replace(tiny, train=replace(tiny.train, watch=watch)))
+
+
+def test_unknown_keys_of_the_watch_are_refused() -> None:
+    with pytest.raises(ConfigError, match="train.watch: unknown key.*tensorbord"):
+        build(TrainConfig, {"watch": {"tensorbord": False}}, "train")
+
+
 @pytest.mark.ray
 def test_ray_train_publishes_both_rankers_and_then_leaves_them(tiny: Settings) -> None:
     metrics = run_job(train, tiny)["rankers"]
@@ -235,4 +253,8 @@ def test_ray_train_publishes_both_rankers_and_then_leaves_them(tiny: Settings) -
     assert metrics["sarm"]["steps"] == metrics["base"]["steps"] == metrics["sarm"]["curve"][-1]["step"]
     assert metrics["sarm"]["encoded_authors"] > 0 == metrics["base"]["encoded_authors"]
     assert artifacts.manifest("sarm").made_from["tokenizer"] == artifacts.current("tokenizer")
+    for name, of in metrics.items():
+        found = curves(Path(tiny.run_dir) / "tensorboard" / f"{name}-{of['run_id']}")
+        points = [(point["step"], pytest.approx(point["main_loss"])) for point in of["curve"]]
+        assert found["loss/main"] == points
     assert {m["how"] for m in run_job(train, tiny)["rankers"].values()} == {"current"}

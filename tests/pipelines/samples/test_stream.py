@@ -1,5 +1,6 @@
 """Stretches of a day, and the shares of several workers."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.batch import RankingBatch
 from models.catalog import Catalog
 from pipelines.samples.batches import build_catalog, read_examples
 from pipelines.samples.stream import Cut, DayStream, Stretch
@@ -61,8 +63,29 @@ def test_workers_share_a_day_without_loss_or_overlap(tiny: Settings, world: int)
         rows = [[batch.size for batch in stretch.batches] for stretch in same]
         assert np.sum(rows, axis=0).tolist() == list(same[0].sizes)
         assert all(max(step) - min(step) <= 1 for step in zip(*rows, strict=True))
-        spans = [(s.columns["ts_ms"].min(), s.columns["ts_ms"].max()) for s in same]
-        assert all(one[1] <= two[0] for one, two in zip(spans, spans[1:], strict=False)), "stretches of time"
+
+
+@pytest.mark.parametrize("seed", [None, (0, 1)])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_workers_learn_a_window_from_one_block_of_time(tiny: Settings, world: int, seed: Sequence[int] | None) -> None:
+    """That which one worker would learn it from: so their order of blocks is the same too."""
+    cut = _cut(len(_day(tiny)["user_id"]), 4, window=3)
+    alone = list(_stream(tiny, cut, seed).after(0))
+    shares = [list(_stream(tiny, cut, seed, rank=rank, world=world).after(0)) for rank in range(world)]
+    for stretches in zip(alone, *shares, strict=True):
+        for whole, *parts in zip(*(stretch.windows(cut.window) for stretch in stretches), strict=True):
+            wanted, found = _rows(whole), sum((_rows(part) for part in parts), Counter[bytes]())
+            # Parts are cut by row, so that one at either end of a block may be in the next one.
+            assert (wanted & found).total() >= wanted.total() - 2 * world
+
+
+def _rows(window: Sequence[tuple[RankingBatch, int]]) -> Counter[bytes]:
+    """What tells examples apart, in any order."""
+    return Counter(
+        np.append(age.numpy(), [user, author]).tobytes()
+        for batch, _ in window
+        for user, author, age in zip(batch.user.tolist(), batch.author.tolist(), batch.history_age_s, strict=True)
+    )
 
 
 def test_a_random_order_is_that_of_its_seed(tiny: Settings) -> None:
