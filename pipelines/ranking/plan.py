@@ -130,7 +130,7 @@ class TrainConfig:
     """Where the curves go, beside the line."""
     id_tables: str = "replicated"
     """Where big tables of users and authors are: `replicated`, whole in every worker, or `sharded`, each row with what
-    the optimizer knows of it in one of them. That takes less memory and more time."""
+    the optimizer knows of it in one of them, for memory's sake (docs/training.md)."""
     max_failures: int = 2
     """Failures (a lost worker, node or controller is one) after which training goes on from its last finished day."""
     checkpoints: PathText | None = None

@@ -30,7 +30,7 @@ from pipelines.ranking.worker import Exchange, Worker
 from pipelines.runtime.freed_memory import keep_freed_memory
 from tests.bench.ids import Ids
 
-BATCHES, WINDOW = 64, 4
+BATCHES, WINDOW, TOGETHER = 64, 4, 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,12 +61,14 @@ class Run:
         self.optimizer = RankerOptimizer(self.step, **rates)
         self.exchange, self.shards = Exchange(self.step, worker), Shards(model, self.optimizer, worker)
         size = asked.batch_size // worker.world_size
+        self.done = 0
         self.batches = [ids.batch(size, seed * worker.world_size + worker.rank) for seed in range(BATCHES)]
 
     def train(self, steps: int) -> None:
         """Windows of steps, as the loop makes them."""
-        for first in range(0, steps, WINDOW):
-            window = [self.batches[(first + index) % BATCHES] for index in range(WINDOW)]
+        for _ in range(0, steps, WINDOW):
+            window = [self.batches[(self.done + index) % BATCHES] for index in range(WINDOW)]
+            self.done += WINDOW
             self.shards.open(window)
             for batch in window:
                 self.optimizer.zero_grad()
@@ -91,7 +93,7 @@ def main(argv: list[str]) -> int:
     figures["variants"] = {}
     for number in args.ids:
         ids = Ids(users=number - number // 6, authors=number // 6, skew=args.skew)
-        found: dict[str, list[dict[str, float]]] = {how: [] for how in ID_TABLES}
+        found: dict[str, list[dict[str, Any]]] = {how: [] for how in ID_TABLES}
         for _ in range(args.rounds):
             for how in ID_TABLES:
                 asked = Asked(
@@ -99,26 +101,29 @@ def main(argv: list[str]) -> int:
                 )
                 found[how].append(turn(asked, how))
         for how, turns in found.items():
-            medians = {name: round(float(np.median([of[name] for of in turns])), 3) for name in turns[0]}
-            figures["variants"][f"{number}_{how}"] = medians
-    print(f"{'ids and how':<22}{'ms / step':>11}{'CPU ms':>9}{'GiB a worker':>14}")
+            medians = {name: round(float(np.median([of[name] for of in turns])), 3) for name in ("cpu_ms", "gib")}
+            times = np.concatenate([of["ms"] for of in turns])
+            low, middle, high = (round(float(q), 2) for q in np.percentile(times, (25, 50, 75)))
+            figures["variants"][f"{number}_{how}"] = {"ms": middle, "quartiles": [low, high], **medians}
+    print(f"{'ids and how':<22}{'ms / step':>11}{'quartiles':>18}{'CPU ms':>9}{'GiB a worker':>14}")
     for name, of in figures["variants"].items():
-        print(f"{name:<22}{of['ms']:>11.2f}{of['cpu_ms']:>9.2f}{of['gib']:>14.3f}")
+        low, high = of["quartiles"]
+        print(f"{name:<22}{of['ms']:>11.2f}{f'{low} to {high}':>18}{of['cpu_ms']:>9.2f}{of['gib']:>14.3f}")
     print(json.dumps(figures))
     return 0
 
 
-def turn(asked: Asked, how: str) -> dict[str, float]:
-    """Milliseconds of a step, by the clock and of CPU, and GiB: of the worker that has most of each."""
+def turn(asked: Asked, how: str) -> dict[str, Any]:
+    """Milliseconds of a step, in each of some stretches of steps, CPU milliseconds and GiB, of the first worker."""
     context = multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     workers = [context.Process(target=_work, args=(asked, how, rank, answers)) for rank in range(asked.workers)]
     for worker in workers:
         worker.start()
-    found = [answers.get() for _ in workers]
+    found: dict[str, Any] = answers.get()
     for worker in workers:
         worker.join()
-    return {name: max(of[name] for of in found) for name in found[0]}
+    return found
 
 
 def _work(asked: Asked, how: str, rank: int, answers: Any) -> None:
@@ -131,13 +136,15 @@ def _work(asked: Asked, how: str, rank: int, answers: Any) -> None:
     run.optimizer.settle()
     run.train(BATCHES)
     dist.barrier()
-    started, cpu_started = time.perf_counter(), time.process_time()
-    run.train(asked.steps)
-    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+    cpu_started, clock = time.process_time(), [time.perf_counter()]
+    for _ in range(0, asked.steps, TOGETHER):
+        run.train(TOGETHER)
+        clock.append(time.perf_counter())
+    cpu_seconds = time.process_time() - cpu_started
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    answers.put(
-        {"ms": 1e3 * seconds / asked.steps, "cpu_ms": 1e3 * cpu_seconds / asked.steps, "gib": (most - before) / 2**30}
-    )
+    if rank == 0:
+        times = (1e3 * np.diff(clock) / TOGETHER).tolist()
+        answers.put({"ms": times, "cpu_ms": 1e3 * cpu_seconds / asked.steps, "gib": (most - before) / 2**30})
     dist.barrier()
     dist.destroy_process_group()
 
