@@ -10,6 +10,7 @@ import multiprocessing
 import resource
 import socket
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from models.shard import spread
 from models.training import TrainingRanker
 from pipelines.ranking.plan import ID_TABLES, TrainConfig
 from pipelines.ranking.shards import Shards
-from pipelines.ranking.worker import Exchange, Worker
+from pipelines.ranking.worker import Exchange, Worker, joined
 from pipelines.runtime.freed_memory import keep_freed_memory
 from tests.bench.ids import Ids
 
@@ -42,6 +43,8 @@ class Asked:
     """Of all workers together."""
     steps: int
     workers: int
+    shares_memory: bool
+    """Whether they exchange gradients by shared memory, where they are not told to go by gloo."""
     port: int
 
 
@@ -69,12 +72,12 @@ class Run:
         for _ in range(0, steps, WINDOW):
             window = [self.batches[(self.done + index) % BATCHES] for index in range(WINDOW)]
             self.done += WINDOW
-            self.shards.open(window)
+            self.shards.open(window, [])
             for batch in window:
                 self.optimizer.zero_grad()
                 self.shards.next()
                 self.step(batch, {}, {}).loss.backward()
-                self.exchange({})
+                self.exchange()
                 self.shards.give_back(is_last=batch is window[-1])
                 self.optimizer.step()
 
@@ -88,6 +91,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each variant")
     parser.add_argument("--steps", type=int, default=256, help="steps of a turn")
+    parser.add_argument("--gloo", action="store_true", help="gradients by gloo too, not by shared memory")
     args = parser.parse_args(argv)
     figures: dict[str, Any] = {"bench": "shards", **{name: of for name, of in vars(args).items() if name != "ids"}}
     figures["variants"] = {}
@@ -97,7 +101,12 @@ def main(argv: list[str]) -> int:
         for _ in range(args.rounds):
             for how in ID_TABLES:
                 asked = Asked(
-                    ids=ids, batch_size=args.batch_size, steps=args.steps, workers=args.workers, port=_free_port()
+                    ids=ids,
+                    batch_size=args.batch_size,
+                    steps=args.steps,
+                    workers=args.workers,
+                    shares_memory=not args.gloo,
+                    port=_free_port(),
                 )
                 found[how].append(turn(asked, how))
         for how, turns in found.items():
@@ -130,8 +139,19 @@ def _work(asked: Asked, how: str, rank: int, answers: Any) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{asked.port}", rank=rank, world_size=asked.workers)
+    worker = Worker(rank=rank, world_size=asked.workers, shards_ids=how == "sharded")
+    with joined(worker, lambda line: None) if asked.shares_memory else nullcontext(worker) as worker:
+        found = measured(asked, worker)
+        if rank == 0:
+            answers.put(found)
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+def measured(asked: Asked, worker: Worker) -> dict[str, Any]:
+    """What `turn` gives, of this worker."""
     before = psutil.Process().memory_info().rss
-    run = Run(asked, Worker(rank=rank, world_size=asked.workers, shards_ids=how == "sharded"))
+    run = Run(asked, worker)
     run.train(BATCHES)
     run.optimizer.settle()
     run.train(BATCHES)
@@ -142,11 +162,8 @@ def _work(asked: Asked, how: str, rank: int, answers: Any) -> None:
         clock.append(time.perf_counter())
     cpu_seconds = time.process_time() - cpu_started
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if rank == 0:
-        times = (1e3 * np.diff(clock) / TOGETHER).tolist()
-        answers.put({"ms": times, "cpu_ms": 1e3 * cpu_seconds / asked.steps, "gib": (most - before) / 2**30})
-    dist.barrier()
-    dist.destroy_process_group()
+    times = (1e3 * np.diff(clock) / TOGETHER).tolist()
+    return {"ms": times, "cpu_ms": 1e3 * cpu_seconds / asked.steps, "gib": (most - before) / 2**30}
 
 
 def _free_port() -> int:
