@@ -107,6 +107,7 @@ class Trained(TypedDict):
     examples: NotRequired[int]
     encoded_authors: NotRequired[int]
     loop_seconds: NotRequired[float]
+    cpu_seconds: NotRequired[float]
     waited_seconds: NotRequired[float]
     start_seconds: NotRequired[float]
     examples_per_s: NotRequired[float]
