@@ -90,6 +90,9 @@ class CurvePoint(TypedDict):
     loss: float
     main_loss: float
     click_loss: float
+    follow_loss: NotRequired[float]
+    long_view_loss: NotRequired[float]
+    gift_loss: NotRequired[float]
     aux_loss: float
     examples_per_s: float
 
