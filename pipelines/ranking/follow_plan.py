@@ -47,7 +47,7 @@ class FollowPlan(TrainingPlan):
     delta_ms: int | None
     """How much of the stream becomes a delta of the bank; None = no deltas."""
     bank: str | None
-    """The bank whose deltas they are."""
+    """The bank whose deltas they are; None also where the ranker is a new one, of which nothing is served yet."""
 
     def rate_at(self, progress: Progress) -> float:
         """The same at every step: there is no last one."""
@@ -99,7 +99,7 @@ def make_follow_plan(
         ),
         window_ms=window_ms,
         delta_ms=None if own.delta_s is None else round(own.delta_s * 1000),
-        bank=None if own.delta_s is None or not (keys and sources) else _bank(artifacts, name),
+        bank=_bank(artifacts, name) if own.delta_s is not None and keys and sources and state is not None else None,
         epochs=1,
         validation=(),
         validation_rows=(),

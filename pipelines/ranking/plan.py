@@ -55,7 +55,7 @@ class FollowConfig:
     """Seconds that are scored and learnt together, by windows; more where they hold fewer rows than a step."""
     delta_s: float | None = None
     """By windows: seconds of the stream after which the authors that were encoded since reach the bank that is served,
-    as a delta of it; null = no deltas."""
+    as a delta of it; null = no deltas. Of a ranker that begins anew nothing is served yet, and there are none."""
     rate: float | None = None
     """Share of the learning rates, all the time; null = 0.5 by days, and 0.25 by windows, whose steps are smaller."""
     forget_days: int | None = None

@@ -231,6 +231,11 @@ def test_deltas_want_the_bank_of_the_ranker_that_goes_on(served: Settings, tmp_p
         follow_here(by_windows(unlearnt, delta_s=HOUR_S), [DAYS[2]], tmp_path / "two")
 
 
+def test_a_new_ranker_of_which_nothing_is_served_begins_without_deltas(told: Settings, tmp_path: Path) -> None:
+    progress = follow_here(by_windows(told, delta_s=HOUR_S), DAYS[:1], tmp_path)
+    assert progress.done == [DAYS[0]] and (progress.bank, progress.deltas) == ("", 0)
+
+
 def test_days_without_window_examples_are_named(tiny: Settings, tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="2026-01-01, 2026-01-02, 2026-01-03.*run the jobs windows and window_ex"):
         follow_here(by_windows(tiny), DAYS, tmp_path)
