@@ -16,6 +16,7 @@ from pipelines.samples.window_stream import num_steps, spans_of
 from pipelines.tables import newest
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
+from pipelines.tables.days import day_before
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
 
@@ -99,7 +100,9 @@ def make_follow_plan(
         ),
         window_ms=window_ms,
         delta_ms=None if own.delta_s is None else round(own.delta_s * 1000),
-        bank=_bank(artifacts, name) if own.delta_s is not None and keys and sources and state is not None else None,
+        bank=_bank(artifacts, name, keys[0])
+        if own.delta_s is not None and keys and sources and state is not None
+        else None,
         epochs=1,
         validation=(),
         validation_rows=(),
@@ -140,8 +143,9 @@ def _tables(config: FollowConfig, storage: Storage, keys: tuple[str, ...]) -> tu
     return ("examples", "window_examples")
 
 
-def _bank(artifacts: Artifacts, ranker: str) -> str:
-    """The bank of the published ranker. Raises ArtifactError where that is not the one which is served."""
+def _bank(artifacts: Artifacts, ranker: str, key: str) -> str:
+    """The bank of the published ranker. Raises ArtifactError where that is not the one which is served, or where it
+    knows more than was known before the first key, which deltas would undo."""
     bank = artifacts.current(BANK)
     made_from = {} if bank is None else artifacts.manifest(BANK).made_from
     got, wanted = (made_from.get("ranker"), made_from.get("model")), (ranker, artifacts.current(ranker))
@@ -150,6 +154,11 @@ def _bank(artifacts: Artifacts, ranker: str) -> str:
         raise ArtifactError(
             f"train.follow.delta_s: wanted the bank of {ranker} {wanted[1] or '(not published)'} to be served, got "
             f"{served}; run the job publish first, or set it to null"
+        )
+    if (until := bank[: len(key)]) >= key:  # its version begins with the newest day that it knows
+        raise ArtifactError(
+            f"train.follow.delta_s: wanted a bank of before {key}, the first day to learn, got {bank}, which knows "
+            f"{until}; run the job publish with publish.until: {day_before(key)}, or set it to null"
         )
     return bank
 

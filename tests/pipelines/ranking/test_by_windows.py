@@ -219,6 +219,12 @@ def test_an_older_bank_first_learns_what_has_changed_since(served: Settings, tmp
     assert np.array_equal(vectors[1:], held[catalog.author_rows(ids)])
 
 
+def test_deltas_do_not_take_a_bank_back_to_what_it_knew_before(served: Settings, tmp_path: Path) -> None:
+    run_job(publish, replace(served, publish=replace(served.publish, until=DAYS[2])))
+    with pytest.raises(ArtifactError, match=f"publish.until: {DAYS[1]}"):
+        follow_here(by_windows(served, delta_s=HOUR_S), [DAYS[2]], tmp_path)
+
+
 def test_deltas_want_the_bank_of_the_ranker_that_goes_on(served: Settings, tmp_path: Path) -> None:
     settings = by_windows(served, delta_s=HOUR_S)
     follow_here(settings, [DAYS[2]], tmp_path / "one")
