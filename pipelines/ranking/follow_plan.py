@@ -85,6 +85,7 @@ def make_follow_plan(
     tables = _tables(own, storage, keys)
     for table in tables:
         require_labels(storage, keys, list(config.ranker.tasks), table)
+    sends = own.delta_s is not None and bool(keys and sources) and state is not None
     window_ms = round(own.window_s * 1000) if own.by == "windows" else None
     rows = tuple(storage.dataset(tables[-1], day).count_rows() for day in keys)
     cut = Cut(batch_size=config.batch_size, stretch_rows=config.stretch_rows, window=config.encode_window)
@@ -100,9 +101,7 @@ def make_follow_plan(
         ),
         window_ms=window_ms,
         delta_ms=None if own.delta_s is None else round(own.delta_s * 1000),
-        bank=_bank(artifacts, name, keys[0])
-        if own.delta_s is not None and keys and sources and state is not None
-        else None,
+        bank=_bank(artifacts, name, keys[0]) if sends else None,
         epochs=1,
         validation=(),
         validation_rows=(),
