@@ -76,12 +76,24 @@ def fit(
 
 
 def _trainer(worker: Callable[[dict[str, Any]], None], config: dict[str, Any], training: Training) -> Any:
+    from ray._private.worker import get_dashboard_url
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+    class Trainer(TorchTrainer):
+        """Without the cleaner of placement groups where Ray has no dashboard, which it asks whether the controller
+        lives. It cleans nothing then, but waits for an answer, and each run ended 12 s later."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks: list[Any] = super()._create_default_callbacks()
+            if get_dashboard_url():
+                return callbacks
+            return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
     scaling = training.scaling
     gpu = {"GPU": 1} if scaling.use_gpu else {}
-    return TorchTrainer(
+    return Trainer(
         worker,
         train_loop_config=config,
         scaling_config=ScalingConfig(
