@@ -75,7 +75,8 @@ def make_follow_plan(
 ) -> tuple[FollowPlan, dict[str, str]]:
     """What following does for a ranker with these sources, and fingerprints of all that it depends on.
 
-    Raises ConfigError for a source that cannot be followed, and ContractError where the label of a task is missing.
+    Raises ConfigError for a source that cannot be followed, ContractError where the label of a task or a day's samples
+    are missing, and ArtifactError where deltas are asked for and the served bank takes none.
     """
     _require(sources)
     storage, name, own = run.storage, ranker_name(sources), config.follow
