@@ -14,7 +14,9 @@ from pipelines.runtime.cluster import actor_beside
 from pipelines.runtime.watch import Watch, unwatched
 
 _EVERY_S = 0.5
-_LOST = "some lines of progress are lost: the actor that carries them died and was started again; training went on"
+_PATIENCE_S = 30
+"""For the last lines; on a busy machine an actor that was started again takes more than ten."""
+_LOST = "some lines of progress are lost: the actor that carries them died; training went on"
 
 
 class Lines:
@@ -75,7 +77,9 @@ def progress_lines(log: logging.Logger, watch: Watch = unwatched) -> Iterator[Li
         yield Lines(mailbox)
     finally:
         done.set()
-        thread.join(timeout=10)
+        thread.join(timeout=_PATIENCE_S)
+        if thread.is_alive():  # the actor has died, and has not started again
+            log.info("%s", _LOST)
         ray.kill(mailbox)
 
 
