@@ -15,7 +15,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 
 from serve.args import ApiConfig
-from serve.auth import LimitBody, RequireToken
+from serve.auth import LimitBody, RequireToken, Tokens
 from serve.author_cache import NoAnchorError, NoVectorsError
 from serve.schema import (
     MAX_SIMILAR,
@@ -34,7 +34,7 @@ from serve.watcher import NotReadyError
 _PAGE = Path(__file__).parent / "web" / "index.html"
 _MAX_ERRORS = 10
 _RETRY_AFTER = {"Retry-After": "1"}
-_BEARER = HTTPBearer(auto_error=False, description="The token in the environment variable that `token_env` names.")
+_BEARER = HTTPBearer(auto_error=False, description="One of the tokens that the server was told.")
 """Tells /docs to ask for the token. It refuses nothing: RequireToken does, before a body is read."""
 
 
@@ -61,8 +61,11 @@ class Ranking(Protocol):
         """See UserSequence.health."""
 
 
-def create_api(ranking: Ranking, authors: Authors, executor: Executor, config: ApiConfig, token: str | None) -> FastAPI:
-    """The application. Ranking runs in `executor`, so that the event loop stays free; `token` None = open to all."""
+def create_api(ranking: Ranking, authors: Authors, executor: Executor, config: ApiConfig, tokens: Tokens) -> FastAPI:
+    """The application. Ranking runs in `executor`, so that the event loop stays free.
+
+    Without `tokens` it is open to all.
+    """
     api = FastAPI(
         title="Live-stream ranking from semantic anchors",
         description="Ranks authors for a user with SARM, from a published bank of author vectors.",
@@ -70,15 +73,15 @@ def create_api(ranking: Ranking, authors: Authors, executor: Executor, config: A
         redoc_url=None,
         responses={503: {"model": ErrorResponse, "description": "No bank is loaded yet, or too many requests wait."}},
     )
-    guarded = APIRouter(dependencies=[] if token is None else [Depends(_BEARER)])
+    guarded = APIRouter(dependencies=[Depends(_BEARER)] if tokens.digests else [])
     _add_errors(api)
     _add_ranking(guarded, ranking, executor)
     _add_authors(guarded, authors)
     api.include_router(guarded)
     _add_open(api, ranking)
     api.add_middleware(LimitBody, max_bytes=config.max_body_bytes)
-    if token is not None:
-        api.add_middleware(RequireToken, token=token)
+    if tokens.digests:
+        api.add_middleware(RequireToken, tokens=tokens)
     return api
 
 

@@ -28,7 +28,7 @@ from ray.serve.metrics import Gauge
 from models.artifacts.store import ArtifactStore
 from serve.api import create_api
 from serve.args import ServeArgs, fusion_weights
-from serve.auth import token_from
+from serve.auth import Tokens
 from serve.author_cache import AuthorCache
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Bank, Gathered, Snapshot, load_bank
@@ -62,7 +62,7 @@ class UserSequenceReplica:
         _log_with_serve()
         torch.set_num_threads(1)
         self._args, self._authors = args, authors
-        self._token = token_from(args.token_env)
+        self._tokens = Tokens.read(args.token_env, args.admin_token_env, args.tokens_file)
         store = ArtifactStore.open(args.root, args.cache_dir)
         load = partial(load_snapshot, store, args)
         self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch)
@@ -74,7 +74,7 @@ class UserSequenceReplica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve in the replica, after the constructor."""
-        return create_api(self._ranking, AuthorsByHandle(self._authors), self._executor, self._args.api, self._token)
+        return create_api(self._ranking, AuthorsByHandle(self._authors), self._executor, self._args.api, self._tokens)
 
     def check_health(self) -> None:
         """Called by Serve every few seconds."""

@@ -73,7 +73,12 @@ class ServeArgs(BaseModel):
     api: ApiConfig = ApiConfig()
     """Limits in front of the routes."""
     token_env: str | None = None
-    """Environment variable that holds the bearer token of all requests; null = open to all that reach the port."""
+    """Environment variable that holds the bearer token to ask with; null = open to all that reach the port."""
+    admin_token_env: str | None = None
+    """Environment variable that holds the bearer token to send events with, and to choose models. Where others are
+    asked for and this is not, nobody can."""
+    tokens_file: str | None = None
+    """File on every node with a line for each further token: `rank sha256:HEX` or `admin sha256:HEX`."""
     replicas: int = Field(default=1, ge=1)
     """Replicas of the ranker."""
     num_cpus: float = Field(default=1.0, ge=0)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from models.artifacts.store import ArtifactStore
 from serve.api import create_api
 from serve.args import ApiConfig, WatchConfig
+from serve.auth import Tokens
 from serve.author_cache import AuthorCache
 from serve.schema import MAX_CANDIDATES, MAX_HISTORY, AuthorResponse, BankResponse, RankRequest, SimilarResponse
 from serve.snapshot import load_bank
@@ -25,6 +26,7 @@ from serve.watcher import SnapshotWatcher
 from tests.serve.conftest import AUTHOR_IDS, NOW_MS, UNANCHORED, USER_IDS, Published, watcher_of
 
 TOKEN = "a-token-of-some-length"
+OPEN, ASKED = Tokens(), Tokens.read("ASK", environment={"ASK": TOKEN})
 JSON = {"content-type": "application/json"}
 
 
@@ -44,13 +46,13 @@ class AuthorsHere:
         return self._cache.status()
 
 
-def client_over(published: Published, *, token: str | None = None, **config: int) -> TestClient:
+def client_over(published: Published, *, tokens: Tokens = OPEN, **config: int) -> TestClient:
     store = ArtifactStore.open(str(published.root))
     banks = SnapshotWatcher(store, partial(load_bank, store), WatchConfig())
     banks.poll()
     ranking, authors = UserSequence(watcher_of(published.root)), AuthorsHere(AuthorCache(banks))
     # Errors are raised in the tests: a bad request must never reach the server's own handler for them.
-    return TestClient(create_api(ranking, authors, ThreadPoolExecutor(2), ApiConfig(**config), token))
+    return TestClient(create_api(ranking, authors, ThreadPoolExecutor(2), ApiConfig(**config), tokens))
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +250,7 @@ def test_the_api_is_documented(client: TestClient) -> None:
 
 
 def test_with_a_token_only_the_page_and_health_are_open(shared: Published) -> None:
-    with client_over(shared, token=TOKEN) as client:
+    with client_over(shared, tokens=ASKED) as client:
         assert client.post("/rank", json=body()).status_code == 401
         refused = client.get("/bank")
         assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
@@ -260,7 +262,7 @@ def test_with_a_token_only_the_page_and_health_are_open(shared: Published) -> No
 
 
 def test_the_documentation_can_authorise_where_a_token_is_asked_for(shared: Published) -> None:
-    with client_over(shared, token=TOKEN) as client:
+    with client_over(shared, tokens=ASKED) as client:
         described = client.get("/openapi.json").json()
     (scheme,) = described["components"]["securitySchemes"].items()
     assert (scheme[1]["type"], scheme[1]["scheme"]) == ("http", "bearer")
