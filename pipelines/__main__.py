@@ -36,6 +36,7 @@ JOBS = {  # word: module below pipelines/, help
     "analyse": ("analysis.analyse", "similar authors, gates, and what SARM reads in anchors"),
     "publish": ("ranking.publish", "write the bank that serving reads and move CURRENT"),
     "serve": ("serving.serve", "answer ranking requests over HTTP"),
+    "loadtest": ("serving.loadtest", "what a running endpoint holds: table, JSON and figure"),
     "daily": ("daily", "anchors to publish for the newest day"),
     "movielens": ("sources.movielens", "MovieLens ratings as tables, for studies on real interactions"),
     "kuailive": ("sources.kuailive", "a downloaded KuaiLive or KuaiLive-M3 as tables"),
@@ -58,6 +59,7 @@ EPILOG = """examples:
   python -m pipelines train    --config my.yaml --set train.batch_size=1024 --set seed=1
   python -m pipelines study    --config pipelines/configs/studies/table1.yaml
   python -m pipelines tune     --config pipelines/configs/studies/tune.yaml
+  python -m pipelines loadtest --config pipelines/configs/serve.yaml --set 'loadtest.rates=[50,100,200]'
   ray job submit --working-dir . -- python -m pipelines anchors --config my.yaml
 
 exit codes: 0 done, 1 the job failed, 2 the configuration or the input cannot be used, 130 interrupted;

@@ -25,7 +25,7 @@ from models.sarm.anchor_tokens import TokenRows
 from pipelines import __main__ as door
 from pipelines.ranking.published import load
 from pipelines.samples.batches import read_examples
-from pipelines.serving.client import example_request
+from pipelines.serving.offline import example_request
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.storage import Storage, StorageConfig

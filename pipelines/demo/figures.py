@@ -1,5 +1,7 @@
 """What the demo measures and shows beyond what the jobs report: anchors against the truth, served against offline."""
 
+import asyncio
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,9 @@ from pipelines.ranking.evaluate import scores_file
 from pipelines.ranking.variants import ranker_name
 from pipelines.samples.batches import read_examples
 from pipelines.semantics import agreement, anchors, author_day
-from pipelines.serving import client
+from pipelines.serving import offline as served
+from pipelines.serving.client import Client
+from pipelines.serving.offered import Endpoint, Step, offer
 from pipelines.tables import newest, rejections
 from pipelines.tables.contract import FIELDS
 from pipelines.tables.storage import Storage, rows_of
@@ -71,14 +75,14 @@ def compare(settings: "Settings", url: str) -> dict[str, Any]:
         raise RuntimeError(f"{file} is of other examples; run the job evaluate again")
     rows = np.random.default_rng([settings.seed, 9]).permutation(len(columns["user_id"]))[: settings.demo.compared]
     tasks = list(settings.train.ranker.tasks)
-    worst = client.compare(url, columns, offline["scores"], [int(row) for row in rows], tasks)
+    worst = served.compare(url, columns, offline["scores"], [int(row) for row in rows], tasks)
     return {"max_abs_diff_vs_offline": worst, "compared": len(rows)}
 
 
 def wait_for_bank(url: str, run_id: str, timeout_s: float = 60.0) -> None:
     """Returns once the endpoint answers from the given bank. Raises TimeoutError naming both versions."""
     deadline = time.monotonic() + timeout_s
-    with client.Client(url) as endpoint:
+    with Client(url) as endpoint:
         while (got := endpoint.get("/bank")["bank_version"]) != run_id:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"serve: wanted bank {run_id} within {timeout_s:.0f} s, it still answers from {got}")
@@ -92,17 +96,27 @@ def load(settings: "Settings", url: str) -> dict[str, Any]:
     on_air = np.unique(columns["author_id"])
     rng = np.random.default_rng([settings.seed, 10])
     requests = [
-        client.example_request(columns, int(row), rng.permutation(on_air)[: demo.load_candidates].tolist())
+        served.example_request(columns, int(row), rng.permutation(on_air)[: demo.load_candidates].tolist())
         for row in rng.integers(len(columns["user_id"]), size=200)
     ]
-    client.load(url, requests, clients=demo.load_clients, seconds=2.0)
-    alone = client.load(url, requests, clients=1, seconds=demo.load_seconds / 2)
-    figures = client.load(url, requests, clients=demo.load_clients, seconds=demo.load_seconds)
-    return figures | {
+    steps = [
+        Step(seconds=2.0, clients=demo.load_clients),  # to warm up
+        Step(seconds=demo.load_seconds / 2, clients=1),
+        Step(seconds=demo.load_seconds, clients=demo.load_clients),
+    ]
+    bodies = [json.dumps(request).encode() for request in requests]
+    _, alone, many = [step.figures() for step in asyncio.run(offer(Endpoint(url=f"{url}/rank"), steps, bodies))]
+    if failed := [step for step in (alone, many) if step["ok"] != step["requests"]]:
+        raise RuntimeError(f"{url}/rank: wanted every request of the load answered, got {failed}")
+    return {
+        "requests": many["requests"],
+        "rank_p50_ms": many["p50_ms"],
+        "rank_p99_ms": many["p99_ms"],
+        "qps": many["ok_per_s"],
         "candidates": demo.load_candidates,
         "clients": demo.load_clients,
-        "one_client_p50_ms": alone["rank_p50_ms"],
-        "one_client_p99_ms": alone["rank_p99_ms"],
+        "one_client_p50_ms": alone["p50_ms"],
+        "one_client_p99_ms": alone["p99_ms"],
     }
 
 
@@ -116,9 +130,9 @@ def ranked(settings: "Settings", url: str) -> list[dict[str, Any]]:
     users = [int(u) for u in rng.permutation(np.unique(columns["user_id"]))[: settings.demo.ranked_users]]
     candidates = [int(a) for a in rng.permutation(np.unique(columns["author_id"]))[:20]]
     answers = []
-    with client.Client(url) as endpoint:
+    with Client(url) as endpoint:
         for user in [*users, -1]:
-            answer = endpoint.rank({"user_id": user, "candidates": candidates})
+            answer = endpoint.post("/rank", {"user_id": user, "candidates": candidates})
             best = [c | {"theme": themes.get(c["author_id"], "")} for c in answer["candidates"][:5]]
             answers.append({"user_id": user, "known": answer["user_known"], "candidates": best})
     return answers
@@ -148,9 +162,9 @@ def pictures(settings: "Settings", url: str) -> "ReportPictures":
         fields = {field: list(written[author_id][field]) for field in FIELDS}
         true = {field: list(truth[author_id][field]) for field in FIELDS}
         cards.append(AnchorCard(author_id=author_id, frames=list(shown.frames), written=fields, truth=true))
-        with client.Client(url) as endpoint:
-            near = endpoint.get(f"/authors/{author_id}/similar?k=5")["similar"]
-        similar = [(n["author_id"], n["cosine"], themes.get(n["author_id"], "")) for n in near]
+        with Client(url) as endpoint:
+            near = endpoint.similar(author_id, k=5)
+        similar = [(other, cosine, themes.get(other, "")) for other, cosine in near]
         rows.append(NeighbourRow(author_id=author_id, theme=themes[author_id], similar=similar))
     return ReportPictures(anchors=cards, neighbours=rows)
 

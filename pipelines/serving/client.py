@@ -1,102 +1,169 @@
-"""A client of the running endpoint: compares its scores with offline ones, and measures how fast it answers."""
+"""A typed client of the running endpoint, for programs in Python.
+
+with Client("http://127.0.0.1:8000", os.environ.get("SERVE_TOKEN")) as client:
+    best = client.rank(17, [101, 102, 103]).candidates[0]
+    print(best.author_id, best.score, best.probabilities["click"])
+"""
+
+from __future__ import annotations
 
 import http.client
 import json
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 from urllib.parse import urlsplit
 
-import numpy as np
+_NO_TASKS = ("author_id", "score", "known")
+_MOST_PATIENCE_S = 2.0
+_BUSY = (429, 503)
 
-from models.history import HISTORY_PAD
+
+class EndpointError(RuntimeError):
+    """The endpoint answered, and not with 200."""
+
+    def __init__(self, message: str, status: int, retry_after_s: float | None) -> None:
+        super().__init__(message)
+        self.status = status
+        """Of HTTP."""
+        self.retry_after_s = retry_after_s
+        """Seconds after which the endpoint wants to be asked again, None where it says none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Click:
+    """One item of a history that a request brings."""
+
+    author_id: int
+    ts_ms: int
+    """Milliseconds since 1970."""
+    watch_time_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One candidate of an answer."""
+
+    author_id: int
+    score: float
+    """Orders the answer."""
+    probabilities: Mapping[str, float]
+    """By task of the ranker."""
+    known: bool
+    """False: not in the bank, scored as any new author."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The answer to a request."""
+
+    candidates: list[Ranked]
+    """Best first."""
+    bank_version: str
+    model_version: str
+    user_known: bool
+    history_used: int
+    """Clicks that the ranker read."""
+    degraded: bool
+    """True where something that the ranker reads could not be had in time."""
+    answer: Mapping[str, Any]
+    """All of it, as /docs describes it."""
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Ranking:
+        """From the JSON of an answer."""
+        named = {name: answer[name] for name in cls.__annotations__ if name not in ("candidates", "answer")}
+        return cls(candidates=[_ranked(item) for item in answer["candidates"]], answer=answer, **named)
+
+
+def _ranked(item: Mapping[str, Any]) -> Ranked:
+    tasks = {name: value for name, value in item.items() if name not in _NO_TASKS and type(value) is float}
+    return Ranked(item["author_id"], item["score"], tasks, item["known"])
 
 
 class Client:
-    """One persistent connection to the endpoint, closed by `with`; not to be shared between threads."""
+    """One persistent connection, closed by `with`; not to be shared between threads.
 
-    def __init__(self, url: str, token: str | None = None) -> None:
+    What can be asked again without harm is, once: where the connection broke, and where the endpoint is busy and says
+    when to come back. Methods raise EndpointError for any status but 200, with the answer's text, and OSError where
+    nobody answers.
+    """
+
+    def __init__(self, url: str, token: str | None = None, *, timeout_s: float = 30.0, attempts: int = 2) -> None:
+        """Args: `attempts` in all; 1 = never ask again."""
         parts = urlsplit(url)
-        self._connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=30)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(parts.hostname or "127.0.0.1", parts.port, timeout=timeout_s)
+        self._prefix, self._attempts = parts.path.rstrip("/"), attempts
         self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
+    def rank(
+        self,
+        user_id: int,
+        candidates: Sequence[int],
+        *,
+        history: Sequence[Click] | None = None,
+        ts_ms: int | None = None,
+    ) -> Ranking:
+        """Ranks authors for a user; without a history the endpoint takes what it knows, without a time it is now."""
+        request: dict[str, Any] = {"user_id": user_id, "candidates": list(candidates)}
+        if history is not None:
+            request["history"] = [
+                {"author_id": click.author_id, "ts_ms": click.ts_ms, "watch_time_s": click.watch_time_s}
+                for click in history
+            ]
+        if ts_ms is not None:
+            request["context"] = {"ts_ms": ts_ms}
+        return Ranking.of(self.post("/rank", request))
+
+    def similar(self, author_id: int, k: int = 10) -> list[tuple[int, float]]:
+        """The nearest authors, and their cosines."""
+        answer = self.get(f"/authors/{author_id}/similar?k={k}")
+        return [(item["author_id"], item["cosine"]) for item in answer["similar"]]
+
+    def health(self) -> Mapping[str, Any]:
+        """What /healthz says of an endpoint that is ready."""
+        found: Mapping[str, Any] = self.get("/healthz")
+        return found
+
     def get(self, path: str) -> Any:
-        """JSON of a GET. Raises RuntimeError for any status but 200, with the answer's text."""
+        """JSON of a GET, such as /bank."""
         return self._ask("GET", path, None)
 
-    def rank(self, request: Mapping[str, Any]) -> Any:
-        """JSON of POST /rank. Raises RuntimeError for any status but 200, with the answer's text."""
-        return self._ask("POST", "/rank", json.dumps(request))
+    def post(self, path: str, body: Any) -> Any:
+        """JSON of a POST with a body that becomes JSON."""
+        return self._ask("POST", path, json.dumps(body))
 
     def _ask(self, method: str, path: str, body: str | None) -> Any:
-        self._connection.request(method, path, body, self._headers)
+        for attempt in range(1, self._attempts + 1):
+            try:
+                return self._once(method, path, body)
+            except (http.client.HTTPException, ConnectionError):
+                self._connection.close()
+                if attempt == self._attempts:
+                    raise
+            except EndpointError as error:
+                if attempt == self._attempts or error.status not in _BUSY or error.retry_after_s is None:
+                    raise
+                time.sleep(min(error.retry_after_s, _MOST_PATIENCE_S))
+        raise AssertionError("attempts >= 1")
+
+    def _once(self, method: str, path: str, body: str | None) -> Any:
+        self._connection.request(method, self._prefix + path, body, self._headers)
         answer = self._connection.getresponse()
         text = answer.read()
         if answer.status != 200:
-            raise RuntimeError(f"{method} {path}: wanted status 200, got {answer.status}: {text[:300]!r}")
+            after = answer.getheader("retry-after") or ""
+            raise EndpointError(
+                f"{method} {path}: wanted status 200, got {answer.status}: {text[:300]!r}",
+                answer.status,
+                float(after) if after.isdigit() else None,
+            )
         return json.loads(text)
-
-
-def example_request(columns: Mapping[str, Any], row: int, candidates: Sequence[int]) -> dict[str, Any]:
-    """A row of `examples` as a request: the history as it was known then, ages turned back into times."""
-    ts_ms = int(columns["ts_ms"][row])
-    history = [
-        {
-            "author_id": int(author),
-            "ts_ms": ts_ms - round(float(age) * 1000),
-            "watch_time_s": float(watch),
-        }
-        for author, age, watch in zip(
-            columns["history_author_ids"][row],
-            columns["history_age_s"][row],
-            columns["history_watch_s"][row],
-            strict=True,
-        )
-        if author != HISTORY_PAD
-    ]
-    return {
-        "user_id": int(columns["user_id"][row]),
-        "candidates": [int(c) for c in candidates],
-        "history": history,
-        "context": {"ts_ms": ts_ms},
-    }
-
-
-def compare(url: str, columns: Mapping[str, Any], offline: Any, rows: Sequence[int], tasks: Sequence[str]) -> float:
-    """Largest difference between served and offline probabilities [n, K] of `tasks`, for rows of `examples`."""
-    worst = 0.0
-    with Client(url) as client:
-        for row in rows:
-            answer = client.rank(example_request(columns, row, [columns["author_id"][row]]))["candidates"][0]
-            served = np.array([answer[task] for task in tasks])
-            worst = max(worst, float(np.abs(served - offline[row]).max()))
-    return worst
-
-
-def load(url: str, requests: Sequence[Mapping[str, Any]], *, clients: int, seconds: float) -> dict[str, float]:
-    """Closed loop: each client sends its next request when the last is answered. Latency in ms, rate in requests/s."""
-    deadline = time.perf_counter() + seconds
-
-    def one(number: int) -> list[float]:
-        took: list[float] = []
-        with Client(url) as client:
-            while (started := time.perf_counter()) < deadline:
-                client.rank(requests[(number + len(took) * clients) % len(requests)])
-                took.append(time.perf_counter() - started)
-        return took
-
-    with ThreadPoolExecutor(clients) as pool:
-        latencies = [t for part in pool.map(one, range(clients)) for t in part]
-    return {
-        "requests": len(latencies),
-        "rank_p50_ms": round(1000 * float(np.percentile(latencies, 50)), 2),
-        "rank_p99_ms": round(1000 * float(np.percentile(latencies, 99)), 2),
-        "qps": round(len(latencies) / seconds, 1),
-    }

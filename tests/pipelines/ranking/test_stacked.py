@@ -11,7 +11,7 @@ from models import TASKS
 from models.artifacts import bank
 from pipelines.ranking import evaluate, publish
 from pipelines.samples.batches import read_examples
-from pipelines.serving.client import example_request
+from pipelines.serving.offline import example_request
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 from serve.schema import RankRequest

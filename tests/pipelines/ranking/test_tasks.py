@@ -14,7 +14,7 @@ from pipelines.ranking.plan import make_plan
 from pipelines.ranking.published import load
 from pipelines.samples import examples
 from pipelines.samples.batches import read_examples
-from pipelines.serving.client import example_request
+from pipelines.serving.offline import example_request
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError

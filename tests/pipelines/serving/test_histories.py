@@ -14,7 +14,7 @@ from pipelines.ranking import evaluate, publish
 from pipelines.samples import examples
 from pipelines.samples.batches import read_examples, take
 from pipelines.samples.examples import Clicks, read_clicks
-from pipelines.serving.client import example_request
+from pipelines.serving.offline import example_request
 from pipelines.settings import Settings
 from pipelines.tables.storage import Storage
 from serve.schema import RankRequest

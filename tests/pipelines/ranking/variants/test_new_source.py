@@ -114,7 +114,7 @@ from models import TASKS
 from models.artifacts.store import ArtifactStore
 from functools import partial
 from pipelines.samples.batches import read_examples
-from pipelines.serving.client import example_request
+from pipelines.serving.offline import example_request
 from pipelines.tables.storage import Storage
 from serve.schema import RankRequest
 from serve.snapshot import Snapshot
