@@ -1,4 +1,4 @@
-"""Daily: anchors, vocabulary, examples, train, evaluate, publish, one after another over what storage holds.
+"""Daily: anchors, vocabulary, examples, train, evaluate, publish, cards, one after another over what storage holds.
 
 Each job skips what is done, so that a daily run after a failure goes on where it stopped. Where the table anchors was
 brought, and there are no segments to write them from, the job anchors is left out. With `train.each_day: follow` the
@@ -11,6 +11,7 @@ import time
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pipelines.analysis import cards
 from pipelines.ranking import evaluate, follow, publish, train
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError
@@ -35,7 +36,7 @@ def _jobs(settings: "Settings") -> dict[str, tuple[ModuleType, Any]]:
         chain["train"] = (follow, settings.train)
     else:
         chain |= {"train": (train, settings.train), "evaluate": (evaluate, settings.evaluate)}
-    return chain | {"publish": (publish, settings.publish)}
+    return chain | {"publish": (publish, settings.publish), "cards": (cards, settings.cards)}
 
 
 def run(settings: "Settings") -> dict[str, Any]:

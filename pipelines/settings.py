@@ -7,6 +7,7 @@ from typing import Any
 
 from models.config import PathText
 from pipelines.analysis.analyse import AnalyseConfig
+from pipelines.analysis.cards import CardsConfig
 from pipelines.demo.config import DemoConfig
 from pipelines.ranking.evaluate import EvaluateConfig
 from pipelines.ranking.plan import TrainConfig
@@ -88,6 +89,8 @@ class Settings:
     """AUC and GAUC of a day."""
     analyse: AnalyseConfig = field(default_factory=AnalyseConfig)
     """What the published SARM has learnt."""
+    cards: CardsConfig = field(default_factory=CardsConfig)
+    """What the endpoint's page shows of authors."""
     publish: PublishConfig = field(default_factory=PublishConfig)
     """The bank snapshot."""
     serve: ServeConfig = field(default_factory=ServeConfig)
@@ -144,4 +147,5 @@ class Settings:
             self,
             analyse=replace(self.analyse, ranker=self.analyse.ranker or ranker),
             publish=replace(self.publish, ranker=self.publish.ranker or ranker),
+            cards=replace(self.cards, ranker=self.cards.ranker or ranker),
         )

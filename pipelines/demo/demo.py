@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pipelines.analysis import analyse
+from pipelines.analysis import analyse, cards
 from pipelines.demo import control
 from pipelines.pages import report_json
 from pipelines.ranking import evaluate, publish, train
@@ -74,6 +74,8 @@ def run(settings: "Settings") -> dict[str, Any]:
                 report_json.merge(run_dir, "analysis", analysis)
         with stages("publish"):
             stages.keep(publish.run(_as_evaluated(settings.publish, run), run))
+        with stages("cards"):
+            stages.keep(cards.run(settings.cards, run))
         pictures = _serve(settings, run, stages)
         report_json.merge(run_dir, "peak_memory_gb", round(memory.peak_gib, 2))
         _finish(settings, pictures)

@@ -32,6 +32,7 @@ _JOBS = frozenset(
         "ranking.evaluate",
         "ranking.publish",
         "analysis.analyse",
+        "analysis.cards",
     )
 )
 """Those that read and write storage alone, and start nothing on the cluster themselves."""
