@@ -90,7 +90,7 @@ def run(config: LoadtestConfig, run: Run) -> dict[str, Any]:
     token = _token(config.token_env)
     _check_ready(config.url, token)
     bodies = _given(Path(config.requests)) if config.requests else _drawn(config, run)
-    recorded = asyncio.run(_offered(config, token, bodies))
+    recorded = asyncio.run(_offered(config, token, bodies, run.seed))
     rows = [step.figures() for step in recorded]
     for line in _table(rows):
         log.info("%s", line)
@@ -100,7 +100,7 @@ def run(config: LoadtestConfig, run: Run) -> dict[str, Any]:
     return {"loadtest/url": config.url, "loadtest/steps": rows}
 
 
-async def _offered(config: LoadtestConfig, token: str | None, bodies: list[bytes]) -> list[Recorded]:
+async def _offered(config: LoadtestConfig, token: str | None, bodies: list[bytes], seed: int) -> list[Recorded]:
     headers = {"authorization": f"Bearer {token}"} if token else {}
     endpoint = Endpoint(
         url=f"{config.url.rstrip('/')}/rank", headers=headers, timeout_s=config.timeout_s, max_open=config.max_open
@@ -108,22 +108,22 @@ async def _offered(config: LoadtestConfig, token: str | None, bodies: list[bytes
     if config.warm_up_s:
         await offer(endpoint, [Step(seconds=config.warm_up_s, clients=1)], bodies)
     total = sum(step.seconds for step in config.steps)
-    names = ", ".join(step.name for step in config.steps)
-    log.info("%s: %s, %.0f s each, eta %.0f s", endpoint.url, names, config.seconds, total)
-    ticking = asyncio.create_task(_tell(total))
-    try:
-        return await offer(endpoint, config.steps, bodies)
-    finally:
-        ticking.cancel()
+    recorded: list[Recorded] = []
+    for step in config.steps:
+        ticking = asyncio.create_task(_tell(step.name, total - len(recorded) * config.seconds))
+        try:
+            recorded += await offer(endpoint, [step], bodies, seed)
+        finally:
+            ticking.cancel()
+    return recorded
 
 
-async def _tell(total_s: float) -> None:
+async def _tell(step: str, left_s: float) -> None:
     """A line now and then, for a soak."""
-    left = total_s
     while True:
+        log.info("%s | eta %.0f s", step, max(0.0, left_s))
         await asyncio.sleep(_LINES_EVERY_S)
-        left = max(0.0, left - _LINES_EVERY_S)
-        log.info("eta %.0f s", left)
+        left_s -= _LINES_EVERY_S
 
 
 def _token(variable: str | None) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from pipelines.pages import page
 from pipelines.pages.drawing import SERIES, STYLE, panels, svg
@@ -56,6 +57,8 @@ def _latencies(recorded: Sequence[Recorded]) -> str:
             points = [(start, _percentile(step, due, share)) for start, step, due in bins]
             axis.plot([x for x, _ in points], [y for _, y in points], color=colour, label=f"p{share}", lw=1.6)
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
         _finish(axis, "Milliseconds until the answer, of those answered 200")
         return svg(figure, "latencies", "Latency p50 and p99 over time")
 

@@ -66,16 +66,15 @@ class Recorded:
         return found
 
     def figures(self) -> dict[str, float | str | None]:
-        """The row of a table. Latencies are of answers; requests a second are of the step's own length."""
+        """The row of a table. Latencies are of answers; a second counts until the last answer, backlog included."""
         latency, ok, shed = np.array(self.latency_ms), self.became(OK), self.became(SHED)
-        length = self.step.seconds if self.step.rate is not None else max(self.seconds, 1e-9)
         return {
             "step": self.step.name,
             "requests": len(latency),
             "ok": int(ok.sum()),
             "shed": int(shed.sum()),
             "failed": int(self.became(FAILED).sum()),
-            "ok_per_s": round(float(ok.sum()) / length, 1),
+            "ok_per_s": round(float(ok.sum()) / max(self.seconds, self.step.seconds), 1),
             "mean_ms": _rounded(latency[ok].mean() if ok.any() else None),
             **{f"p{share}_ms": _percentile(latency[ok], share) for share in (50, 95, 99)},
             "max_ms": _percentile(latency[ok], 100),
