@@ -28,6 +28,7 @@ BENCHES = {
     "faults": "random SIGKILLs of drivers, engines, workers and nodes: what is lost, done twice or left running",
     "disks": "full and read-only disks under train and follow: what is said, what stays, what is gone on from",
     "serving": "requests a second and latency of the deployments",
+    "soak": "whether the endpoint stays as it is for half an hour: memory, descriptors, answers",
     "freshness": "what fresh vectors and fresh weights are worth: GAUC of the next 30 seconds",
     "stream": "how soon an author's new vector is served while a ranker follows a day by windows, under load",
     "deltas": "how soon a delta of the bank is served, and what deltas cost those who ask meanwhile",
