@@ -6,33 +6,37 @@ import asyncio
 import json
 from collections.abc import Callable
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 
 from serve.args import ApiConfig
 from serve.auth import LimitBody, RequireToken, Tokens
 from serve.author_cache import NoAnchorError, NoVectorsError
+from serve.cards import CardShelf, add_cards
+from serve.observe import LastMinute, Meter, NoMeter, Observe
+from serve.page import add_page
 from serve.schema import (
     MAX_SIMILAR,
     AuthorResponse,
     BankResponse,
     ErrorResponse,
     HealthResponse,
+    MinuteResponse,
     PathId,
     RankRequest,
     RankResponse,
     SimilarResponse,
+    StatsResponse,
 )
+from serve.tracing import Trace, provider_to
 from serve.user_sequence import DuplicateCandidatesError
 from serve.watcher import NotReadyError
 
-_PAGE = Path(__file__).parent / "web" / "index.html"
 _MAX_ERRORS = 10
+NOBODY_ASKED, UNMEASURED = Tokens(), NoMeter()
 _RETRY_AFTER = {"Retry-After": "1"}
 _BEARER = HTTPBearer(auto_error=False, description="One of the tokens that the server was told.")
 """Tells /docs to ask for the token. It refuses nothing: RequireToken does, before a body is read."""
@@ -61,11 +65,20 @@ class Ranking(Protocol):
         """See UserSequence.health."""
 
 
-def create_api(ranking: Ranking, authors: Authors, executor: Executor, config: ApiConfig, tokens: Tokens) -> FastAPI:
+def create_api(
+    ranking: Ranking,
+    authors: Authors,
+    executor: Executor,
+    config: ApiConfig,
+    tokens: Tokens = NOBODY_ASKED,
+    shelf: CardShelf | None = None,
+    meter: Meter = UNMEASURED,
+) -> FastAPI:
     """The application. Ranking runs in `executor`, so that the event loop stays free.
 
-    Without `tokens` it is open to all.
+    Without `tokens` it is open to all; without a `shelf` it shows no cards. What is measured goes to `meter`.
     """
+    minute = LastMinute()
     api = FastAPI(
         title="Live-stream ranking from semantic anchors",
         description="Ranks authors for a user with SARM, from a published bank of author vectors.",
@@ -77,11 +90,17 @@ def create_api(ranking: Ranking, authors: Authors, executor: Executor, config: A
     _add_errors(api)
     _add_ranking(guarded, ranking, executor)
     _add_authors(guarded, authors)
+    _add_stats(guarded, minute)
+    if shelf is not None:
+        add_cards(guarded, shelf)
     api.include_router(guarded)
     _add_open(api, ranking)
     api.add_middleware(LimitBody, max_bytes=config.max_body_bytes)
     if tokens.digests:
         api.add_middleware(RequireToken, tokens=tokens)
+    if config.otlp is not None:
+        api.add_middleware(Trace, provider=provider_to(config.otlp))
+    api.add_middleware(Observe, meter=meter, minute=minute, log=config.access_log)
     return api
 
 
@@ -134,11 +153,14 @@ def _add_open(api: FastAPI, ranking: Ranking) -> None:
         response.status_code = 200 if health.ready else 503
         return health
 
-    page = _PAGE.read_text(encoding="utf-8")
+    add_page(api)
 
-    @api.get("/", include_in_schema=False)
-    async def index() -> HTMLResponse:
-        return HTMLResponse(page)
+
+def _add_stats(api: APIRouter, minute: LastMinute) -> None:
+    @api.get("/stats")
+    async def stats() -> StatsResponse:
+        """What this replica answered in the last minute."""
+        return StatsResponse(minute=MinuteResponse.model_validate(minute.figures()), store_age_s=None)
 
 
 def _add_errors(api: FastAPI) -> None:

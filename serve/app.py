@@ -30,6 +30,8 @@ from serve.api import create_api
 from serve.args import ServeArgs, fusion_weights
 from serve.auth import Tokens
 from serve.author_cache import AuthorCache
+from serve.cards import CardShelf
+from serve.meters import RayMeter
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Bank, Gathered, Snapshot, load_bank
 from serve.user_sequence import RankConfig, UserSequence
@@ -63,7 +65,7 @@ class UserSequenceReplica:
         torch.set_num_threads(1)
         self._args, self._authors = args, authors
         self._tokens = Tokens.read(args.token_env, args.admin_token_env, args.tokens_file)
-        store = ArtifactStore.open(args.root, args.cache_dir)
+        self._store = store = ArtifactStore.open(args.root, args.cache_dir)
         load = partial(load_snapshot, store, args)
         self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch)
         self._watcher.start()
@@ -74,7 +76,9 @@ class UserSequenceReplica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve in the replica, after the constructor."""
-        return create_api(self._ranking, AuthorsByHandle(self._authors), self._executor, self._args.api, self._tokens)
+        authors = AuthorsByHandle(self._authors)
+        shelf, meter = CardShelf(self._store), RayMeter()
+        return create_api(self._ranking, authors, self._executor, self._args.api, self._tokens, shelf, meter)
 
     def check_health(self) -> None:
         """Called by Serve every few seconds."""

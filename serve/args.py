@@ -43,10 +43,15 @@ def fusion_weights(weights: Mapping[str, float], tasks: Sequence[str]) -> npt.ND
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ApiConfig:
-    """Limits in front of the routes."""
+    """What stands in front of the routes."""
 
     max_body_bytes: int = 1 << 20
     """Larger bodies are answered 413. 1 MiB is twice the largest request that the schema allows."""
+
+    access_log: bool = False
+    """A line of JSON for each request, without its content, in the replica's log."""
+    otlp: str | None = None
+    """Collector of OpenTelemetry for a span of each request, such as http://collector:4318; null = none."""
 
     def __post_init__(self) -> None:
         if self.max_body_bytes < 1:

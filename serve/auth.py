@@ -16,12 +16,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from serve.page import PAGE_PATHS
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN_PATHS = ("/", "/healthz", "/docs", "/openapi.json")
+OPEN_PATHS = (*PAGE_PATHS, "/healthz", "/docs", "/openapi.json")
 """Paths that are answered without a token: they hold no data of users or authors."""
 ADMIN_PATHS = ("/events", "/lives", "/models")
 """Paths, and those below them, by which a request changes what others are answered: only GET is for everyone there."""

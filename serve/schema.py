@@ -205,6 +205,24 @@ class HealthResponse(Message):
     reason: str | None = Field(default=None, description="Why not ready.")
 
 
+class MinuteResponse(Message):
+    """Requests of /rank to one replica, up to a minute back."""
+
+    seconds: float
+    requests: int
+    failed: int
+    requests_per_s: float
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+class StatsResponse(Message):
+    """What the replica that answers has done of late."""
+
+    minute: MinuteResponse
+    store_age_s: float | None = Field(description="Seconds since the newest event of the online store; null = none.")
+
+
 class ErrorItem(BaseModel):
     """One thing that is wrong with a request."""
 

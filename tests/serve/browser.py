@@ -89,7 +89,14 @@ class Tab:
 def _started(folder: Path) -> Iterator[int]:
     program = found()
     assert program is not None
-    options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run")
+    options = (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--remote-debugging-port=0",
+        "--no-first-run",
+        "--disable-dev-shm-usage",
+    )
     command = [program, *options, f"--user-data-dir={folder}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

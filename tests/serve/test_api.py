@@ -232,17 +232,10 @@ def test_nothing_published_is_503_and_asks_to_try_again(shared: Published) -> No
         assert health.status_code == 503 and "no bank is loaded" in health.json()["reason"]
 
 
-def test_the_page_needs_nothing_from_elsewhere(client: TestClient) -> None:
-    page = client.get("/")
-    assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
-    assert "http://" not in page.text and "https://" not in page.text
-
-
 def test_the_api_is_documented(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
-    assert {"/rank", "/authors/{author_id}", "/authors/{author_id}/similar", "/bank", "/healthz"} == set(
-        described["paths"]
-    )
+    paths = {"/rank", "/authors/{author_id}", "/authors/{author_id}/similar", "/bank", "/stats", "/healthz"}
+    assert set(described["paths"]) == paths
     request = described["components"]["schemas"]["RankRequest"]
     for example in request["examples"]:
         assert client.post("/rank", json=example).status_code == 200
@@ -267,7 +260,7 @@ def test_the_documentation_can_authorise_where_a_token_is_asked_for(shared: Publ
     (scheme,) = described["components"]["securitySchemes"].items()
     assert (scheme[1]["type"], scheme[1]["scheme"]) == ("http", "bearer")
     locked = {path for path, methods in described["paths"].items() for m in methods.values() if "security" in m}
-    assert locked == {"/rank", "/authors/{author_id}", "/authors/{author_id}/similar", "/bank"}
+    assert locked == {"/rank", "/authors/{author_id}", "/authors/{author_id}/similar", "/bank", "/stats"}
 
 
 def test_the_documentation_asks_for_no_token_where_none_is_needed(client: TestClient) -> None:
