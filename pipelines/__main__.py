@@ -35,6 +35,7 @@ JOBS = {  # word: module below pipelines/, help
     "evaluate": ("ranking.evaluate", "AUC and GAUC of the last day"),
     "analyse": ("analysis.analyse", "similar authors, gates, and what SARM reads in anchors"),
     "publish": ("ranking.publish", "write the bank that serving reads and move CURRENT"),
+    "rollback": ("ranking.rollback", "move CURRENT back to an older bank, after it was verified"),
     "serve": ("serving.serve", "answer ranking requests over HTTP"),
     "daily": ("daily", "anchors to publish for the newest day"),
     "movielens": ("sources.movielens", "MovieLens ratings as tables, for studies on real interactions"),
