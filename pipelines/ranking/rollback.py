@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from models.artifacts import bank
+from models.artifacts import bank, probe
 from models.artifacts.manifest import ArtifactError
 from pipelines.ranking import published
 from pipelines.ranking.publish import KIND
@@ -37,6 +37,7 @@ def run(config: RollbackConfig, run: Run) -> dict[str, Any]:
         version = config.version or _before(artifacts, current)
         folder, manifest = artifacts.verified(KIND, version)
         bank.read(folder)
+        probe.read(folder)
         ranker = published.load(artifacts, manifest.made_from["ranker"], manifest.made_from["model"])
         artifacts.roll_back(KIND, version)
     log.info("bank %s of %s %s is current, it was %s", version, ranker.name, ranker.manifest.run_id, current)
