@@ -36,6 +36,7 @@ JOBS = {  # word: module below pipelines/, help
     "analyse": ("analysis.analyse", "similar authors, gates, and what SARM reads in anchors"),
     "publish": ("ranking.publish", "write the bank that serving reads and move CURRENT"),
     "cards": ("analysis.cards", "what the endpoint's page shows of authors: anchors and frames"),
+    "rollback": ("ranking.rollback", "move CURRENT back to an older bank, after it was verified"),
     "serve": ("serving.serve", "answer ranking requests over HTTP"),
     "loadtest": ("serving.loadtest", "what a running endpoint holds: table, JSON and figure"),
     "daily": ("daily", "anchors to publish for the newest day"),

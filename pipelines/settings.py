@@ -12,6 +12,7 @@ from pipelines.demo.config import DemoConfig
 from pipelines.ranking.evaluate import EvaluateConfig
 from pipelines.ranking.plan import TrainConfig
 from pipelines.ranking.publish import PublishConfig
+from pipelines.ranking.rollback import RollbackConfig
 from pipelines.ranking.variants import ranker_name
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.config import load, merged
@@ -93,6 +94,8 @@ class Settings:
     """What the endpoint's page shows of authors."""
     publish: PublishConfig = field(default_factory=PublishConfig)
     """The bank snapshot."""
+    rollback: RollbackConfig = field(default_factory=RollbackConfig)
+    """Which older bank is served again."""
     serve: ServeConfig = field(default_factory=ServeConfig)
     """Where and how the deployments are reached."""
     loadtest: LoadtestConfig = field(default_factory=LoadtestConfig)

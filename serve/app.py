@@ -26,14 +26,16 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Gauge
 
 from models.artifacts.store import ArtifactStore
+from serve import loading
 from serve.api import create_api
 from serve.args import ServeArgs, fusion_weights
 from serve.auth import Tokens
 from serve.author_cache import AuthorCache
 from serve.cards import CardShelf
+from serve.loading import load_bank
 from serve.meters import RayMeter
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
-from serve.snapshot import Bank, Gathered, Snapshot, load_bank
+from serve.snapshot import Bank, Gathered, Snapshot
 from serve.user_sequence import RankConfig, UserSequence
 from serve.watcher import LoadedT, NotReadyError, SnapshotWatcher
 
@@ -86,8 +88,8 @@ class UserSequenceReplica:
 
 
 def load_snapshot(store: ArtifactStore, args: ServeArgs, version: str) -> Snapshot:
-    """A version that can be ranked with these arguments. Raises as `Snapshot.load`, and where weights do not fit."""
-    snapshot = Snapshot.load(store, version, with_states=args.lookup == "local")
+    """A version that can be ranked with these arguments. Raises as that of loading, and where weights do not fit."""
+    snapshot = loading.load_snapshot(store, version, with_states=args.lookup == "local")
     fusion_weights(args.weights, snapshot.tasks)
     return snapshot
 

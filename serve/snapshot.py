@@ -1,25 +1,17 @@
-"""One published bank and the model it was made with, loaded, checked and immutable.
-
-The bank's CURRENT alone decides the pair: its manifest names the model version. Whatever does not fit is refused with
-both values, so that the previous pair keeps answering.
-"""
+"""One published bank and the model it was made with, immutable: what a request reads. serve/loading.py makes it."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from models.artifacts import bank as bank_files
-from models.artifacts.bank import COLD_START_ROW, NO_ANCHOR, Array, Histories, anchor_date
-from models.artifacts.bank_delta import UNTIL, BankDelta, BankLayout
+from models.artifacts.bank import COLD_START_ROW, NO_ANCHOR, Array, Histories, anchor_date, as_read
+from models.artifacts.bank_delta import BankDelta, BankLayout
 from models.artifacts.delta_store import DeltaStore
 from models.artifacts.manifest import ArtifactError
 from models.artifacts.store import ArtifactStore
@@ -74,12 +66,12 @@ class Bank:
     made_from: dict[str, str]
     """What the manifest says about its inputs."""
     published_ts_ms: int
-    """When the full bank was stored."""
+    """When the full bank was published, by its manifest."""
     states: Mapping[str, Array]
     """By source of the ranker, of the full bank: [N+1, ...], row 0 for unknown authors; [0, ...] where the states are
     elsewhere."""
     cold_start: Mapping[str, Array]
-    """By source: a copy of row 0."""
+    """By source: row 0, as models read it."""
     anchor_day: Array
     """[N+1] int32, days since 1970, NO_ANCHOR where there is none."""
     catalog: Catalog
@@ -101,7 +93,8 @@ class Bank:
     @property
     def layout(self) -> BankLayout:
         """What its deltas must fit."""
-        return BankLayout.of(self.version, self.num_authors + 1, self.cold_start)
+        states = {name: (state.dtype, state.shape[1:]) for name, state in self.states.items()}
+        return BankLayout(run_id=self.version, rows=self.num_authors + 1, states=states)
 
     @property
     def is_elsewhere(self) -> bool:
@@ -117,10 +110,9 @@ class Bank:
         return anchor_date(self.anchor_day[row])
 
     def gather(self, rows: Rows) -> dict[str, Array]:
-        """States [n, ...] of rows [n] by source, copied."""
-        if self.overlay is not None:
-            return self.overlay.gather(self.states, rows)
-        return taken(self.states, rows)
+        """States [n, ...] of rows [n] by source, copied, as models read them: float32 where float16 is stored."""
+        stored = taken(self.states, rows) if self.overlay is None else self.overlay.gather(self.states, rows)
+        return {name: as_read(state) for name, state in stored.items()}
 
     def vectors(self, states: Mapping[str, Array]) -> dict[str, Array]:
         """Views [n, D] of states [n, ...] by which authors may be compared, by the names that sources give them."""
@@ -132,9 +124,9 @@ class Bank:
         rows = delta.rows.astype(np.int64)
         cold_start, overlay = self.cold_start, self.overlay
         if delta.states:
-            _check_states(delta.subject, self.sources, delta.states)
+            check_states(delta.subject, self.sources, delta.states)
             if len(rows) and rows[0] == COLD_START_ROW:
-                cold_start = {name: np.array(state[0]) for name, state in delta.states.items()}
+                cold_start = {name: as_read(np.array(state[0])) for name, state in delta.states.items()}
             if not self.is_elsewhere:
                 overlay = (overlay or Overlay.empty(self.states, self.num_authors + 1)).with_rows(rows, delta.states)
         anchor_day = np.array(self.anchor_day)
@@ -142,7 +134,7 @@ class Bank:
         neighbours = self.neighbours
         if neighbours is not None and overlay is not None:
             vectors = next(iter(self.vectors(overlay.arrays).values()))
-            neighbours = neighbours.with_rows(rows, _anchored(anchor_day), overlay.slot, vectors)
+            neighbours = neighbours.with_rows(rows, anchored(anchor_day), overlay.slot, vectors)
         return replace(
             self,
             cold_start=cold_start,
@@ -185,95 +177,19 @@ class Snapshot:
         """See Bank.after."""
         return (replace(self, bank=bank) for bank in self.bank.after(store))
 
-    @classmethod
-    def load(cls, store: ArtifactStore, version: str, *, with_states: bool = True) -> Snapshot:
-        """The bank `version` and its model, verified. Raises ArtifactError or ValueError on any mismatch.
 
-        Without states only row 0 is read: the others are then asked of the author cache.
-        """
-        started = time.perf_counter()
-        bank, histories, model_folder = _load_bank(store, version, with_states=with_states)
-        model = ComposedRanker.load(model_folder)
-        _check_model(model, bank)
-        log.info("loaded bank %s with model %s in %.1f s", version, bank.model_version, time.perf_counter() - started)
-        return cls(bank=replace(bank, sources=dict(model.items())), model=model, histories=histories)
-
-
-def load_bank(store: ArtifactStore, version: str) -> Bank:
-    """The bank alone, for a process that ranks nothing. Raises as `Snapshot.load`.
-
-    The model is checked all the same and let go, but for its sources: author cache and ranker then refuse the same
-    versions.
-    """
-    bank = Snapshot.load(store, version).bank
-    compared = next(iter(bank.vectors(bank.states).values()), None)
-    return bank if compared is None else replace(bank, neighbours=Neighbours(compared, _anchored(bank.anchor_day)))
-
-
-def _anchored(anchor_day: Array) -> Array:
+def anchored(anchor_day: Array) -> Array:
     """[N+1], which rows may be compared."""
-    anchored: Array = anchor_day != NO_ANCHOR
-    anchored[COLD_START_ROW] = False
-    return anchored
+    may: Array = anchor_day != NO_ANCHOR
+    may[COLD_START_ROW] = False
+    return may
 
 
-def _load_bank(store: ArtifactStore, version: str, *, with_states: bool) -> tuple[Bank, Histories, Path]:
-    folder, manifest = store.verified("bank", version, without=None if with_states else bank_files.SOURCE)
-    stored = bank_files.read(folder, None if with_states else partial(store.read_part, "bank", version))
-    missing = [key for key in ("ranker", "model") if not manifest.made_from.get(key)]
-    if missing:
-        raise ArtifactError(
-            f"bank {version}: wanted made_from.{missing[0]} in its manifest, got {dict(manifest.made_from)}; "
-            "publish it again"
-        )
-    model_folder = store.fetch(manifest.made_from["ranker"], manifest.made_from["model"])
-    catalog = Catalog.load(model_folder / "catalog.safetensors")
-    _equal(f"bank {version}", "rows (authors of its model's catalog + 1)", stored.rows, catalog.num_authors + 1)
-    bank = Bank(
-        version=version,
-        model_version=manifest.made_from["model"],
-        made_from=dict(manifest.made_from),
-        published_ts_ms=store.published_ts_ms("bank", version),
-        states=stored.states,
-        cold_start=stored.cold_start,
-        anchor_day=stored.anchor_day,
-        catalog=catalog,
-        moment=Moment(0, _event_time(version, manifest.made_from.get(UNTIL))),
-    )
-    return bank, stored.histories, model_folder
-
-
-def _check_model(model: ComposedRanker, bank: Bank) -> None:
-    subject = f"bank {bank.version} with model {bank.model_version}"
-    _equal(subject, "sources", sorted(bank.states), sorted(model.sources))
-    if not model.sizes.cover(bank.catalog.sizes):
-        _equal(subject, "sizes of the catalog", bank.catalog.sizes, model.sizes)
-    held = {name: state if len(state) else bank.cold_start[name][None] for name, state in bank.states.items()}
-    _check_states(subject, dict(model.items()), held)
-    broken = [name for name, tensor in model.state_dict().items() if not bool(tensor.isfinite().all())]
-    if broken:
-        raise ArtifactError(f"{subject}: weights {broken[:5]} hold NaN or infinity; train again")
-
-
-def _check_states(subject: str, sources: Mapping[str, Source], states: Mapping[str, Array]) -> None:
+def check_states(subject: str, sources: Mapping[str, Source], states: Mapping[str, Array]) -> None:
+    """Raises ArtifactError where states [n, ...] hold no rows of their source's table."""
     for name, source in sources.items():
         try:
-            source.check_table(states[name])
+            # Vectors are told by their type and shape: one row of them says it for all.
+            source.check_table(as_read(states[name][:1]) if states[name].dtype.kind == "f" else states[name])
         except ValueError as error:
             raise ArtifactError(f"{subject}, source {name}: {error}; publish a bank and its model together") from error
-
-
-def _event_time(version: str, text: str | None) -> int | None:
-    """Milliseconds since 1970 that a full bank's manifest may say."""
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 15):
-        raise ArtifactError(
-            f"bank {version}: wanted made_from.{UNTIL} in milliseconds since 1970, got {text!r}; publish it again"
-        )
-    return int(text)
-
-
-def _equal(subject: str, what: str, got: Any, wanted: Any) -> None:
-    if got != wanted:
-        raise ArtifactError(f"{subject}: {what}: got {got}, wanted {wanted}; publish a bank and its model together")

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.artifacts import bank_checks
 from models.artifacts.manifest import ArtifactError
 from models.history import HISTORY_PAD, HistoryRule
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files' layout; a folder of another one is refused."""
 NO_ANCHOR = -1
 """Anchor day of an author without one."""
@@ -36,12 +37,13 @@ _HISTORY: dict[str, type[np.generic]] = {
     "ts_ms": np.int64,
     "watch_s": np.float32,
 }
-_STATE_TYPES = (np.dtype(np.float32), np.dtype(np.int64), np.dtype(np.int32))
+_STATE_TYPES = tuple(np.dtype(name) for name in ("float32", "float16", "int64", "int32"))
 _SOURCE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _EPOCH = date(1970, 1, 1).toordinal()
 _NPY_HEADER_BYTES = 4096
 _HEAD_BYTES = 1 << 20
-_CHECK_ROWS = 65_536
+_MAX_TS_MS = 253_402_300_799_999 - 86_400_000
+"""A day before the year 10,000, which no date can name."""
 
 Array = npt.NDArray[Any]
 ReadPart = Callable[[str, int], bytes]
@@ -84,6 +86,10 @@ class StoredBank:
 
     format: int
     """FORMAT of the folder."""
+    newest_ts_ms: int
+    """Event time, ms since 1970, up to which it knows clicks and anchors."""
+    files: tuple[str, ...]
+    """Names of all that was read of the folder, and of the states where they are elsewhere."""
     states: Mapping[str, Array]
     """By source: [N+1, ...], row 0 for unknown authors; [0, ...] where the states are elsewhere."""
     cold_start: Mapping[str, Array]
@@ -99,10 +105,13 @@ class StoredBank:
         return len(self.anchor_day)
 
 
-def write(folder: Path, *, states: Mapping[str, Array], anchor_day: Array, histories: Histories) -> StoredBank:
+def write(
+    folder: Path, *, states: Mapping[str, Array], anchor_day: Array, histories: Histories, newest_ts_ms: int
+) -> StoredBank:
     """Writes a bank into an empty folder and reads it back. Raises ArtifactError for one that is not fit to serve."""
     head = {
         "format": FORMAT,
+        "newest_ts_ms": newest_ts_ms,
         "rows": len(anchor_day),
         "sources": sorted(states),
         "history": asdict(histories.rule),
@@ -118,11 +127,11 @@ def write(folder: Path, *, states: Mapping[str, Array], anchor_day: Array, histo
     return read(folder)
 
 
-def read(folder: Path, elsewhere: ReadPart | None = None) -> StoredBank:
+def read(folder: Path, elsewhere: ReadPart | None = None, *, every_row: bool = True) -> StoredBank:
     """The bank in a folder. Raises ArtifactError for anything that does not fit, with both values.
 
     Where the states are `elsewhere`, their files are not in the folder, and only row 0 of each is read, by `elsewhere`.
-    Otherwise every row is looked at once.
+    Without `every_row` types and shapes are compared and the rest is believed: for who has looked at every row before.
     """
     subject = f"bank {folder.name}"
     head = _head(folder, subject)
@@ -136,19 +145,34 @@ def read(folder: Path, elsewhere: ReadPart | None = None) -> StoredBank:
         if elsewhere is None:
             states[name] = _mapped(folder, file)
             _equal(f"{subject}, source {name}", "rows", len(states[name]), head["rows"])
-            _check_state(f"{subject}, source {name}", states[name])
             cold_start[name] = np.array(states[name][COLD_START_ROW])
         else:
             rows, cold_start[name] = _first_row(subject, file, elsewhere)
             _equal(f"{subject}, source {name}", "rows", rows, head["rows"])
             states[name] = np.empty((0, *cold_start[name].shape), cold_start[name].dtype)
-    return StoredBank(
+    names = [_history_file(name) for name in _HISTORY] if head["users"] else []
+    bank = StoredBank(
         format=head["format"],
+        newest_ts_ms=head["newest_ts_ms"],
+        files=(_HEAD, _ANCHOR_DAY, *map(source_file, head["sources"]), *names),
         states=states,
         cold_start=cold_start,
         anchor_day=anchor_day,
         histories=_histories(folder, head["history"], head["users"]),
     )
+    if every_row:
+        _check_rows(subject, bank)
+    return bank
+
+
+def _check_rows(subject: str, bank: StoredBank) -> None:
+    bank_checks.check_anchor_days(subject, bank.anchor_day, bank.newest_ts_ms)
+    for name, state in bank.states.items():
+        if len(state):
+            bank_checks.check_state(f"{subject}, source {name}", state)
+    said = bank.histories
+    columns = (said.user_ids, said.author_ids, said.ts_ms, said.watch_s)
+    bank_checks.check_histories(subject, *columns, bank.newest_ts_ms)
 
 
 def outline(run_id: str, read_part: ReadPart) -> tuple[int, dict[str, Array]]:
@@ -160,6 +184,11 @@ def outline(run_id: str, read_part: ReadPart) -> tuple[int, dict[str, Array]]:
         rows, cold_start[name] = _first_row(subject, source_file(name), read_part)
         _equal(f"{subject}, source {name}", "rows", rows, head["rows"])
     return head["rows"], cold_start
+
+
+def as_read(state: Array) -> Array:
+    """A state as models read it: float16, in which it may be stored, becomes float32."""
+    return state.astype(np.float32) if state.dtype == np.float16 else state
 
 
 def source_file(name: str) -> str:
@@ -193,8 +222,11 @@ def _parsed_head(content: bytes, subject: str) -> dict[str, Any]:
     try:
         head = json.loads(content)
         _equal(subject, f"format of {_HEAD}", head["format"], FORMAT)
+        if not 0 <= int(head["newest_ts_ms"]) <= _MAX_TS_MS:
+            raise ValueError(f"wanted newest_ts_ms within 0..{_MAX_TS_MS}, got {head['newest_ts_ms']}")
         return {
             "format": FORMAT,
+            "newest_ts_ms": int(head["newest_ts_ms"]),
             "rows": int(head["rows"]),
             "sources": [str(name) for name in head["sources"]],
             "history": HistoryRule(**head["history"]),
@@ -218,8 +250,6 @@ def _histories(folder: Path, rule: HistoryRule, num_users: int) -> Histories:
         _equal(subject, f"shape of {_history_file(name)}", column.shape, wanted)
     if wanted[1] < rule.length:
         raise ArtifactError(f"{subject}: wanted histories of {rule.length} or more, got {wanted[1]}; publish it again")
-    if not (users[1:] > users[:-1]).all():
-        raise ArtifactError(f"{subject}: wanted {_history_file('user_ids')} ascending and unique; publish it again")
     return Histories(rule=rule, user_ids=users, **columns)
 
 
@@ -247,27 +277,6 @@ def _check_type(subject: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> N
         raise ArtifactError(
             f"{subject}: wanted [N+1, ...] of {', '.join(map(str, _STATE_TYPES))}, got {dtype} {shape}; "
             "publish it again"
-        )
-
-
-def _check_state(subject: str, state: Array) -> None:
-    """Reads every row once. Raises ArtifactError for NaN and infinity, and where all authors have the same vector."""
-    if state.dtype != np.float32:
-        return
-    parts = state.shape[1] if state.ndim > 2 else 1
-    split = state.reshape(len(state), parts, -1)
-    same = np.ones(parts, dtype=np.bool_)
-    for start in range(0, len(split), _CHECK_ROWS):
-        block = split[start : start + _CHECK_ROWS]
-        finite = np.isfinite(block).all(axis=(1, 2))
-        if not finite.all():
-            row = start + int(np.flatnonzero(~finite)[0])
-            raise ArtifactError(f"{subject}: row {row} holds NaN or infinity; publish it again, or train again")
-        same &= (block == split[0]).all(axis=(0, 2))
-    if len(split) > 1 and same.any():
-        raise ArtifactError(
-            f"{subject}: vectors {np.flatnonzero(same).tolist()} are the same in all {len(split)} rows; "
-            "the model has learnt no author"
         )
 
 

@@ -25,6 +25,7 @@ UNTIL = "until_ts_ms"
 _HEAD, _ROWS, _ANCHOR_DAY = "delta.json", "rows.npy", "anchor_day.npy"
 _ROW_TYPES = (np.dtype(np.int32), np.dtype(np.int64))
 _MAX_TS_MS = 253_402_300_799_999
+_MAX_DAY = _MAX_TS_MS // 86_400_000
 _AGAIN = "publish it again, or the next full bank"
 
 Files = Mapping[str, bytes]
@@ -85,6 +86,8 @@ class BankDelta:
         _equal(subject, "anchor days", _kind(self.anchor_day), (np.dtype(np.int32), (size,)))
         if self.anchor_day.min(initial=NO_ANCHOR) < NO_ANCHOR:
             raise ArtifactError(f"{subject}: wanted anchor days >= {NO_ANCHOR}, got {self.anchor_day.min()}; {_AGAIN}")
+        if self.anchor_day.max(initial=0) > _MAX_DAY:
+            raise ArtifactError(f"{subject}: wanted anchor days <= {_MAX_DAY}, got {self.anchor_day.max()}; {_AGAIN}")
         if not with_states:
             return
         _equal(subject, "sources", sorted(self.states), sorted(layout.states))

@@ -27,9 +27,13 @@ class Manifest:
     """File name -> sha256."""
     made_from: Mapping[str, str] = field(default_factory=dict)
     """Fingerprints and versions of the inputs."""
+    published_ts_ms: int = 0
+    """When it was published, ms since 1970, by the publisher's clock; 0 where it says nothing of that."""
 
     @classmethod
-    def create(cls, folder: Path, *, kind: str, run_id: str, made_from: Mapping[str, str]) -> "Manifest":
+    def create(
+        cls, folder: Path, *, kind: str, run_id: str, made_from: Mapping[str, str], published_ts_ms: int = 0
+    ) -> "Manifest":
         """Hashes every file of `folder` and writes MANIFEST.json beside them. Raises ArtifactError for sub-folders."""
         nested = sorted(p.name for p in folder.iterdir() if p.is_dir())
         if nested:
@@ -37,7 +41,9 @@ class Manifest:
                 f"artifact {folder}: wanted files only, got folder(s) {', '.join(nested)}; move them out"
             )
         files = {p.name: _sha256(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MANIFEST}
-        manifest = cls(kind=kind, run_id=run_id, files=files, made_from=dict(made_from))
+        manifest = cls(
+            kind=kind, run_id=run_id, files=files, made_from=dict(made_from), published_ts_ms=published_ts_ms
+        )
         (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True))
         return manifest
 
@@ -48,6 +54,10 @@ class Manifest:
             manifest = cls(**json.loads(content))
             if any(Path(name).name != name for name in dict(manifest.files)):
                 raise ValueError(f"wanted plain file names, got {sorted(manifest.files)}")
+            if not manifest.files:
+                raise ValueError("wanted files with their hashes, got none")
+            if type(manifest.published_ts_ms) is not int or manifest.published_ts_ms < 0:
+                raise ValueError(f"wanted published_ts_ms >= 0, got {manifest.published_ts_ms!r}")
         except (ValueError, TypeError) as error:
             raise ArtifactError(f"artifact {folder}: {MANIFEST} is damaged ({error}); publish it again") from error
         return manifest

@@ -81,9 +81,22 @@ class ArtifactStore:
         return run_id
 
     def published_ts_ms(self, kind: str, run_id: str) -> int:
-        """When the version's manifest was stored, ms since epoch; 0 where there is none."""
-        modified = self._filesystem.get_file_info(f"{self.folder(kind, run_id)}/{MANIFEST}").mtime_ns
-        return (modified or 0) // 1_000_000
+        """When a version was published, as its manifest says; 0 where it says nothing, or there is none."""
+        content = self.read_file(kind, run_id, MANIFEST)
+        return 0 if content is None else Manifest.parse(content, self.folder(kind, run_id)).published_ts_ms
+
+    def versions(self, kind: str) -> list[str]:
+        """Run ids of all versions of a kind that have a manifest, the one that was published last at the end."""
+        base = f"{self._path}/artifacts/{kind}"
+        published: dict[str, int] = {}
+        for info in self._filesystem.get_file_info(pafs.FileSelector(base, allow_not_found=True)):
+            run_id = info.base_name.removeprefix("v=")
+            if run_id != info.base_name and self._holds(f"{info.path}/{MANIFEST}"):
+                try:
+                    published[run_id] = self.published_ts_ms(kind, run_id)
+                except ArtifactError as error:
+                    log.warning("a version that nobody can read: %s", error)
+        return sorted(published, key=lambda run_id: (published[run_id], run_id))
 
     def fetch(self, kind: str, run_id: str | None = None) -> Path:
         """A verified local folder of a version (default: CURRENT). Raises ArtifactError."""
@@ -142,7 +155,8 @@ class ArtifactStore:
         be using it. Publishing the same files again moves CURRENT alone; other files under its run id are an
         ArtifactError. What a publisher that died left behind has no manifest and makes way.
         """
-        manifest = Manifest.create(local, kind=kind, run_id=run_id, made_from=made_from)
+        now_ms = time.time_ns() // 1_000_000
+        manifest = Manifest.create(local, kind=kind, run_id=run_id, made_from=made_from, published_ts_ms=now_ms)
         published = self._stored(kind, run_id)
         if published is None:
             self._upload(local, manifest)
@@ -152,10 +166,21 @@ class ArtifactStore:
                 f"artifact {kind}: {run_id} is in use with other files; publish under a new run id, "
                 f"or remove {self.folder(kind, run_id)} where nothing was made from it"
             )
+        self._point(kind, run_id)
+        return published or manifest
+
+    def roll_back(self, kind: str, run_id: str) -> None:
+        """Moves CURRENT to a version that is there, after all of it was verified where it lies. Raises ArtifactError.
+
+        No file of any version is touched: who reads one, the newest or that one, goes on.
+        """
+        self._read_back(kind, run_id)
+        self._point(kind, run_id)
+
+    def _point(self, kind: str, run_id: str) -> None:
         if self.current(kind) != run_id:
             put_file(self._filesystem, f"{self._path}/artifacts/{kind}/{CURRENT}", run_id.encode())
-            log.info("published %s %s", kind, run_id)
-        return published or manifest
+            log.info("%s %s is current", kind, run_id)
 
     def sweep(self, kind: str, older_than_s: float) -> list[str]:
         """Removes versions of a kind that nobody can read, as no manifest was stored: what is whole, or newer, stays.
@@ -180,10 +205,7 @@ class ArtifactStore:
 
         Only for kinds of which nobody reads an older version, and for who keeps others from publishing meanwhile.
         """
-        base = f"{self._path}/artifacts/{kind}"
-        infos = self._filesystem.get_file_info(pafs.FileSelector(base, allow_not_found=True))
-        versions = [info.base_name[2:] for info in infos if info.base_name.startswith("v=")]
-        newest = sorted(versions, key=lambda version: self.published_ts_ms(kind, version), reverse=True)
+        newest = self.versions(kind)[::-1]
         gone = [version for version in newest[keep:] if version != self.current(kind)]
         for version in gone:
             # The manifest first: a version that goes half is none.

@@ -25,7 +25,7 @@ BEFORE = "before"
 """In the lineage: the version that a version went on from."""
 _SAME = (
     "batch_size", "stretch_rows", "checkpoint_rows", "encode_window", "lr_ids", "lr_encoder", "lr_dense", "l2_ids",
-    "log_every",
+    "id_dropout", "log_every",
 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -15,6 +15,7 @@ import torch.distributed as dist
 from models.batch import RankingBatch
 from models.catalog import CatalogSizes
 from models.composed import ComposedRanker, Sources
+from models.id_dropout import without_some_ids
 from models.optimizer import RankerOptimizer
 from models.sarm.memory_bank import MemoryBank
 from models.sources import Inputs, SourceSpec
@@ -76,7 +77,7 @@ class Loop:
         self.progress.waited_s += stretch.waited_s
         self._clock, self._cpu_clock = time.perf_counter(), time.process_time()
         for window in stretch.windows(self.plan.encode_window):
-            self._train_window(key, [batch.to(self.worker.device) for batch, _ in window], [size for _, size in window])
+            self._train_window(key, self._shown(batch for batch, _ in window), [size for _, size in window])
         self._tick()
         self.progress.stretches += 1
 
@@ -93,6 +94,14 @@ class Loop:
         self.settle(key)
         self.progress.done.append(key)
         self.progress.stretches = 0
+
+    def _shown(self, batches: Iterable[RankingBatch]) -> list[RankingBatch]:
+        """Batches as the next steps see them."""
+        plan, step = self.plan, self.progress.step
+        return [
+            without_some_ids(batch, plan.id_dropout, plan.seed, step + index).to(self.worker.device)
+            for index, batch in enumerate(batches)
+        ]
 
     def _train_window(self, key: str, batches: Sequence[RankingBatch], sizes: Sequence[int]) -> None:
         """Steps that share one encoding of their authors; `sizes` are rows of each batch over all workers."""

@@ -120,6 +120,9 @@ class TrainConfig:
     """Adam's learning rate for everything else."""
     l2_ids: float = 0.0003
     """Weight of half the squared norm of id tables in the loss."""
+    id_dropout: float = 0.0
+    """Share of examples that are learnt as of an unknown user, and as many as of an unknown author: without them, those
+    whom a ranker does not know are scored by rows that nothing has taught. 0 = none, as in the published studies."""
     warmup_steps: int = 0
     """Steps over which the learning rates rise to their value."""
     end_rate: float = 0.02
@@ -165,6 +168,8 @@ class TrainConfig:
             raise ValueError(f"epochs and patience must be >= 1 and validation_days >= 0, got {given}")
         if min(self.test_days, self.max_failures, self.warmup_steps, self.l2_ids) < 0 or not 0 <= self.end_rate <= 1:
             raise ValueError("test_days, max_failures, warmup_steps and l2_ids must be >= 0, end_rate in 0..1")
+        if not 0 <= self.id_dropout < 1:
+            raise ValueError(f"id_dropout must be within 0..1 and below 1, got {self.id_dropout}")
 
     @property
     def workers(self) -> list[int | str]:
@@ -223,6 +228,7 @@ class TrainingPlan:
     lr_encoder: float
     lr_dense: float
     l2_ids: float
+    id_dropout: float
     warmup_steps: int
     end_rate: float
     log_every: int
@@ -334,6 +340,7 @@ def make_plan(
         lr_encoder=config.lr_encoder,
         lr_dense=config.lr_dense,
         l2_ids=config.l2_ids,
+        id_dropout=config.id_dropout,
         warmup_steps=config.warmup_steps,
         end_rate=config.end_rate,
         log_every=config.log_every,

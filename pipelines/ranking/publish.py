@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.artifacts import bank
+from models.artifacts import bank, probe
 from models.artifacts.bank_delta import UNTIL
 from models.artifacts.manifest import ArtifactError
 from models.config import DayText
@@ -39,6 +39,7 @@ from pipelines.tables.storage import Storage
 log = logging.getLogger(__name__)
 KIND = "bank"
 VECTORS = ("encoded", "trained")
+DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +55,9 @@ class PublishConfig:
     vectors: str = "encoded"
     """`encoded`: every author is encoded with the newest weights. `trained`: authors are as the memory bank of a ranker
     that follows by windows holds them, each of the step that encoded it last: the bank before and all its deltas."""
+    dtype: str = "float32"
+    """How vectors of authors are stored: `float16` takes half of the disk and memory, and moves scores by less than
+    0.001 where it was measured (docs/serving.md). Deltas of the bank are stored alike; models read float32."""
     histories: bool = True
     """False leaves the users' histories out, where requests bring their own."""
     gate: GateConfig = field(default_factory=GateConfig)
@@ -62,6 +66,8 @@ class PublishConfig:
     def __post_init__(self) -> None:
         if self.vectors not in VECTORS:
             raise ValueError(f"vectors: wanted one of {', '.join(VECTORS)}, got {self.vectors!r}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: wanted one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if self.vectors == "trained" and self.until is not None:
             raise ValueError(f"until: wanted null with vectors: trained, which are of one moment, got {self.until}")
 
@@ -78,7 +84,7 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     impressions = storage.listing("impressions")
     clicks = impressions.days if config.histories else []
     clicks = window(clicks[-1], clicks, rule.days) if clicks else []
-    made_from = _made_from(config, storage, ranker, before, rule)
+    made_from = _made_from(config, storage, artifacts, ranker, before, rule)
     made_from |= {f"impressions/{day}": impressions.stamp(day) for day in clicks}
     if trained is not None:
         made_from[UNTIL] = str(trained.until_ms)
@@ -94,10 +100,17 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     anchor_day = _anchor_day(states, ranker.catalog.num_authors)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        stored = bank.write(folder, states=tables, anchor_day=anchor_day, histories=histories(storage, clicks, rule))
+        stored = bank.write(
+            folder,
+            states={name: _stored(table, config.dtype) for name, table in tables.items()},
+            anchor_day=anchor_day,
+            histories=histories(storage, clicks, rule),
+            newest_ts_ms=day_start_ms(max([before, *map(day_after, clicks)])),
+        )
+        probe.write(folder, probe.record(ranker.model, ranker.catalog, stored))
         artifacts.publish(KIND, folder, run_id, made_from | {"evaluation": judged.get("evaluation", "none: gate off")})
     anchored = anchor_day[anchor_day != NO_ANCHOR]
-    bank_mb = sum(table.nbytes for table in tables.values()) / 2**20
+    bank_mb = sum(table.nbytes for table in stored.states.values()) / 2**20
     log.info(
         "bank %s | %d rows, %d with an anchor | %d histories | %.1f MB | encoded in %.1f s",
         run_id, stored.rows, len(anchored), len(stored.histories.user_ids), bank_mb, encode_s,
@@ -150,18 +163,32 @@ def _held(artifacts: Artifacts, ranker: PublishedRanker) -> dict[str, npt.NDArra
 
 
 def _made_from(
-    config: PublishConfig, storage: Storage, ranker: PublishedRanker, before: str, rule: HistoryRule
+    config: PublishConfig,
+    storage: Storage,
+    artifacts: Artifacts,
+    ranker: PublishedRanker,
+    before: str,
+    rule: HistoryRule,
 ) -> dict[str, str]:
     """What the bank is made from beside impressions, the ranker first: serving loads both."""
     made_from = {
-        "config": digest([config.until, config.vectors, config.histories, config.ranker, asdict(rule), bank.FORMAT]),
+        "config": digest(
+            [config.until, config.vectors, config.dtype, config.histories, config.ranker, asdict(rule), bank.FORMAT]
+        ),
         "ranker": ranker.name,
         "model": ranker.manifest.run_id,
         "model_weights": ranker.manifest.files["model.safetensors"],
     }
     for name in ranker.sources:
         made_from |= SOURCES[name].depends_on(storage, before)
+        made_from |= {key: ranker.manifest.made_from[key] for key in SOURCES[name].pinned(artifacts)}
     return made_from
+
+
+def _stored(table: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+    """A table as it is stored: codes as they are. Numbers too large for float16 become infinite, and are refused."""
+    with np.errstate(over="ignore"):
+        return table.astype(dtype) if table.dtype == np.float32 else table
 
 
 def _anchor_day(states: Mapping[str, State], num_authors: int) -> npt.NDArray[np.int32]:

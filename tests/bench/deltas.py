@@ -36,6 +36,7 @@ from pipelines.serving.serve import ServeConfig, serving
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.storage import Storage, StorageConfig
+from serve.loading import load_snapshot
 from serve.schema import RankRequest
 from serve.snapshot import Bank, Snapshot
 from serve.user_sequence import UserSequence
@@ -242,7 +243,7 @@ def main(argv: Sequence[str] = ()) -> int:
         publisher = Publisher(published.root, deltas, args.every_s)
         served = while_serving(published, bodies, publisher, args)
         # Loaded as of before: the deltas are laid over it one by one.
-        snapshots, over_ms = moments(Snapshot.load(ArtifactStore.open(str(published.root)), RUN_ID), deltas)
+        snapshots, over_ms = moments(load_snapshot(ArtifactStore.open(str(published.root)), RUN_ID), deltas)
         figures = _figures(args, served, publisher, snapshots, bodies) | {"over_ms": _middle_and_most(over_ms)}
     _print(figures)
     print(json.dumps(figures))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from models.artifacts import bank
+from models.artifacts import bank, probe
 from models.artifacts.bank import NO_ANCHOR, Histories
 from models.artifacts.bank_delta import UNTIL, BankDelta, fold
 from models.artifacts.delta_store import DeltaStore
-from models.artifacts.manifest import CURRENT, Manifest
+from models.artifacts.manifest import CURRENT, MANIFEST, Manifest
 from models.artifacts.store import ArtifactStore
 from models.catalog import Catalog
 from models.composed import ComposedRanker, Sources
@@ -28,6 +29,7 @@ from models.sarm.anchor_tokens import CLS_ROW, AnchorTokens, TokenRows
 from models.sarm.model import REPRESENTATIONS, SARM, SARMConfig
 from models.sources import SourceSpec
 from serve.args import WatchConfig
+from serve.loading import load_snapshot
 from serve.snapshot import Snapshot
 from serve.user_sequence import UserSequence
 from serve.watcher import SnapshotWatcher
@@ -78,7 +80,7 @@ class Published:
         model = model or self.model(f"m-{run_id}", seed=seed)
         self.bank(run_id, model, seed=seed, point=point)
 
-    def model(self, run_id: str, *, seed: int = 0) -> str:
+    def model(self, run_id: str, *, seed: int = 0, made_from: Mapping[str, str] | None = None) -> str:
         folder = self.folder("sarm", run_id)
         catalog = self.catalog(seed)
         torch.manual_seed(seed)
@@ -88,7 +90,7 @@ class Published:
                 parameter.add_(0.05 * torch.randn_like(parameter))
         ranker.save(folder)
         catalog.save(folder / "catalog.safetensors")
-        Manifest.create(folder, kind="sarm", run_id=run_id, made_from={})
+        Manifest.create(folder, kind="sarm", run_id=run_id, made_from=made_from or {})
         return run_id
 
     def catalog(self, seed: int = 0) -> Catalog:
@@ -108,6 +110,8 @@ class Published:
         seed: int = 0,
         point: bool = True,
         histories: bool = True,
+        dtype: str = "float32",
+        made_from: Mapping[str, str] | None = None,
         change: Callable[[Path], None] = lambda folder: None,
     ) -> None:
         """`change` may damage the folder before the manifest is made."""
@@ -116,15 +120,32 @@ class Published:
         rng = np.random.default_rng(seed + 1)
         bank.write(
             folder,
-            states={"sarm": self._vectors(model, rng)},
+            states={"sarm": self._vectors(model, rng).astype(dtype)},
             anchor_day=self._anchor_day(),
             histories=self._histories(rng) if histories else Histories.none(self.rule),
+            newest_ts_ms=NOW_MS,
         )
+        self.record(folder, model)
         change(folder)
-        made_from = {"ranker": "sarm", "model": model, "day": "2025-10-09"}
-        Manifest.create(folder, kind="bank", run_id=run_id, made_from=made_from)
+        named = {"ranker": "sarm", "model": model, "day": "2025-10-09", "model_weights": self.weights(model)}
+        self.describe(folder, run_id, named | dict(made_from or {}))
         if point:
             self.point(run_id)
+
+    def record(self, folder: Path, model: str) -> None:
+        """Records the probe of the bank in a folder."""
+        of_model = self.folder("sarm", model)
+        catalog = Catalog.load(of_model / "catalog.safetensors")
+        probe.write(folder, probe.record(ComposedRanker.load(of_model), catalog, bank.read(folder)))
+
+    def weights(self, model: str) -> str:
+        """Hash of a model's weights."""
+        return Manifest.parse((self.folder("sarm", model) / MANIFEST).read_bytes(), model).files["model.safetensors"]
+
+    def describe(self, folder: Path, run_id: str, made_from: Mapping[str, str]) -> None:
+        """Writes the manifest of a bank, as of now."""
+        now_ms = time.time_ns() // 1_000_000
+        Manifest.create(folder, kind="bank", run_id=run_id, made_from=made_from, published_ts_ms=now_ms)
 
     def point(self, run_id: str) -> None:
         """Moves CURRENT in one step."""
@@ -159,9 +180,16 @@ class Published:
         stored = bank.read(source)
         states, anchor_day = fold(run_id, stored, deltas)
         folder.mkdir()
-        bank.write(folder, states=states, anchor_day=anchor_day, histories=stored.histories)
+        bank.write(
+            folder,
+            states=states,
+            anchor_day=anchor_day,
+            histories=stored.histories,
+            newest_ts_ms=NOW_MS + 60 * 24 * HOUR_MS,
+        )
         made_from = dict(Manifest.verify(source).made_from) | {UNTIL: str(deltas[-1].until_ts_ms)}
-        Manifest.create(folder, kind="bank", run_id=into, made_from=made_from)
+        self.record(folder, made_from["model"])
+        self.describe(folder, into, made_from)
         if point:
             self.point(into)
 
@@ -199,7 +227,7 @@ def fill_with_nan(folder: Path) -> None:
 def watcher_of(root: Path, **config: float) -> SnapshotWatcher[Snapshot]:
     """A watcher that has looked once and has no thread."""
     store = ArtifactStore.open(str(root))
-    watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, partial(Snapshot.load, store), WatchConfig(**config))
+    watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, partial(load_snapshot, store), WatchConfig(**config))
     watcher.poll()
     return watcher
 

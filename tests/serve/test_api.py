@@ -19,8 +19,8 @@ from serve.api import create_api
 from serve.args import ApiConfig, WatchConfig
 from serve.auth import Tokens
 from serve.author_cache import AuthorCache
+from serve.loading import load_bank
 from serve.schema import MAX_CANDIDATES, MAX_HISTORY, AuthorResponse, BankResponse, RankRequest, SimilarResponse
-from serve.snapshot import load_bank
 from serve.user_sequence import UserSequence
 from serve.watcher import SnapshotWatcher
 from tests.serve.conftest import AUTHOR_IDS, NOW_MS, UNANCHORED, USER_IDS, Published, watcher_of

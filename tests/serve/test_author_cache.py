@@ -13,7 +13,8 @@ from models.artifacts.store import ArtifactStore
 from models.whitening import Whitening
 from serve.args import WatchConfig
 from serve.author_cache import AuthorCache, NoAnchorError, NoVectorsError
-from serve.snapshot import Bank, load_bank
+from serve.loading import load_bank
+from serve.snapshot import Bank
 from serve.watcher import SnapshotWatcher
 from tests.serve.conftest import AUTHOR_IDS, NUM_AUTHORS, UNANCHORED, USER_IDS, Published, fill_with_nan
 

@@ -20,9 +20,10 @@ from models.artifacts.delta_store import DeltaStore
 from models.artifacts.store import ArtifactStore
 from serve.args import WatchConfig
 from serve.author_cache import AuthorCache
+from serve.loading import load_bank, load_snapshot
 from serve.neighbours import Neighbours
 from serve.schema import RankRequest, RankResponse
-from serve.snapshot import Bank, Gathered, Snapshot, load_bank
+from serve.snapshot import Bank, Gathered, Snapshot
 from serve.user_sequence import UserSequence
 from serve.watcher import SnapshotWatcher
 from tests.serve.conftest import (
@@ -54,7 +55,7 @@ def cache_over(root: Path) -> tuple[AuthorCache, SnapshotWatcher[Bank]]:
 def remote_watcher(root: Path) -> SnapshotWatcher[Snapshot]:
     """Of a ranker whose states are elsewhere."""
     store = ArtifactStore.open(str(root))
-    load = partial(Snapshot.load, store, with_states=False)
+    load = partial(load_snapshot, store, with_states=False)
     watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, WatchConfig())
     watcher.poll()
     return watcher
@@ -374,7 +375,7 @@ def test_no_answer_mixes_deltas_while_they_come_every_50_ms(published: Published
     assert watcher.failures == 0
     wanted = {}
     for version, made in deltas.items():
-        snapshot = Snapshot.load(ArtifactStore.open(str(published.root)), version)
+        snapshot = load_snapshot(ArtifactStore.open(str(published.root)), version)
         for number, delta in enumerate([None, *made]):
             if delta is not None:
                 snapshot = replace(snapshot, bank=snapshot.bank.with_delta(delta))

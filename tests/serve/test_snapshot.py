@@ -17,12 +17,13 @@ from models.artifacts import bank
 from models.artifacts.manifest import Manifest
 from models.artifacts.store import ArtifactStore
 from models.composed import ComposedRanker
-from serve.snapshot import Snapshot, load_bank
-from tests.serve.conftest import NUM_AUTHORS, UNANCHORED, USER_IDS, Published, fill_with_nan
+from serve.loading import load_bank, load_snapshot
+from serve.snapshot import Snapshot
+from tests.serve.conftest import NOW_MS, NUM_AUTHORS, UNANCHORED, USER_IDS, Published, fill_with_nan
 
 
 def load(published: Published, version: str = "a", *, with_states: bool = True) -> Snapshot:
-    return Snapshot.load(ArtifactStore.open(str(published.root)), version, with_states=with_states)
+    return load_snapshot(ArtifactStore.open(str(published.root)), version, with_states=with_states)
 
 
 def test_the_pair_is_what_the_bank_names(shared: Published) -> None:
@@ -55,7 +56,7 @@ def test_without_states_the_cold_start_row_is_read_alone(shared: Published, tmp_
     store = ArtifactStore.open(str(shared.root))
     if away:
         store = ArtifactStore(pafs.SubTreeFileSystem(str(shared.root), pafs.LocalFileSystem()), "", tmp_path)
-    whole, part = load(shared).bank, Snapshot.load(store, "a", with_states=False).bank
+    whole, part = load(shared).bank, load_snapshot(store, "a", with_states=False).bank
     assert np.array_equal(part.cold_start["sarm"], whole.states["sarm"][0])
     assert len(part.states["sarm"]) == 0 and part.num_authors == whole.num_authors
 
@@ -89,8 +90,9 @@ def another_source(folder: Path) -> None:
 
 def rewrite(folder: Path, states: dict[str, Any], anchor_day: Any, histories: bank.Histories) -> None:
     for path in folder.iterdir():
-        path.unlink()
-    bank.write(folder, states=states, anchor_day=anchor_day, histories=histories)
+        if not path.name.startswith("probe"):
+            path.unlink()
+    bank.write(folder, states=states, anchor_day=anchor_day, histories=histories, newest_ts_ms=NOW_MS)
 
 
 @pytest.mark.parametrize(
@@ -163,5 +165,9 @@ def test_a_model_with_broken_weights_is_refused(published: Published) -> None:
     model.save(folder)
     (folder / "MANIFEST.json").unlink()
     Manifest.create(folder, kind="sarm", run_id="m-a", made_from={})
+    bank_folder = published.folder("bank", "a")
+    named = dict(Manifest.verify(bank_folder).made_from) | {"model_weights": published.weights("m-a")}
+    (bank_folder / "MANIFEST.json").unlink()
+    published.describe(bank_folder, "a", named)
     with pytest.raises(ValueError, match="ranker.users.weight.*NaN"):
         load(published)

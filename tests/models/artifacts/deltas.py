@@ -14,6 +14,7 @@ from models.artifacts.manifest import Manifest
 from models.history import HistoryRule
 
 RUN_ID, ROWS = "b1", 9
+NEWEST_MS = 10 * 86_400_000
 SHAPES: dict[str, tuple[Any, tuple[int, ...]]] = {
     "sarm": (np.dtype(np.float32), (2, 3)),
     "tags": (np.dtype(np.int64), (2,)),
@@ -45,7 +46,7 @@ def write_bank(folder: Path) -> StoredBank:
     """The full bank."""
     days = np.where(np.arange(ROWS) % 3 == 0, NO_ANCHOR, 5).astype(np.int32)
     histories = Histories.none(HistoryRule(length=3, days=14, delay_ms=0))
-    return bank.write(folder, states=states(ROWS, 0), anchor_day=days, histories=histories)
+    return bank.write(folder, states=states(ROWS, 0), anchor_day=days, histories=histories, newest_ts_ms=NEWEST_MS)
 
 
 def stored_bank(root: Path) -> Path:

@@ -19,6 +19,8 @@ from models.history import HISTORY_PAD, HistoryRule
 
 RULE = HistoryRule(length=3, days=14, delay_ms=600_000)
 ROWS, WIDTH = 6, 4
+DAY_MS = 86_400_000
+NEWEST_MS = 10 * DAY_MS
 
 
 def histories() -> Histories:
@@ -43,7 +45,8 @@ def states() -> dict[str, np.ndarray]:
 def write(folder: Path, **other: Any) -> StoredBank:
     folder.mkdir(exist_ok=True)
     days = np.array([NO_ANCHOR, 5, 6, 7, NO_ANCHOR, 9], np.int32)
-    return bank.write(folder, **({"states": states(), "anchor_day": days, "histories": histories()} | other))
+    given = {"states": states(), "anchor_day": days, "histories": histories(), "newest_ts_ms": NEWEST_MS} | other
+    return bank.write(folder, **given)
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -189,7 +192,7 @@ def test_pickled_objects_are_never_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"format": 2}, "format of bank.json: got 2, wanted 1"),
+        ({"format": 1}, "format of bank.json: got 1, wanted 2"),
         ({"rows": 7}, "anchor days: got 6, wanted 7"),
         ({"sources": ["sarm", "../x"]}, "small letters"),
         ({"history": {"length": 0, "days": 1, "delay_ms": 0}}, "is damaged.*length >= 1"),

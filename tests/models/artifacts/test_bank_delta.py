@@ -183,6 +183,7 @@ def test_what_does_not_follow_is_not_merged() -> None:
 
 def test_the_folded_bank_is_one_to_publish(full: StoredBank, tmp_path: Path) -> None:
     folded, days = fold(RUN_ID, full, [delta(1), delta(2, rows=[1])])
-    read = bank.write(tmp_path, states=folded, anchor_day=days, histories=full.histories)
+    newest = full.newest_ts_ms
+    read = bank.write(tmp_path, states=folded, anchor_day=days, histories=full.histories, newest_ts_ms=newest)
     assert np.array_equal(read.states["sarm"][1], states(1, 2)["sarm"][0]) and read.anchor_day[1] == 2
     assert np.array_equal(read.cold_start["tags"], states(3, 1)["tags"][0])

@@ -141,7 +141,9 @@ def test_a_half_written_version_is_refused(store: ArtifactStore, root: Path, tmp
 @pytest.mark.parametrize(
     "manifest",
     ["", "{", "[]", "{}", '{"kind": "bank", "run_id": "r1", "files": 3}',
-     '{"kind": "bank", "run_id": "r1", "files": {"../CURRENT": ""}}'],
+     '{"kind": "bank", "run_id": "r1", "files": {"../CURRENT": ""}}',
+     '{"kind": "bank", "run_id": "r1", "files": {}}',
+     '{"kind": "bank", "run_id": "r1", "files": {"a": ""}, "published_ts_ms": "now"}'],
 )  # fmt: skip
 def test_a_damaged_manifest_is_refused(store: ArtifactStore, root: Path, tmp_path: Path, manifest: str) -> None:
     store.publish("bank", made(tmp_path, "one"), "r1", {})
@@ -201,6 +203,28 @@ def test_a_damaged_version_is_repaired_beside_who_has_mapped_it(
         store.publish("bank", made(tmp_path, "one"), "r1", {})
         assert mapped.read() == "damaged"
     assert content(store) == "one"
+
+
+def test_versions_come_in_the_order_of_their_publication(store: ArtifactStore, root: Path, tmp_path: Path) -> None:
+    for run_id in ("b", "a", "c"):
+        store.publish("bank", made(tmp_path, run_id), run_id, {})
+        time.sleep(0.002)
+    os.utime(stored(root, "c", MANIFEST), (0, 0))  # what a copy of the store does to its files says nothing
+    stored(root, "half").parent.mkdir()
+    assert store.versions("bank") == ["b", "a", "c"] and store.versions("sarm") == []
+
+
+def test_rolling_back_verifies_and_touches_no_file(store: ArtifactStore, root: Path, tmp_path: Path) -> None:
+    for run_id in ("r1", "r2"):
+        store.publish("bank", made(tmp_path, run_id), run_id, {})
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("v=*/*")}
+    store.roll_back("bank", "r1")
+    assert store.current("bank") == "r1" and content(store) == "r1"
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("v=*/*")} == before
+    stored(root, "r2").write_text("damaged")
+    with pytest.raises(ArtifactError, match="weights.bin wanted sha256"):
+        store.roll_back("bank", "r2")
+    assert store.current("bank") == "r1"
 
 
 def test_sub_folders_are_refused_instead_of_left_out(store: ArtifactStore, tmp_path: Path) -> None:

@@ -117,13 +117,13 @@ from pipelines.samples.batches import read_examples
 from pipelines.serving.offline import example_request
 from pipelines.tables.storage import Storage
 from serve.schema import RankRequest
-from serve.snapshot import Snapshot
+from serve.loading import load_snapshot
 from serve.user_sequence import UserSequence
 from serve.watcher import SnapshotWatcher, WatchConfig
 
 root, scores = sys.argv[1:]
 store = ArtifactStore.open(root)
-watcher = SnapshotWatcher(store, partial(Snapshot.load, store), WatchConfig())
+watcher = SnapshotWatcher(store, partial(load_snapshot, store), WatchConfig())
 assert watcher.poll(), watcher.last_failure
 columns = read_examples(Storage.open(root), "2026-01-03")
 wanted = np.load(scores)["scores"]
