@@ -25,6 +25,7 @@ from models.artifacts.manifest import ArtifactError
 from models.artifacts.store import ArtifactStore
 from models.catalog import Catalog
 from models.composed import ComposedRanker
+from models.scoring import Scorer
 from models.sources import Source
 from serve.neighbours import Neighbours
 from serve.overlay import Overlay, Rows, taken
@@ -168,6 +169,8 @@ class Snapshot:
     """States and catalog."""
     model: ComposedRanker
     """In evaluation mode; nothing is encoded here."""
+    scorer: Scorer
+    """Of the model."""
     histories: Histories
     """For users whose request brings no history."""
 
@@ -196,7 +199,9 @@ class Snapshot:
         model = ComposedRanker.load(model_folder)
         _check_model(model, bank)
         log.info("loaded bank %s with model %s in %.1f s", version, bank.model_version, time.perf_counter() - started)
-        return cls(bank=replace(bank, sources=dict(model.items())), model=model, histories=histories)
+        return cls(
+            bank=replace(bank, sources=dict(model.items())), model=model, scorer=Scorer(model), histories=histories
+        )
 
 
 def load_bank(store: ArtifactStore, version: str) -> Bank:
