@@ -20,6 +20,7 @@ from models.artifacts.manifest import ArtifactError, Manifest
 from models.artifacts.store import ArtifactStore
 from models.catalog import Catalog
 from models.composed import ComposedRanker
+from models.scoring import Scorer
 from serve import probe
 from serve.neighbours import Neighbours
 from serve.snapshot import Bank, Moment, Snapshot, anchored, check_states
@@ -46,7 +47,8 @@ def load_snapshot(store: ArtifactStore, version: str, *, with_states: bool = Tru
     bank = _bank(version, manifest, stored, Catalog.load(model_folder / "catalog.safetensors"))
     model = ComposedRanker.load(model_folder)
     _check_model(model, bank)
-    snapshot = Snapshot(bank=replace(bank, sources=dict(model.items())), model=model, histories=stored.histories)
+    bank = replace(bank, sources=dict(model.items()))
+    snapshot = Snapshot(bank=bank, model=model, scorer=Scorer(model), histories=stored.histories)
     probe.check(snapshot, asked)
     log.info("loaded bank %s with model %s in %.1f s", version, bank.model_version, time.perf_counter() - started)
     return snapshot

@@ -17,6 +17,7 @@ from models.artifacts.manifest import ArtifactError
 from models.artifacts.store import ArtifactStore
 from models.catalog import Catalog
 from models.composed import ComposedRanker
+from models.scoring import Scorer
 from models.sources import Source
 from serve.neighbours import Neighbours
 from serve.overlay import Overlay, Rows, taken
@@ -160,6 +161,8 @@ class Snapshot:
     """States and catalog."""
     model: ComposedRanker
     """In evaluation mode; nothing is encoded here."""
+    scorer: Scorer
+    """Of the model."""
     histories: Histories
     """For users whose request brings no history."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from models.artifacts.bank import Array, Histories
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
 from models.history import HISTORY_PAD, known_at
+from models.scoring import RequestRows
 from serve.args import fusion_weights
 from serve.schema import HealthResponse, HistoryItem, Misses, RankRequest, RankResponse, answer_of
 from serve.snapshot import Bank, Gathered, Moment, Snapshot
@@ -29,6 +30,7 @@ Lookup = Callable[[str, int, npt.NDArray[np.int64]], Gathered | None]
 """(bank version, delta, rows [n]) -> states of those rows and the moment that they are all of, which may be another
 delta's of that version; None where they cannot be had in time."""
 
+_OF_HISTORY = ("history_mask", "history_age_s", "history_watch_s")
 _NOBODY = int(np.iinfo(np.int64).min)
 
 
@@ -63,31 +65,26 @@ class UserSequence:
         Raises DuplicateCandidatesError naming the id, NotReadyError before a first version is loaded, and ValueError
         for weights that do not fit its tasks.
         """
-        _refuse_duplicates(request.candidates)
-        snapshot = self._watcher.current
-        now_ms = time.time_ns() // 1_000_000
-        columns = request_columns(request, snapshot.histories, now_ms)
-        batch = request_batch(columns, snapshot.bank.catalog)
-        states, moment, degraded = self._gather(snapshot.bank, batch)
-        probabilities = score(snapshot, batch, states)
-        is_known = batch.author.numpy() > 0
-        answer, candidate = answer_of(snapshot.tasks)
+        return self.rank_many([request])[0]
+
+    def rank_many(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
+        """An answer to each request, all from one version. Raises as `rank`."""
+        for request in requests:
+            _refuse_duplicates(request.candidates)
+        snapshot, now_ms = self._watcher.current, time.time_ns() // 1_000_000
+        asked = [self._asked(snapshot, request, now_ms) for request in requests]
+        scores = snapshot.scorer.score([each.rows for each in asked])
         weights = fusion_weights(self._weights, snapshot.tasks)
-        return answer.model_construct(
-            candidates=ranked(request.candidates, probabilities, is_known, weights, candidate),
-            user_known=bool(batch.user[0] > 0),
-            history_used=int(batch.history_mask[0].sum()),
-            misses=Misses(
-                candidates=int((~is_known).sum()),
-                history=int((batch.history_mask[0] & (batch.history[0] == 0)).sum()),
-            ),
-            bank_version=snapshot.bank.version,
-            bank_delta=moment.delta,
-            bank_until_age_s=moment.age_s(now_ms),
-            model_version=snapshot.bank.model_version,
-            bank_age_s=snapshot.bank.age_s(now_ms),
-            degraded=degraded,
-        )
+        return [
+            answered(snapshot, each, score.numpy(), weights, now_ms) for each, score in zip(asked, scores, strict=True)
+        ]
+
+    def _asked(self, snapshot: Snapshot, request: RankRequest, now_ms: int) -> Asked:
+        columns = request_columns(request, snapshot.histories, now_ms)
+        batch, which = request_batch(columns, snapshot.bank.catalog)
+        read = batch.history[0] if reads_history(snapshot) else batch.history[0, :0]
+        states, moment, degraded = self._gather(snapshot.bank, np.concatenate([batch.author.numpy(), read.numpy()]))
+        return Asked(request, request_rows(snapshot, batch, states), which, moment, degraded)
 
     def health(self) -> HealthResponse:
         """Whether requests can be ranked, and from which versions."""
@@ -105,10 +102,9 @@ class UserSequence:
             model_version=bank.model_version,
         )
 
-    def _gather(self, bank: Bank, batch: RankingBatch) -> tuple[States, Moment, bool]:
-        """States [C + L, ...] of candidates, then history; the moment that they are of; and whether they had to be
-        replaced by cold-start ones."""
-        rows = np.concatenate([batch.author.numpy(), batch.history[0].numpy()])
+    def _gather(self, bank: Bank, rows: npt.NDArray[np.int64]) -> tuple[States, Moment, bool]:
+        """States [n, ...] of rows [n]; the moment that they are of; and whether they had to be replaced by cold-start
+        ones."""
         if self._lookup is None:
             return bank.gather(rows), bank.moment, False
         unique, positions = np.unique(rows, return_inverse=True)
@@ -118,6 +114,20 @@ class UserSequence:
             cold = {name: np.repeat(row[None], len(rows), axis=0) for name, row in bank.cold_start.items()}
             return cold, bank.moment, True
         return {name: state[positions] for name, state in found.states.items()}, found.moment, False
+
+
+class Asked(NamedTuple):
+    """A request, ready to be scored."""
+
+    request: RankRequest
+    rows: RequestRows
+    """Of its different candidates."""
+    which: npt.NDArray[np.int64]
+    """[C], which of the rows each candidate is."""
+    moment: Moment
+    """What its states are of."""
+    degraded: bool
+    """Whether they had to be replaced by cold-start ones."""
 
 
 def request_columns(request: RankRequest, histories: Histories, now_ms: int) -> dict[str, npt.NDArray[Any]]:
@@ -155,30 +165,61 @@ def _given_history(items: list[HistoryItem]) -> tuple[npt.NDArray[Any], ...]:
     return np.array(ids, np.int64), times, np.array([item.watch_time_s for item in ordered], np.float32)
 
 
-def request_batch(columns: dict[str, npt.NDArray[Any]], catalog: Catalog) -> RankingBatch:
-    """The batch of one request, through the same `collate` as training; the history is a view of one row, not C."""
+def request_batch(columns: dict[str, npt.NDArray[Any]], catalog: Catalog) -> tuple[RankingBatch, npt.NDArray[np.int64]]:
+    """The batch of one request through the same `collate` as training, and which of its rows [C] each candidate is.
+
+    Candidates that are not known are one row, so that their scores are the same to the last bit, wherever they stand.
+    The history is a view of one row, not of all.
+    """
+    _, first, which = np.unique(catalog.author_rows(columns["author_id"]), return_index=True, return_inverse=True)
     history = {name: column for name, column in columns.items() if name.startswith("history_")}
     once = collate({name: column[:1] for name, column in columns.items()} | history, catalog)
-    size = len(columns["user_id"])
-    empty = {name: np.empty((size, 0), column.dtype) for name, column in history.items()}
-    batch = collate(columns | empty, catalog)
-    return batch._replace(
-        history=once.history.expand(size, -1),
-        history_mask=once.history_mask.expand(size, -1),
-        history_age_s=once.history_age_s.expand(size, -1),
-        history_watch_s=once.history_watch_s.expand(size, -1),
-    )
+    empty = {name: np.empty((len(first), 0), column.dtype) for name, column in history.items()}
+    batch = collate({name: column[first] for name, column in columns.items() if name not in history} | empty, catalog)
+    spread = {name: getattr(once, name).expand(len(first), -1) for name in ("history", *_OF_HISTORY)}
+    return batch._replace(**spread), which
 
 
-def score(snapshot: Snapshot, batch: RankingBatch, states: States) -> npt.NDArray[np.float32]:
-    """Probabilities [C, K]; `states` [C + L, ...] are those of the candidates, then of the history."""
+def reads_history(snapshot: Snapshot) -> bool:
+    """Whether any source of the ranker reads states of the authors in a history."""
+    none = {name: torch.from_numpy(row[None][:0].copy()) for name, row in snapshot.bank.cold_start.items()}
+    return any(source.of_history(none[name]) is not None for name, source in snapshot.model.items())
+
+
+def request_rows(snapshot: Snapshot, batch: RankingBatch, states: States) -> RequestRows:
+    """What the scorer reads, of `states` [B + L, ...] of authors and history, or [B, ...] where no history is read."""
     rows = {name: torch.from_numpy(state) for name, state in states.items()}
-    with torch.inference_mode():
-        read = {name: source.of_history(rows[name][batch.size :]) for name, source in snapshot.model.items()}
-        histories = {name: None if part is None else part[None] for name, part in read.items()}
-        targets = {name: state[: batch.size] for name, state in rows.items()}
-        probabilities: npt.NDArray[np.float32] = snapshot.model.score(batch, targets, histories).numpy()
-    return probabilities
+    read = {name: source.of_history(rows[name][batch.size :]) for name, source in snapshot.model.items()}
+    histories = {name: None if part is None else part[None] for name, part in read.items()}
+    return RequestRows(batch, {name: state[: batch.size] for name, state in rows.items()}, histories)
+
+
+def answered(
+    snapshot: Snapshot,
+    asked: Asked,
+    probabilities: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float64],
+    now_ms: int,
+) -> RankResponse:
+    """The answer to a request, from the probabilities [B, K] of its rows."""
+    answer, candidate = answer_of(snapshot.tasks)
+    batch, moment, which = asked.rows.batch, asked.moment, asked.which
+    is_known = batch.author.numpy()[which] > 0
+    return answer.model_construct(
+        candidates=ranked(asked.request.candidates, probabilities[which], is_known, weights, candidate),
+        user_known=bool(batch.user[0] > 0),
+        history_used=int(batch.history_mask[0].sum()),
+        misses=Misses(
+            candidates=int((~is_known).sum()),
+            history=int((batch.history_mask[0] & (batch.history[0] == 0)).sum()),
+        ),
+        bank_version=snapshot.bank.version,
+        bank_delta=moment.delta,
+        bank_until_age_s=moment.age_s(now_ms),
+        model_version=snapshot.bank.model_version,
+        bank_age_s=snapshot.bank.age_s(now_ms),
+        degraded=asked.degraded,
+    )
 
 
 def fuse(probabilities: npt.NDArray[np.float32], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

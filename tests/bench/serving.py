@@ -31,8 +31,8 @@ from pipelines.serving.serve import ServeConfig, serving
 from pipelines.settings import Settings
 from pipelines.tables.storage import StorageConfig
 from serve.args import fusion_weights
-from serve.schema import RankRequest, answer_of
-from serve.user_sequence import UserSequence, ranked, request_batch, request_columns, score
+from serve.schema import RankRequest
+from serve.user_sequence import Asked, UserSequence, answered, request_batch, request_columns, request_rows
 from tests.serve.conftest import NOW_MS, Published, watcher_of
 
 AUTHORS, USERS, HISTORY = 20_000, 2_000, 50
@@ -69,34 +69,25 @@ def profile(published: Published, candidates: int) -> dict[str, float]:
     """Median milliseconds of CPU time of the parts of one request, in this process and on one thread."""
     watcher = watcher_of(published.root)
     snapshot, sequence = watcher.current, UserSequence(watcher)
-    model, bank = snapshot.model, snapshot.bank
-    interest_of = model.source("sarm").interest
+    bank, scorer, weights = snapshot.bank, snapshot.scorer, fusion_weights({}, snapshot.tasks)
     body = json.dumps(request_of(published, candidates, seed=1)).encode()
-    request = RankRequest.model_validate(json.loads(body))
+    request = RankRequest.model_validate_json(body)
     columns = request_columns(request, snapshot.histories, NOW_MS)
-    batch = request_batch(columns, bank.catalog)
-    rows = np.concatenate([batch.author.numpy(), batch.history[0].numpy()])
-    vectors = bank.states["sarm"][rows]
-    cls, tar = torch.from_numpy(vectors[:candidates]).unbind(dim=1)
-    history, mask = torch.from_numpy(vectors[candidates:, 0])[None], batch.history_mask[:1]
-    probabilities, known = score(snapshot, batch, {"sarm": vectors}), np.ones(candidates, bool)
-    response = sequence.rank(request)
-    weights, candidate = fusion_weights({}, snapshot.tasks), answer_of(snapshot.tasks)[1]
-    with torch.inference_mode():
-        interest = interest_of(history, mask).expand(candidates, -1)
-        features = torch.cat([cls, tar, interest, model.ranker.rank_features(batch)], dim=-1)
-        parts: dict[str, Callable[[], Any]] = {
-            "json_in": lambda: RankRequest.model_validate(json.loads(body)),
-            "featurize": lambda: request_batch(request_columns(request, snapshot.histories, NOW_MS), bank.catalog),
-            "gather": lambda: bank.gather(rows),
-            "uin": lambda: interest_of(history, mask),
-            "features": lambda: model.ranker.rank_features(batch),
-            "home": lambda: model.ranker.home(features),
-            "fuse_and_sort": lambda: ranked(request.candidates, probabilities, known, weights, candidate),
-            "json_out": lambda: response.model_dump_json(),
-            "rank_whole": lambda: sequence.rank(request),
-        }
-        return {name: median_ms(part) for name, part in parts.items()}
+    batch, which = request_batch(columns, bank.catalog)
+    rows = batch.author.numpy()
+    asked = Asked(request, request_rows(snapshot, batch, bank.gather(rows)), which, bank.moment, False)
+    probabilities, response = scorer.score([asked.rows])[0].numpy(), sequence.rank(request)
+    parts: dict[str, Callable[[], Any]] = {
+        "parse": lambda: RankRequest.model_validate_json(body),
+        "collate": lambda: request_batch(request_columns(request, snapshot.histories, NOW_MS), bank.catalog),
+        "gather": lambda: request_rows(snapshot, batch, bank.gather(rows)),
+        "forward": lambda: scorer.score([asked.rows]),
+        "answer": lambda: answered(snapshot, asked, probabilities, weights, NOW_MS),
+        "serialise": lambda: response.model_dump_json(),
+        "rank_whole": lambda: sequence.rank(request),
+        "as_trained": lambda: snapshot.model.score(*asked.rows),
+    }
+    return {name: median_ms(part) for name, part in parts.items()}
 
 
 def median_ms(part: Callable[[], Any]) -> float:

@@ -26,8 +26,8 @@ from serve.args import ApiConfig, WatchConfig
 from serve.auth import Tokens
 from serve.author_cache import AuthorCache
 from serve.cards import CardShelf
+from serve.loading import load_bank
 from serve.page import PAGE_PATHS
-from serve.snapshot import load_bank
 from serve.user_sequence import UserSequence
 from serve.watcher import SnapshotWatcher
 from tests.serve import browser

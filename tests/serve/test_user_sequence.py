@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import TASKS
@@ -318,3 +318,23 @@ def test_no_answer_mixes_versions_while_banks_are_swapped(published: Published) 
         assert answer.model_version == f"m-{answer.bank_version}"
         found = probabilities(answer, AUTHOR_IDS.tolist())
         np.testing.assert_allclose(found, wanted[answer.bank_version], atol=1e-6)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**20))
+def test_candidates_that_are_not_known_keep_their_order_wherever_they_stand(sequence: UserSequence, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    unknown = (10_000_000 + rng.permutation(150)).tolist()
+    candidates = rng.permutation(AUTHOR_IDS[:20].tolist() + unknown).tolist()
+    answer = sequence.rank(request(candidates=candidates)).candidates
+    assert [c.author_id for c in answer if not c.known] == [each for each in candidates if each in set(unknown)]
+    assert len({(c.score, c.click, c.gift) for c in answer if not c.known}) == 1
+
+
+def test_many_requests_are_answered_as_one_by_one(sequence: UserSequence) -> None:
+    asked = [request(user_id=int(user), candidates=AUTHOR_IDS[: 3 + user % 9].tolist()) for user in USER_IDS]
+    for one, together in zip(map(sequence.rank, asked), sequence.rank_many(asked), strict=True):
+        order = [c.author_id for c in one.candidates]
+        assert [c.author_id for c in together.candidates] == order
+        np.testing.assert_allclose(probabilities(together, order), probabilities(one, order), atol=1e-6)
+        assert (together.user_known, together.history_used) == (one.user_known, one.history_used)
