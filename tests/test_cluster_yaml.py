@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from pipelines.semantics.engine import processor_kwargs
+from pipelines.serving.fast_path import FLAGS, STEADY
 from pipelines.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,8 +116,12 @@ def test_its_configuration_names_places_that_all_nodes_see(cluster: dict[str, An
 def test_both_start_commands_set_authentication_and_the_serve_flags(cluster: dict[str, Any], key: str) -> None:
     before_start = start_line(cluster, key).partition("ray start")[0]
     exports = before_start.partition("export ")[2].split()
-    wanted = {"RAY_AUTH_MODE=token", "RAY_SERVE_ENABLE_HA_PROXY=1", "RAY_SERVE_THROUGHPUT_OPTIMIZED=1"}
-    assert wanted <= set(exports)
+    found = dict(each.split("=") for each in exports if "=" in each)
+    assert found.pop("RAY_AUTH_MODE") == "token"
+    assert (
+        found == {name: value for name, value in (FLAGS | STEADY).items() if name in found}
+        and FLAGS.items() <= found.items()
+    )
     assert "ulimit -n 65536" in before_start
 
 

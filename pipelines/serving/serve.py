@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 from pipelines.runtime.cluster import connected, is_connected, is_shared
 from pipelines.runtime.config import ConfigError
 from pipelines.runtime.run import Run
+from pipelines.serving.fast_path import STEADY, environment, fast_path
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ BUILDER = "serve.app:build"
 ARGUMENTS = "serve.args"
 """Import path of the application's arguments, which are light to import."""
 _APPLICATION = "ranking"
-_HIGH_THROUGHPUT = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED")
 _ROUTES_TIMEOUT_S = 60
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -46,9 +46,9 @@ class ServeConfig:
     """Port of HTTP."""
     request_timeout_s: float = 10.0
     """Requests that take longer are given up with 408."""
-    high_throughput: bool = False
-    """HAProxy and throughput mode, several times more requests per second. HAProxy binds all interfaces whatever `host`
-    says. Read when Ray starts: on a cluster, set the two variables on every node before `ray start` instead."""
+    high_throughput: bool = True
+    """HAProxy in front, several times more requests per second. For a Ray that this command starts: one that runs
+    already has what its nodes were started with, see cluster.yaml."""
     app: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of serve.app:build but for root, for example {replicas: 2, token_env: SERVE_TOKEN}: see ServeArgs in
     serve/args.py, which checks them and adds those that are missing."""
@@ -94,14 +94,11 @@ def run(config: ServeConfig, run: Run) -> dict[str, Any]:
 @contextmanager
 def serving(config: ServeConfig, run: Run) -> Iterator[str]:
     """The running application for the duration of a block, as its URL. Raises ConfigError if the token is not set."""
-    if config.high_throughput:
-        os.environ.update(dict.fromkeys(_HIGH_THROUGHPUT, "1"))
-        log.warning("high_throughput: HAProxy listens on all interfaces, not only on %s", config.host)
-    if config.app["token_env"] is None and (config.high_throughput or config.host not in _LOOPBACK):
+    if config.app["token_env"] is None and config.host not in _LOOPBACK:
         log.warning("other machines can reach port %d and no token is asked for; set serve.app.token_env", config.port)
     _check_token(config, run)
     _check_port(config, run)
-    with connected(run.cluster):
+    with _environment(config, run), connected(run.cluster):
         from ray import serve as ray_serve
 
         application = _application(config, run)
@@ -110,7 +107,9 @@ def serving(config: ServeConfig, run: Run) -> Iterator[str]:
                 "host": config.host,
                 "port": config.port,
                 "request_timeout_s": config.request_timeout_s,
-            }
+            },
+            # Of the proxy: a line for each request costs more than passing it on.
+            logging_config={"enable_access_log": False},
         )
         try:
             ray_serve.run(application, name=_APPLICATION, route_prefix="/")
@@ -121,6 +120,17 @@ def serving(config: ServeConfig, run: Run) -> Iterator[str]:
             ray_serve.delete(_APPLICATION)
             if not ray_serve.status().applications:
                 ray_serve.shutdown()
+
+
+@contextmanager
+def _environment(config: ServeConfig, run: Run) -> Iterator[None]:
+    """What a Ray that is started within inherits."""
+    if is_shared(run.cluster) or is_connected():
+        log.info("Ray runs already: how requests reach replicas is what its nodes were started with")
+        yield
+        return
+    with environment(STEADY), fast_path() if config.high_throughput else nullcontext():
+        yield
 
 
 def _wait_for_routes(url: str) -> None:
