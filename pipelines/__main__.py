@@ -37,6 +37,7 @@ JOBS = {  # word: module below pipelines/, help
     "publish": ("ranking.publish", "write the bank that serving reads and move CURRENT"),
     "cards": ("analysis.cards", "what the endpoint's page shows of authors: anchors and frames"),
     "rollback": ("ranking.rollback", "move CURRENT back to an older bank, after it was verified"),
+    "split": ("ranking.split", "which banks answer a share of the users beside CURRENT, or only score"),
     "serve": ("serving.serve", "answer ranking requests over HTTP"),
     "loadtest": ("serving.loadtest", "what a running endpoint holds: table, JSON and figure"),
     "daily": ("daily", "anchors to publish for the newest day"),

@@ -13,6 +13,7 @@ from pipelines.ranking.evaluate import EvaluateConfig
 from pipelines.ranking.plan import TrainConfig
 from pipelines.ranking.publish import PublishConfig
 from pipelines.ranking.rollback import RollbackConfig
+from pipelines.ranking.split import SplitConfig
 from pipelines.ranking.variants import ranker_name
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.config import load, merged
@@ -90,6 +91,8 @@ class Settings:
     """AUC and GAUC of a day."""
     analyse: AnalyseConfig = field(default_factory=AnalyseConfig)
     """What the published SARM has learnt."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """Which banks answer beside CURRENT."""
     cards: CardsConfig = field(default_factory=CardsConfig)
     """What the endpoint's page shows of authors."""
     publish: PublishConfig = field(default_factory=PublishConfig)

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 
 from serve.args import ApiConfig
+from serve.arms import ArmRankings, UnknownArmError
 from serve.auth import LimitBody, RequireToken, Tokens
 from serve.author_cache import NoAnchorError, NoVectorsError
 from serve.cards import CardShelf, add_cards
@@ -20,6 +21,7 @@ from serve.observe import LastMinute, Meter, NoMeter, Observe
 from serve.page import add_page
 from serve.schema import (
     MAX_SIMILAR,
+    ArmResponse,
     AuthorResponse,
     BankResponse,
     ErrorResponse,
@@ -73,10 +75,12 @@ def create_api(
     tokens: Tokens = NOBODY_ASKED,
     shelf: CardShelf | None = None,
     meter: Meter = UNMEASURED,
+    arms: ArmRankings | None = None,
 ) -> FastAPI:
     """The application. Ranking runs in `executor`, so that the event loop stays free.
 
-    Without `tokens` it is open to all; without a `shelf` it shows no cards. What is measured goes to `meter`.
+    Without `tokens` it is open to all; without a `shelf` it shows no cards; `arms` say which models answer.
+    What is measured goes to `meter`.
     """
     minute = LastMinute()
     api = FastAPI(
@@ -93,6 +97,8 @@ def create_api(
     _add_stats(guarded, minute)
     if shelf is not None:
         add_cards(guarded, shelf)
+    if arms is not None:
+        _add_models(guarded, arms)
     api.include_router(guarded)
     _add_open(api, ranking)
     api.add_middleware(LimitBody, max_bytes=config.max_body_bytes)
@@ -156,6 +162,13 @@ def _add_open(api: FastAPI, ranking: Ranking) -> None:
     add_page(api)
 
 
+def _add_models(api: APIRouter, arms: ArmRankings) -> None:
+    @api.get("/models")
+    async def models() -> list[ArmResponse]:
+        """Which banks and models answer here, and whom. The job split chooses them."""
+        return arms.models()
+
+
 def _add_stats(api: APIRouter, minute: LastMinute) -> None:
     @api.get("/stats")
     async def stats() -> StatsResponse:
@@ -175,6 +188,7 @@ def _add_errors(api: FastAPI) -> None:
 
     answers: dict[type[Exception], tuple[int, dict[str, str]]] = {
         DuplicateCandidatesError: (422, {}),
+        UnknownArmError: (422, {}),
         NoAnchorError: (404, {}),
         NoVectorsError: (404, {}),
         NotReadyError: (503, _RETRY_AFTER),

@@ -29,6 +29,7 @@ from models.artifacts.store import ArtifactStore
 from serve import loading
 from serve.api import create_api
 from serve.args import ServeArgs, fusion_weights
+from serve.arms import ArmRankings
 from serve.auth import Tokens
 from serve.author_cache import AuthorCache
 from serve.cards import CardShelf
@@ -72,15 +73,25 @@ class UserSequenceReplica:
         self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch)
         self._watcher.start()
         lookup = None if args.lookup == "local" else partial(remote_lookup, authors, args.lookup_timeout_s)
-        self._ranking = UserSequence(self._watcher, RankConfig(weights=args.weights), lookup)
+        config, self._meter = RankConfig(weights=args.weights), RayMeter()
+        held = args.model_copy(update={"lookup": "local"})  # the author cache has the bank of CURRENT alone
+        self._arms = ArmRankings(
+            store,
+            UserSequence(self._watcher, config, lookup),
+            watcher=lambda which: SnapshotWatcher(store, partial(load_snapshot, store, held), args.watch, which),
+            ranking=lambda watcher: UserSequence(watcher, config),
+            config=args.watch,
+            meter=self._meter,
+        )
+        self._arms.start()
         self._health = Health(self._watcher, lambda snapshot: snapshot.bank)
         self._executor = ThreadPoolExecutor(args.threads, thread_name_prefix="rank")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve in the replica, after the constructor."""
         authors = AuthorsByHandle(self._authors)
-        shelf, meter = CardShelf(self._store), RayMeter()
-        return create_api(self._ranking, authors, self._executor, self._args.api, self._tokens, shelf, meter)
+        shelf, api = CardShelf(self._store), self._args.api
+        return create_api(self._arms, authors, self._executor, api, self._tokens, shelf, self._meter, self._arms)
 
     def check_health(self) -> None:
         """Called by Serve every few seconds."""

@@ -45,6 +45,7 @@ class Metric:
 
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_DIFFERENCES = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 METRICS = {
     "endpoint_requests": Metric("counter", "Requests by route and status.", ("route", "status")),
     "endpoint_seconds": Metric("histogram", "Seconds from a request's head to its answer.", ("route",), _SECONDS),
@@ -53,8 +54,13 @@ METRICS = {
     "rank_cold_authors": Metric("counter", "Candidates that the bank does not know."),
     "rank_unknown_users": Metric("counter", "Requests of users that the model does not know."),
     "rank_degraded": Metric("counter", "Answers for which something could not be had in time."),
-    "rank_answers": Metric("counter", "Answers by the versions that they are of.", ("bank", "model")),
+    "rank_answers": Metric("counter", "Answers by arm, and the versions that they are of.", ("arm", "bank", "model")),
     "rank_histories": Metric("counter", "Answers by where the history came from.", ("source",)),
+    "shadow_difference": Metric(
+        "histogram", "Mean difference of a task's probabilities, shadow against answer.", ("arm", "task"), _DIFFERENCES
+    ),
+    "shadow_first": Metric("counter", "Whether a shadow has the same first candidate.", ("arm", "same")),
+    "shadow_failures": Metric("counter", "Requests that a shadow could not score.", ("arm",)),
     "store_age_s": Metric("gauge", "Seconds since the newest event that the online store has taken."),
     "events": Metric("counter", "Events by what became of them.", ("outcome",)),
 }

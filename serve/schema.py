@@ -70,6 +70,9 @@ class RankRequest(Message):
         "that the model was trained with.",
     )
     context: Context = Context()
+    model: str | None = Field(
+        default=None, max_length=32, description="Who answers, by its name in GET /models; null = as users are split."
+    )
 
     model_config = ConfigDict(
         extra="forbid",
@@ -119,6 +122,7 @@ class RankResponse(Message):
     user_known: bool
     history_used: int = Field(description="History items that the model read.")
     misses: Misses
+    model: str = Field(default="current", description="Who answered, by its name in GET /models.")
     bank_version: str
     bank_delta: Delta
     bank_until_age_s: UntilAge
@@ -203,6 +207,19 @@ class HealthResponse(Message):
     bank_until_age_s: UntilAge = None
     model_version: str | None = None
     reason: str | None = Field(default=None, description="Why not ready.")
+
+
+class ArmResponse(Message):
+    """A bank and its model that answer here."""
+
+    name: str
+    ready: bool
+    share: float = Field(description="Of the users whom it answers; of requests, where it only scores beside.")
+    shadow: bool = Field(description="True: it only scores what another one answers.")
+    bank_version: str | None
+    bank_delta: Delta
+    model_version: str | None
+    reason: str | None = Field(description="Why it is not ready.")
 
 
 class MinuteResponse(Message):

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Generic, Protocol, Self, TypeVar
 
 from models.artifacts.store import ArtifactStore
@@ -39,8 +40,16 @@ class SnapshotWatcher(Generic[LoadedT]):
     Readers take `current` once per request and use that object only: the old one lives until its last reader is done.
     """
 
-    def __init__(self, store: ArtifactStore, load: Callable[[str], LoadedT], config: WatchConfig) -> None:
+    def __init__(
+        self,
+        store: ArtifactStore,
+        load: Callable[[str], LoadedT],
+        config: WatchConfig,
+        which: Callable[[], str | None] | None = None,
+    ) -> None:
+        """Args: `which` says the version to hold, None = that of CURRENT."""
         self._store, self._load, self._config = store, load, config
+        self._which = which or partial(store.current, "bank")
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopped = threading.Event()
@@ -68,7 +77,7 @@ class SnapshotWatcher(Generic[LoadedT]):
         with self._lock:
             version, before = None, self.loaded[:1]
             try:
-                version = self._store.current("bank")
+                version = self._which()
                 if version is None:
                     return False
                 if before and before[0].version == version:

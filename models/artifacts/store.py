@@ -22,6 +22,7 @@ from models.artifacts.manifest import CURRENT, MANIFEST, ArtifactError, Manifest
 log = logging.getLogger(__name__)
 
 _RUN_ID_BYTES = 255
+_POINTER_BYTES = 1 << 16
 _KEPT_VERSIONS = 3
 _GCS = ("gs", "gcs")
 _GCS_RETRIES = "retry_limit_seconds=60"
@@ -140,6 +141,19 @@ class ArtifactStore:
         with self._filesystem.open_input_stream(path) as stream:
             content: bytes = stream.read()
         return content
+
+    def read_pointer(self, kind: str, name: str) -> bytes | None:
+        """A small file beside CURRENT; None where there is none."""
+        path = f"{self._path}/artifacts/{kind}/{name}"
+        if not self._holds(path):
+            return None
+        with self._filesystem.open_input_stream(path) as stream:
+            content: bytes = stream.read(_POINTER_BYTES)
+        return content
+
+    def put_pointer(self, kind: str, name: str, content: bytes) -> None:
+        """Puts a small file beside CURRENT, in one step."""
+        put_file(self._filesystem, f"{self._path}/artifacts/{kind}/{name}", content)
 
     def put_files(self, kind: str, run_id: str, files: Mapping[str, bytes], folder: str = "") -> None:
         """Puts small files into a version, or a folder in it, each in one step and in this order."""
