@@ -17,6 +17,9 @@ from fastapi.security import HTTPBearer
 from serve.args import ApiConfig
 from serve.auth import LimitBody, RequireToken
 from serve.author_cache import NoAnchorError, NoVectorsError
+from serve.event_routes import add_event_routes
+from serve.events import EventSink
+from serve.online import NoCandidatesError, NothingOnAirError
 from serve.schema import (
     MAX_SIMILAR,
     AuthorResponse,
@@ -61,8 +64,18 @@ class Ranking(Protocol):
         """See UserSequence.health."""
 
 
-def create_api(ranking: Ranking, authors: Authors, executor: Executor, config: ApiConfig, token: str | None) -> FastAPI:
-    """The application. Ranking runs in `executor`, so that the event loop stays free; `token` None = open to all."""
+def create_api(
+    ranking: Ranking,
+    authors: Authors,
+    executor: Executor,
+    config: ApiConfig,
+    token: str | None,
+    told: tuple[EventSink, Executor] | None = None,
+) -> FastAPI:
+    """The application. Ranking runs in `executor`, so that the event loop stays free; `token` None = open to all.
+
+    `told` takes events and lives in, in an executor of its own; None where there is no online store.
+    """
     api = FastAPI(
         title="Live-stream ranking from semantic anchors",
         description="Ranks authors for a user with SARM, from a published bank of author vectors.",
@@ -74,6 +87,8 @@ def create_api(ranking: Ranking, authors: Authors, executor: Executor, config: A
     _add_errors(api)
     _add_ranking(guarded, ranking, executor)
     _add_authors(guarded, authors)
+    if told is not None:
+        add_event_routes(api, guarded, *told)
     api.include_router(guarded)
     _add_open(api, ranking)
     api.add_middleware(LimitBody, max_bytes=config.max_body_bytes)
@@ -90,6 +105,7 @@ def _add_ranking(api: APIRouter, ranking: Ranking, executor: Executor) -> None:
         "/rank",
         response_model=RankResponse,
         responses={
+            404: {"model": ErrorResponse, "description": "No live that could be ranked is on air."},
             413: {"model": ErrorResponse, "description": "The body is too large."},
             422: {"model": ErrorResponse, "description": "The request cannot be used; the answer says why."},
         },
@@ -150,6 +166,8 @@ def _add_errors(api: FastAPI) -> None:
 
     answers: dict[type[Exception], tuple[int, dict[str, str]]] = {
         DuplicateCandidatesError: (422, {}),
+        NoCandidatesError: (422, {}),
+        NothingOnAirError: (404, {}),
         NoAnchorError: (404, {}),
         NoVectorsError: (404, {}),
         NotReadyError: (503, _RETRY_AFTER),

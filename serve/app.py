@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
@@ -26,10 +27,13 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Gauge
 
 from models.artifacts.store import ArtifactStore
+from models.online.opening import open_store
 from serve.api import create_api
 from serve.args import ServeArgs, fusion_weights
 from serve.auth import token_from
 from serve.author_cache import AuthorCache
+from serve.events import EventSink
+from serve.online import Online
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Bank, Gathered, Snapshot, load_bank
 from serve.user_sequence import RankConfig, UserSequence
@@ -37,6 +41,8 @@ from serve.watcher import LoadedT, NotReadyError, SnapshotWatcher
 
 log = logging.getLogger(__name__)
 AnswerT = TypeVar("AnswerT")
+_WRITERS = 8
+"""Requests with events that wait for the store's disk together."""
 
 
 class AuthorCacheReplica(AuthorCache):
@@ -68,13 +74,19 @@ class UserSequenceReplica:
         self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch)
         self._watcher.start()
         lookup = None if args.lookup == "local" else partial(remote_lookup, authors, args.lookup_timeout_s)
-        self._ranking = UserSequence(self._watcher, RankConfig(weights=args.weights), lookup)
+        self._store = open_store(args.store)
+        online = Online(self._store, round(args.store.max_live_s * 1000))
+        self._ranking = UserSequence(self._watcher, RankConfig(weights=args.weights), lookup, online)
         self._health = Health(self._watcher, lambda snapshot: snapshot.bank)
         self._executor = ThreadPoolExecutor(args.threads, thread_name_prefix="rank")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve in the replica, after the constructor."""
-        return create_api(self._ranking, AuthorsByHandle(self._authors), self._executor, self._args.api, self._token)
+        told = None
+        if self._store is not None:
+            told = EventSink(self._store), ThreadPoolExecutor(_WRITERS, thread_name_prefix="events")
+        authors = AuthorsByHandle(self._authors)
+        return create_api(self._ranking, authors, self._executor, self._args.api, self._token, told)
 
     def check_health(self) -> None:
         """Called by Serve every few seconds."""
@@ -167,6 +179,9 @@ def build(args: ServeArgs) -> Application:
     if "://" not in args.root:
         # Replicas have working directories of their own.
         args = args.model_copy(update={"root": os.path.abspath(args.root)})
+    if args.store.path is not None:
+        store = replace(args.store, path=os.path.abspath(args.store.path))
+        args = args.model_copy(update={"store": store})
     limits: dict[str, Any] = {
         "max_ongoing_requests": args.max_ongoing_requests,
         "max_queued_requests": args.max_queued_requests,

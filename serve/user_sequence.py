@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.artifacts.bank import Array, Histories
+from models.artifacts.bank import Array
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
-from models.history import HISTORY_PAD, known_at
+from models.history import HISTORY_PAD, HistoryRule, known_at
 from serve.args import fusion_weights
-from serve.schema import HealthResponse, HistoryItem, Misses, RankRequest, RankResponse, answer_of
+from serve.online import Filled, Online
+from serve.schema import HealthResponse, Misses, RankRequest, RankResponse, answer_of
 from serve.snapshot import Bank, Gathered, Moment, Snapshot
 from serve.watcher import NotReadyError, SnapshotWatcher
 
@@ -28,8 +29,6 @@ States = Mapping[str, Array]
 Lookup = Callable[[str, int, npt.NDArray[np.int64]], Gathered | None]
 """(bank version, delta, rows [n]) -> states of those rows and the moment that they are all of, which may be another
 delta's of that version; None where they cannot be had in time."""
-
-_NOBODY = int(np.iinfo(np.int64).min)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,21 +51,28 @@ class UserSequence:
     """
 
     def __init__(
-        self, watcher: SnapshotWatcher[Snapshot], config: RankConfig | None = None, lookup: Lookup | None = None
+        self,
+        watcher: SnapshotWatcher[Snapshot],
+        config: RankConfig | None = None,
+        lookup: Lookup | None = None,
+        online: Online | None = None,
     ) -> None:
-        self._watcher, self._lookup = watcher, lookup
+        """Without `online` a request that brings no history has the published one."""
+        self._watcher, self._lookup, self._online = watcher, lookup, online or Online()
         self._weights = (config or RankConfig()).weights
 
     def rank(self, request: RankRequest) -> RankResponse:
         """Candidates in descending order of the fused score, with probabilities and flags.
 
-        Raises DuplicateCandidatesError naming the id, NotReadyError before a first version is loaded, and ValueError
-        for weights that do not fit its tasks.
+        Raises DuplicateCandidatesError naming the id, NotReadyError before a first version is loaded, ValueError for
+        weights that do not fit its tasks, and as `Online.fill`.
         """
-        _refuse_duplicates(request.candidates)
         snapshot = self._watcher.current
         now_ms = time.time_ns() // 1_000_000
-        columns = request_columns(request, snapshot.histories, now_ms)
+        (filled,) = self._online.fill([request], snapshot.histories, now_ms)
+        candidates = filled.request.candidates or []
+        _refuse_duplicates(candidates)
+        columns = request_columns(filled, snapshot.histories.rule, now_ms)
         batch = request_batch(columns, snapshot.bank.catalog)
         states, moment, degraded = self._gather(snapshot.bank, batch)
         probabilities = score(snapshot, batch, states)
@@ -74,9 +80,12 @@ class UserSequence:
         answer, candidate = answer_of(snapshot.tasks)
         weights = fusion_weights(self._weights, snapshot.tasks)
         return answer.model_construct(
-            candidates=ranked(request.candidates, probabilities, is_known, weights, candidate),
+            candidates=ranked(candidates, probabilities, is_known, weights, candidate),
             user_known=bool(batch.user[0] > 0),
             history_used=int(batch.history_mask[0].sum()),
+            history_source=filled.source,
+            store_age_s=filled.store_age_s,
+            lives=filled.lives,
             misses=Misses(
                 candidates=int((~is_known).sum()),
                 history=int((batch.history_mask[0] & (batch.history[0] == 0)).sum()),
@@ -86,7 +95,7 @@ class UserSequence:
             bank_until_age_s=moment.age_s(now_ms),
             model_version=snapshot.bank.model_version,
             bank_age_s=snapshot.bank.age_s(now_ms),
-            degraded=degraded,
+            degraded=degraded or filled.degraded,
         )
 
     def health(self) -> HealthResponse:
@@ -120,39 +129,28 @@ class UserSequence:
         return {name: state[positions] for name, state in found.states.items()}, found.moment, False
 
 
-def request_columns(request: RankRequest, histories: Histories, now_ms: int) -> dict[str, npt.NDArray[Any]]:
+def request_columns(filled: Filled, rule: HistoryRule, now_ms: int) -> dict[str, npt.NDArray[Any]]:
     """One request as columns of example rows: C rows of candidates, and the one history of all, [1, L].
 
-    By the rule of training: items that are not known yet at the request are left out, published and given ones alike,
-    and of the others the newest stay, as many as the model was trained with. An empty history is one padding item.
+    By the rule of training: items that are not known yet at the request are left out, wherever they are from, and
+    of the others the newest stay, as many as the model was trained with. An empty history is one padding item.
     """
+    request, (authors, times, watched) = filled.request, filled.clicks
     ts_ms = now_ms if request.context.ts_ms is None else request.context.ts_ms
-    if request.history is None:
-        authors, times, watched = histories.of_user(request.user_id)
-    else:
-        authors, times, watched = _given_history(request.history)
-    rule = histories.rule
     positions, ages_s, watched_s = known_at(ts_ms, times, watched, rule.length, rule.delay_ms)
     authors = authors[positions]
     if not len(authors):
         authors, ages_s, watched_s = np.array([HISTORY_PAD]), np.zeros(1, np.float32), np.zeros(1, np.float32)
-    size = len(request.candidates)
+    candidates = np.array(request.candidates, np.int64)
+    size = len(candidates)
     return {
         "user_id": np.full(size, request.user_id, np.int64),
-        "author_id": np.array(request.candidates, np.int64),
+        "author_id": candidates,
         "ts_ms": np.full(size, ts_ms, np.int64),
         "history_author_ids": authors.astype(np.int64)[None],
         "history_age_s": ages_s[None],
         "history_watch_s": watched_s[None],
     }
-
-
-def _given_history(items: list[HistoryItem]) -> tuple[npt.NDArray[Any], ...]:
-    ordered = sorted(items, key=lambda item: item.ts_ms)
-    # The id that stands for padding is an author like any other unknown one when a request names it.
-    ids = [_NOBODY if item.author_id == HISTORY_PAD else item.author_id for item in ordered]
-    times = np.array([item.ts_ms for item in ordered], np.int64)
-    return np.array(ids, np.int64), times, np.array([item.watch_time_s for item in ordered], np.float32)
 
 
 def request_batch(columns: dict[str, npt.NDArray[Any]], catalog: Catalog) -> RankingBatch:

@@ -157,7 +157,7 @@ class RedisStore:
 
     def on_air(self, ts_ms: int, most: int) -> OnAir:
         """See OnlineStore."""
-        with self._reads.asking() as client:
+        with self._writes.asking() as client:  # there may be thousands
             members = client.zrangebyscore(self._key("air", ""), f"({ts_ms}", "+inf", start=0, num=most)
         rows = [tuple(int(part) for part in member.split(b":")) for member in members]
         return OnAir.of([(live, author, start, over) for live, author, start, over in rows])

@@ -57,7 +57,7 @@ VERSION_BYTES = 4
 """How many bytes of a row say how often it was written."""
 NONE = -1
 _CLICK = EVENT_KINDS.index("click")
-_MOST_LOOSE = 16
+_MOST_LOOSE = 64
 _LONGEST = 2**31 - 2
 _FOLDED = (EXPOSURE, _CLICK, EXIT)
 
@@ -74,6 +74,8 @@ class Views:
     """What the exit said, or the time until it; without an exit how long the view may last, of which `as_known` takes
     what has passed."""
     is_clicked: Bools
+    is_left: Bools
+    """Whether the exit is known."""
     newest_ms: int | None
     """Moment of the newest event that is known of the user; None of a user without any."""
 
@@ -94,6 +96,7 @@ class Views:
             ts_ms=views["ts_ms"].astype(np.int64),
             watch_s=lasted,
             is_clicked=views["click_ms"] != NONE,
+            is_left=views["exit_ms"] != NONE,
             newest_ms=newest_ms,
         )
 

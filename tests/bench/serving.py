@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from models.ranker import RankerConfig
@@ -31,6 +32,7 @@ from pipelines.serving.serve import ServeConfig, serving
 from pipelines.settings import Settings
 from pipelines.tables.storage import StorageConfig
 from serve.args import fusion_weights
+from serve.online import Online
 from serve.schema import RankRequest, answer_of
 from serve.user_sequence import UserSequence, ranked, request_batch, request_columns, score
 from tests.serve.conftest import NOW_MS, Published, watcher_of
@@ -73,8 +75,12 @@ def profile(published: Published, candidates: int) -> dict[str, float]:
     interest_of = model.source("sarm").interest
     body = json.dumps(request_of(published, candidates, seed=1)).encode()
     request = RankRequest.model_validate(json.loads(body))
-    columns = request_columns(request, snapshot.histories, NOW_MS)
-    batch = request_batch(columns, bank.catalog)
+
+    def columns_of() -> dict[str, npt.NDArray[Any]]:
+        return request_columns(Online().fill([request], snapshot.histories, NOW_MS)[0], snapshot.histories.rule, NOW_MS)
+
+    columns = columns_of()
+    batch, candidate_ids = request_batch(columns, bank.catalog), columns["author_id"].tolist()
     rows = np.concatenate([batch.author.numpy(), batch.history[0].numpy()])
     vectors = bank.states["sarm"][rows]
     cls, tar = torch.from_numpy(vectors[:candidates]).unbind(dim=1)
@@ -87,12 +93,12 @@ def profile(published: Published, candidates: int) -> dict[str, float]:
         features = torch.cat([cls, tar, interest, model.ranker.rank_features(batch)], dim=-1)
         parts: dict[str, Callable[[], Any]] = {
             "json_in": lambda: RankRequest.model_validate(json.loads(body)),
-            "featurize": lambda: request_batch(request_columns(request, snapshot.histories, NOW_MS), bank.catalog),
+            "featurize": lambda: request_batch(columns_of(), bank.catalog),
             "gather": lambda: bank.gather(rows),
             "uin": lambda: interest_of(history, mask),
             "features": lambda: model.ranker.rank_features(batch),
             "home": lambda: model.ranker.home(features),
-            "fuse_and_sort": lambda: ranked(request.candidates, probabilities, known, weights, candidate),
+            "fuse_and_sort": lambda: ranked(candidate_ids, probabilities, known, weights, candidate),
             "json_out": lambda: response.model_dump_json(),
             "rank_whole": lambda: sequence.rank(request),
         }
