@@ -55,7 +55,7 @@ class Filled(NamedTuple):
     """The history, of which the request's moment lets a part count."""
     source: Source
     store_age_s: float | None
-    """Seconds from the user's newest event in the store to the request; None where the store was not asked or knows
+    """Seconds from the newest event of the user's views to the request; None where the store was not asked or knows
     none."""
     lives: LivesOfAnswer | None
     """None where the request names authors."""

@@ -155,8 +155,8 @@ class RankResponse(Message):
         description="Where the history is from; store: the online store, joined with what is published."
     )
     store_age_s: float | None = Field(
-        description="Seconds from the user's newest event in the online store to the request; null where it knows none "
-        "or was not asked."
+        description="Seconds from the newest exposure, click or exit of the user in the online store to the request; "
+        "null where it knows none or was not asked."
     )
     lives: LivesOfAnswer | None = Field(description="null where the request names candidates.")
     misses: Misses

@@ -77,7 +77,7 @@ class Views:
     is_left: Bools
     """Whether the exit is known."""
     newest_ms: int | None
-    """Moment of the newest event that is known of the user; None of a user without any."""
+    """Moment of the newest exposure, click or exit of the user; None where there is none."""
 
     @classmethod
     def of(cls, row: bytes | None) -> Self:
