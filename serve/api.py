@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Annotated, Any, Protocol
@@ -17,7 +18,10 @@ from serve.arms import ArmRankings, UnknownArmError
 from serve.auth import LimitBody, RequireToken, Tokens
 from serve.author_cache import NoAnchorError, NoVectorsError
 from serve.cards import CardShelf, add_cards
+from serve.event_routes import add_event_routes
+from serve.events import EventSink
 from serve.observe import LastMinute, Meter, NoMeter, Observe
+from serve.online import NoCandidatesError, NothingOnAirError
 from serve.page import add_page
 from serve.schema import (
     MAX_SIMILAR,
@@ -73,14 +77,17 @@ def create_api(
     executor: Executor,
     config: ApiConfig,
     tokens: Tokens = NOBODY_ASKED,
+    *,
     shelf: CardShelf | None = None,
-    meter: Meter = UNMEASURED,
     arms: ArmRankings | None = None,
+    told: tuple[EventSink, Executor] | None = None,
+    meter: Meter = UNMEASURED,
 ) -> FastAPI:
     """The application. Ranking runs in `executor`, so that the event loop stays free.
 
-    Without `tokens` it is open to all; without a `shelf` it shows no cards; `arms` say which models answer.
-    What is measured goes to `meter`.
+    Without `tokens` it is open to all; without a `shelf` it shows no cards; `arms` say which models answer; `told`
+    takes events and lives in, in an executor of its own, None where there is no online store. What is measured goes to
+    `meter`.
     """
     minute = LastMinute()
     api = FastAPI(
@@ -94,11 +101,13 @@ def create_api(
     _add_errors(api)
     _add_ranking(guarded, ranking, executor)
     _add_authors(guarded, authors)
-    _add_stats(guarded, minute)
+    _add_stats(guarded, minute, None if told is None else told[0])
     if shelf is not None:
         add_cards(guarded, shelf)
     if arms is not None:
         _add_models(guarded, arms)
+    if told is not None:
+        add_event_routes(api, guarded, *told)
     api.include_router(guarded)
     _add_open(api, ranking)
     api.add_middleware(LimitBody, max_bytes=config.max_body_bytes)
@@ -118,6 +127,7 @@ def _add_ranking(api: APIRouter, ranking: Ranking, executor: Executor) -> None:
         "/rank",
         response_model=RankResponse,
         responses={
+            404: {"model": ErrorResponse, "description": "No live that could be ranked is on air."},
             413: {"model": ErrorResponse, "description": "The body is too large."},
             422: {"model": ErrorResponse, "description": "The request cannot be used; the answer says why."},
         },
@@ -169,11 +179,13 @@ def _add_models(api: APIRouter, arms: ArmRankings) -> None:
         return arms.models()
 
 
-def _add_stats(api: APIRouter, minute: LastMinute) -> None:
+def _add_stats(api: APIRouter, minute: LastMinute, sink: EventSink | None) -> None:
     @api.get("/stats")
     async def stats() -> StatsResponse:
-        """What this replica answered in the last minute."""
-        return StatsResponse(minute=MinuteResponse.model_validate(minute.figures()), store_age_s=None)
+        """What this replica answered in the last minute, and how fresh the events are that it has taken."""
+        newest_ms = None if sink is None else sink.newest_ms
+        age_s = None if newest_ms is None else max(0.0, time.time() - newest_ms / 1000)
+        return StatsResponse(minute=MinuteResponse.model_validate(minute.figures()), store_age_s=age_s)
 
 
 def _add_errors(api: FastAPI) -> None:
@@ -189,6 +201,8 @@ def _add_errors(api: FastAPI) -> None:
     answers: dict[type[Exception], tuple[int, dict[str, str]]] = {
         DuplicateCandidatesError: (422, {}),
         UnknownArmError: (422, {}),
+        NoCandidatesError: (422, {}),
+        NothingOnAirError: (404, {}),
         NoAnchorError: (404, {}),
         NoVectorsError: (404, {}),
         NotReadyError: (503, _RETRY_AFTER),

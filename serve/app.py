@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
@@ -26,6 +27,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Gauge
 
 from models.artifacts.store import ArtifactStore
+from models.online.opening import open_store
 from serve import loading
 from serve.api import create_api
 from serve.args import ServeArgs, fusion_weights
@@ -33,15 +35,19 @@ from serve.arms import ArmRankings
 from serve.auth import Tokens
 from serve.author_cache import AuthorCache
 from serve.cards import CardShelf
+from serve.events import EventSink
 from serve.loading import load_bank
 from serve.meters import RayMeter
+from serve.online import Online
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Bank, Gathered, Snapshot
-from serve.user_sequence import RankConfig, UserSequence
+from serve.user_sequence import Lookup, RankConfig, UserSequence
 from serve.watcher import LoadedT, NotReadyError, SnapshotWatcher
 
 log = logging.getLogger(__name__)
 AnswerT = TypeVar("AnswerT")
+_WRITERS = 8
+"""Requests with events that wait for the store's disk together."""
 
 
 class AuthorCacheReplica(AuthorCache):
@@ -68,30 +74,46 @@ class UserSequenceReplica:
         torch.set_num_threads(1)
         self._args, self._authors = args, authors
         self._tokens = Tokens.read(args.token_env, args.admin_token_env, args.tokens_file)
-        self._store = store = ArtifactStore.open(args.root, args.cache_dir)
+        self._artifacts = store = ArtifactStore.open(args.root, args.cache_dir)
+        self._online, self._meter = open_store(args.store), RayMeter()
         load = partial(load_snapshot, store, args)
         self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch)
         self._watcher.start()
         lookup = None if args.lookup == "local" else partial(remote_lookup, authors, args.lookup_timeout_s)
-        config, self._meter = RankConfig(weights=args.weights), RayMeter()
-        held = args.model_copy(update={"lookup": "local"})  # the author cache has the bank of CURRENT alone
-        self._arms = ArmRankings(
-            store,
-            UserSequence(self._watcher, config, lookup),
-            watcher=lambda which: SnapshotWatcher(store, partial(load_snapshot, store, held), args.watch, which),
-            ranking=lambda watcher: UserSequence(watcher, config),
-            config=args.watch,
-            meter=self._meter,
-        )
+        self._arms = self._rankings(lookup)
         self._arms.start()
         self._health = Health(self._watcher, lambda snapshot: snapshot.bank)
         self._executor = ThreadPoolExecutor(args.threads, thread_name_prefix="rank")
 
+    def _rankings(self, lookup: Lookup | None) -> ArmRankings:
+        args, store, config = self._args, self._artifacts, RankConfig(weights=self._args.weights)
+        online = Online(self._online, round(args.store.max_live_s * 1000))
+        held = args.model_copy(update={"lookup": "local"})  # the author cache has the bank of CURRENT alone
+        return ArmRankings(
+            store,
+            UserSequence(self._watcher, config, lookup, online),
+            watcher=lambda which: SnapshotWatcher(store, partial(load_snapshot, store, held), args.watch, which),
+            ranking=lambda watcher: UserSequence(watcher, config, online=online),
+            config=args.watch,
+            meter=self._meter,
+        )
+
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve in the replica, after the constructor."""
-        authors = AuthorsByHandle(self._authors)
-        shelf, api = CardShelf(self._store), self._args.api
-        return create_api(self._arms, authors, self._executor, api, self._tokens, shelf, self._meter, self._arms)
+        told = None
+        if self._online is not None:
+            told = EventSink(self._online), ThreadPoolExecutor(_WRITERS, thread_name_prefix="events")
+        return create_api(
+            self._arms,
+            AuthorsByHandle(self._authors),
+            self._executor,
+            self._args.api,
+            self._tokens,
+            shelf=CardShelf(self._artifacts),
+            arms=self._arms,
+            told=told,
+            meter=self._meter,
+        )
 
     def check_health(self) -> None:
         """Called by Serve every few seconds."""
@@ -184,6 +206,9 @@ def build(args: ServeArgs) -> Application:
     if "://" not in args.root:
         # Replicas have working directories of their own.
         args = args.model_copy(update={"root": os.path.abspath(args.root)})
+    if args.store.path is not None:
+        store = replace(args.store, path=os.path.abspath(args.store.path))
+        args = args.model_copy(update={"store": store})
     limits: dict[str, Any] = {
         "max_ongoing_requests": args.max_ongoing_requests,
         "max_queued_requests": args.max_queued_requests,

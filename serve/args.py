@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from models.online.config import StoreConfig
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WatchConfig:
@@ -77,6 +79,9 @@ class ServeArgs(BaseModel):
     """How the tasks become one score: task -> exponent of (1 + its probability); 1 for tasks that are not named."""
     api: ApiConfig = ApiConfig()
     """Limits in front of the routes."""
+    store: StoreConfig = StoreConfig()
+    """What users do now and which lives are on air: POST /events and POST /lives fill it, /rank reads it. Every replica
+    reads and writes it; one that is embedded is of one node, so that with replicas on several it has to be redis."""
     token_env: str | None = None
     """Environment variable that holds the bearer token to ask with; null = open to all that reach the port."""
     admin_token_env: str | None = None

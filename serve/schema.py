@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, make_dataclass
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from models import TASKS
 
@@ -57,15 +57,25 @@ class RankRequest(Message):
     """Rank candidates for a user."""
 
     user_id: Id = Field(description="A user that is not known is answered like a new one.")
-    candidates: list[Id] = Field(
+    candidates: list[Id] | None = Field(
+        default=None,
         min_length=1,
         max_length=MAX_CANDIDATES,
-        description="Author ids, each once. An author that is not known is answered with the cold-start vector.",
+        description="Author ids, each once. An author that is not known is answered with the cold-start vector. null, "
+        f"and no lives = the authors of all lives on air; of more than {MAX_CANDIDATES} those that began last.",
     )
+    lives: list[Id] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_CANDIDATES,
+        description="Live ids, in the place of candidates: their authors are ranked.",
+    )
+    keep_ended: bool = Field(default=False, strict=True, description="Rank the authors of lives off air too.")
     history: list[HistoryItem] | None = Field(
         default=None,
         max_length=MAX_HISTORY,
-        description="Clicks of the user in any order; null = the published history; [] = no history. "
+        description="Clicks of the user in any order; null = what the online store and the published history know; [] "
+        "= no history. "
         "Items that are not known yet at the request do not count: those not earlier, and those younger than the delay "
         "that the model was trained with.",
     )
@@ -73,6 +83,12 @@ class RankRequest(Message):
     model: str | None = Field(
         default=None, max_length=32, description="Who answers, by its name in GET /models; null = as users are split."
     )
+
+    @model_validator(mode="after")
+    def _one_kind_of_candidates(self) -> Self:
+        if self.candidates is not None and self.lives is not None:
+            raise ValueError("wanted candidates or lives, got both; send one of them")
+        return self
 
     model_config = ConfigDict(
         extra="forbid",
@@ -113,6 +129,23 @@ class Misses(Message):
     history: int
 
 
+class LiveOfAuthor(Message):
+    """A live behind a candidate."""
+
+    live_id: int
+    author_id: int
+    on_air: bool
+
+
+class LivesOfAnswer(Message):
+    """Which lives the candidates of an answer are of, at the moment of the request."""
+
+    lives: list[LiveOfAuthor] = Field(description="Lives whose authors were ranked; an author may have several.")
+    off_air: list[int] = Field(description="Lives of the request that ended or have not begun; see keep_ended.")
+    unknown: list[int] = Field(description="Lives of the request that nobody told, or whose start nobody told.")
+    left_out: int = Field(description="Lives on air beyond the limit of candidates.")
+
+
 class RankResponse(Message):
     """Candidates in descending order of score; equal scores keep the order of the request."""
 
@@ -121,6 +154,14 @@ class RankResponse(Message):
     )
     user_known: bool
     history_used: int = Field(description="History items that the model read.")
+    history_source: Literal["request", "store", "published", "none"] = Field(
+        description="Where the history is from; store: the online store, joined with what is published."
+    )
+    store_age_s: float | None = Field(
+        description="Seconds from the newest exposure, click or exit of the user in the online store to the request; "
+        "null where it knows none or was not asked."
+    )
+    lives: LivesOfAnswer | None = Field(description="null where the request names candidates.")
     misses: Misses
     model: str = Field(default="current", description="Who answered, by its name in GET /models.")
     bank_version: str
@@ -128,7 +169,10 @@ class RankResponse(Message):
     bank_until_age_s: UntilAge
     model_version: str
     bank_age_s: float = Field(description="Seconds since the full bank was published.")
-    degraded: bool = Field(description="True: the author cache did not answer in time, all vectors are cold-start.")
+    degraded: bool = Field(
+        description="True: the author cache did not answer in time, and all vectors are cold-start; or the online "
+        "store did not, and the history is the published one."
+    )
 
 
 @lru_cache
@@ -237,7 +281,7 @@ class StatsResponse(Message):
     """What the replica that answers has done of late."""
 
     minute: MinuteResponse
-    store_age_s: float | None = Field(description="Seconds since the newest event of the online store; null = none.")
+    store_age_s: float | None = Field(description="Seconds since the newest event that this replica took; null = none.")
 
 
 class ErrorItem(BaseModel):

@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.artifacts.bank import Array, Histories
+from models.artifacts.bank import Array
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
-from models.history import HISTORY_PAD, known_at
+from models.history import HISTORY_PAD, HistoryRule, known_at
 from models.scoring import RequestRows
 from serve.args import fusion_weights
-from serve.schema import HealthResponse, HistoryItem, Misses, RankRequest, RankResponse, answer_of
+from serve.online import Filled, Online
+from serve.schema import HealthResponse, Misses, RankRequest, RankResponse, answer_of
 from serve.snapshot import Bank, Gathered, Moment, Snapshot
 from serve.watcher import NotReadyError, SnapshotWatcher
 
@@ -31,7 +32,6 @@ Lookup = Callable[[str, int, npt.NDArray[np.int64]], Gathered | None]
 delta's of that version; None where they cannot be had in time."""
 
 _OF_HISTORY = ("history_mask", "history_age_s", "history_watch_s")
-_NOBODY = int(np.iinfo(np.int64).min)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,37 +54,42 @@ class UserSequence:
     """
 
     def __init__(
-        self, watcher: SnapshotWatcher[Snapshot], config: RankConfig | None = None, lookup: Lookup | None = None
+        self,
+        watcher: SnapshotWatcher[Snapshot],
+        config: RankConfig | None = None,
+        lookup: Lookup | None = None,
+        online: Online | None = None,
     ) -> None:
-        self._watcher, self._lookup = watcher, lookup
+        """Without `online` a request that brings no history has the published one."""
+        self._watcher, self._lookup, self._online = watcher, lookup, online or Online()
         self._weights = (config or RankConfig()).weights
 
     def rank(self, request: RankRequest) -> RankResponse:
         """Candidates in descending order of the fused score, with probabilities and flags.
 
-        Raises DuplicateCandidatesError naming the id, NotReadyError before a first version is loaded, and ValueError
-        for weights that do not fit its tasks.
+        Raises DuplicateCandidatesError naming the id, NotReadyError before a first version is loaded, ValueError for
+        weights that do not fit its tasks, and as `Online.fill`.
         """
         return self.rank_many([request])[0]
 
     def rank_many(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
         """An answer to each request, all from one version. Raises as `rank`."""
-        for request in requests:
-            _refuse_duplicates(request.candidates)
         snapshot, now_ms = self._watcher.current, time.time_ns() // 1_000_000
-        asked = [self._asked(snapshot, request, now_ms) for request in requests]
+        filled = self._online.fill(requests, snapshot.histories, now_ms)
+        asked = [self._asked(snapshot, each, now_ms) for each in filled]
         scores = snapshot.scorer.score([each.rows for each in asked])
         weights = fusion_weights(self._weights, snapshot.tasks)
         return [
             answered(snapshot, each, score.numpy(), weights, now_ms) for each, score in zip(asked, scores, strict=True)
         ]
 
-    def _asked(self, snapshot: Snapshot, request: RankRequest, now_ms: int) -> Asked:
-        columns = request_columns(request, snapshot.histories, now_ms)
+    def _asked(self, snapshot: Snapshot, filled: Filled, now_ms: int) -> Asked:
+        _refuse_duplicates(filled.candidates)
+        columns = request_columns(filled, snapshot.histories.rule, now_ms)
         batch, which = request_batch(columns, snapshot.bank.catalog)
         read = batch.history[0] if reads_history(snapshot) else batch.history[0, :0]
         states, moment, degraded = self._gather(snapshot.bank, np.concatenate([batch.author.numpy(), read.numpy()]))
-        return Asked(request, request_rows(snapshot, batch, states), which, moment, degraded)
+        return Asked(filled, request_rows(snapshot, batch, states), which, moment, degraded or filled.degraded)
 
     def health(self) -> HealthResponse:
         """Whether requests can be ranked, and from which versions."""
@@ -119,7 +124,7 @@ class UserSequence:
 class Asked(NamedTuple):
     """A request, ready to be scored."""
 
-    request: RankRequest
+    filled: Filled
     rows: RequestRows
     """Of its different candidates."""
     which: npt.NDArray[np.int64]
@@ -127,42 +132,31 @@ class Asked(NamedTuple):
     moment: Moment
     """What its states are of."""
     degraded: bool
-    """Whether they had to be replaced by cold-start ones."""
+    """Whether they had to be replaced by cold-start ones, or the store did not answer."""
 
 
-def request_columns(request: RankRequest, histories: Histories, now_ms: int) -> dict[str, npt.NDArray[Any]]:
+def request_columns(filled: Filled, rule: HistoryRule, now_ms: int) -> dict[str, npt.NDArray[Any]]:
     """One request as columns of example rows: C rows of candidates, and the one history of all, [1, L].
 
-    By the rule of training: items that are not known yet at the request are left out, published and given ones alike,
-    and of the others the newest stay, as many as the model was trained with. An empty history is one padding item.
+    By the rule of training: items that are not known yet at the request are left out, wherever they are from, and
+    of the others the newest stay, as many as the model was trained with. An empty history is one padding item.
     """
+    request, (authors, times, watched) = filled.request, filled.clicks
     ts_ms = now_ms if request.context.ts_ms is None else request.context.ts_ms
-    if request.history is None:
-        authors, times, watched = histories.of_user(request.user_id)
-    else:
-        authors, times, watched = _given_history(request.history)
-    rule = histories.rule
     positions, ages_s, watched_s = known_at(ts_ms, times, watched, rule.length, rule.delay_ms)
     authors = authors[positions]
     if not len(authors):
         authors, ages_s, watched_s = np.array([HISTORY_PAD]), np.zeros(1, np.float32), np.zeros(1, np.float32)
-    size = len(request.candidates)
+    candidates = np.array(request.candidates, np.int64)
+    size = len(candidates)
     return {
         "user_id": np.full(size, request.user_id, np.int64),
-        "author_id": np.array(request.candidates, np.int64),
+        "author_id": candidates,
         "ts_ms": np.full(size, ts_ms, np.int64),
         "history_author_ids": authors.astype(np.int64)[None],
         "history_age_s": ages_s[None],
         "history_watch_s": watched_s[None],
     }
-
-
-def _given_history(items: list[HistoryItem]) -> tuple[npt.NDArray[Any], ...]:
-    ordered = sorted(items, key=lambda item: item.ts_ms)
-    # The id that stands for padding is an author like any other unknown one when a request names it.
-    ids = [_NOBODY if item.author_id == HISTORY_PAD else item.author_id for item in ordered]
-    times = np.array([item.ts_ms for item in ordered], np.int64)
-    return np.array(ids, np.int64), times, np.array([item.watch_time_s for item in ordered], np.float32)
 
 
 def request_batch(columns: dict[str, npt.NDArray[Any]], catalog: Catalog) -> tuple[RankingBatch, npt.NDArray[np.int64]]:
@@ -206,9 +200,12 @@ def answered(
     batch, moment, which = asked.rows.batch, asked.moment, asked.which
     is_known = batch.author.numpy()[which] > 0
     return answer.model_construct(
-        candidates=ranked(asked.request.candidates, probabilities[which], is_known, weights, candidate),
+        candidates=ranked(asked.filled.candidates, probabilities[which], is_known, weights, candidate),
         user_known=bool(batch.user[0] > 0),
         history_used=int(batch.history_mask[0].sum()),
+        history_source=asked.filled.source,
+        store_age_s=asked.filled.store_age_s,
+        lives=asked.filled.lives,
         misses=Misses(
             candidates=int((~is_known).sum()),
             history=int((batch.history_mask[0] & (batch.history[0] == 0)).sum()),

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.samples.visits import EVENT_COLUMNS, Ints, chosen, event_columns
+from models.visits import EVENT_COLUMNS, EVENT_KINDS, Ints, chosen
 from pipelines.tables.columns import Columns
 from pipelines.tables.days import day_number
 from pipelines.tables.storage import Storage
@@ -27,13 +27,20 @@ class Batch:
     """Events in the order in which they arrived."""
 
     events: Columns
-    """Columns of numbers, [E]: see visits.py."""
+    """Columns of numbers, [E]: see models/visits.py."""
     day: str
     """The day of the table that they stand in; "" where they are of several."""
     floor_ms: int
     """Events before this moment are late, however early they arrived."""
     ceiling_ms: int
     """Events from this moment on do not move the watermark: they stand with their exposure, before their time."""
+
+
+def event_columns(table: pa.Table) -> Columns:
+    """A table of events as columns of numbers."""
+    columns: Columns = {name: table[name].to_numpy() for name in EVENT_COLUMNS if name != "kind"}
+    kind = pc.index_in(table["kind"], value_set=pa.array(EVENT_KINDS))
+    return columns | {"kind": kind.to_numpy().astype(np.int8)}
 
 
 def day_start_ms(day: str) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.samples.visits import Ints
+from models.visits import Ints
 from pipelines.tables.columns import Columns, to_numpy
 from pipelines.tables.days import day_name
 from pipelines.tables.storage import Storage

@@ -21,10 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
+from models.visits import EVENT_KINDS, NEVER, Bools
 from pipelines.samples.kafka_reader import MessageReader, Offsets
-from pipelines.samples.visits import NEVER, Bools
 from pipelines.tables import contract, rejections
-from pipelines.tables.contract import EVENT_KINDS
 from pipelines.tables.days import day_name
 from pipelines.tables.storage import Storage
 

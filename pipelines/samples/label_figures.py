@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from models.visits import NEVER, Bools
 from pipelines.samples.label_rules import Reports
-from pipelines.samples.visits import NEVER, Bools
 from pipelines.tables.contract import WINDOW_REASONS
 
 _QUANTILE = 0.9

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.samples.visits import BEHAVIOURS, NEVER, Bools, Ints, Visits
+from models.visits import BEHAVIOURS, NEVER, Bools, Ints, Visits
 from pipelines.tables.contract import WINDOW_REASONS
 
 LABELS = ("moment", "sliver", "fixed")

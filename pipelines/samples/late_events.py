@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.samples.visits import Bools, chosen
+from models.visits import EVENT_KINDS, Bools, chosen
 from pipelines.tables.columns import Columns
-from pipelines.tables.contract import EVENT_KINDS
 
 STAGE = "windows"
 _REASON = "late_event"

@@ -13,9 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from models import MASK
-from pipelines.samples.label_figures import LabelFigures
-from pipelines.samples.label_rules import LabelRule, Reports
-from pipelines.samples.visits import (
+from models.visits import (
     EXPOSURE,
     NEVER,
     Bools,
@@ -28,6 +26,8 @@ from pipelines.samples.visits import (
     visit_of,
     visits_of,
 )
+from pipelines.samples.label_figures import LabelFigures
+from pipelines.samples.label_rules import LabelRule, Reports
 from pipelines.tables.columns import Columns
 from pipelines.tables.contract import WINDOW_REASONS
 

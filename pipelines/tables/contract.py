@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models import MASK, TASKS
+from models.visits import EVENT_KINDS
 from pipelines.tables import casting
 
 FIELDS = ("point_of_interest", "theme", "topic", "target_audience", "format", "scene")
@@ -48,8 +49,6 @@ REASONS = (
     "late_event",
 )
 """Closed list of why a row lands in `rejections`."""
-
-EVENT_KINDS = ("exposure", "click", "exit", "follow", "like", "comment", "gift")
 
 WINDOW_REASONS = ("positive", "exit", "timeout")
 """Why a row of `windows` was reported: something was done, the visit ended, or the time for it ran out."""

@@ -16,8 +16,9 @@ from models.artifacts.store import ArtifactStore
 from serve.api import create_api
 from serve.args import ApiConfig, WatchConfig
 from serve.author_cache import AuthorCache
+from serve.loading import load_bank, load_snapshot
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
-from serve.snapshot import Snapshot, load_bank
+from serve.snapshot import Snapshot
 from serve.user_sequence import UserSequence
 from serve.watcher import SnapshotWatcher
 
@@ -42,12 +43,12 @@ def main(root: str, port: str) -> None:
     """Serves until it is killed."""
     torch.set_num_threads(1)
     store = ArtifactStore.open(root)
-    snapshots: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, partial(Snapshot.load, store), WatchConfig())
+    snapshots: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, partial(load_snapshot, store), WatchConfig())
     snapshots.start()
     banks = SnapshotWatcher(store, partial(load_bank, store), WatchConfig())
     banks.start()
     ranking, authors = UserSequence(snapshots), AuthorsHere(AuthorCache(banks))
-    api = create_api(ranking, authors, ThreadPoolExecutor(1), ApiConfig(), None)
+    api = create_api(ranking, authors, ThreadPoolExecutor(1), ApiConfig())
     uvicorn.run(api, host="127.0.0.1", port=int(port), log_level="warning", access_log=False)
 
 

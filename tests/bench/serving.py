@@ -31,6 +31,7 @@ from pipelines.serving.serve import ServeConfig, serving
 from pipelines.settings import Settings
 from pipelines.tables.storage import StorageConfig
 from serve.args import fusion_weights
+from serve.online import Online
 from serve.schema import RankRequest
 from serve.user_sequence import Asked, UserSequence, answered, request_batch, request_columns, request_rows
 from tests.serve.conftest import NOW_MS, Published, watcher_of
@@ -72,14 +73,17 @@ def profile(published: Published, candidates: int) -> dict[str, float]:
     bank, scorer, weights = snapshot.bank, snapshot.scorer, fusion_weights({}, snapshot.tasks)
     body = json.dumps(request_of(published, candidates, seed=1)).encode()
     request = RankRequest.model_validate_json(body)
-    columns = request_columns(request, snapshot.histories, NOW_MS)
+    (filled,) = Online().fill([request], snapshot.histories, NOW_MS)
+    rule = snapshot.histories.rule
+    columns = request_columns(filled, rule, NOW_MS)
     batch, which = request_batch(columns, bank.catalog)
     rows = batch.author.numpy()
-    asked = Asked(request, request_rows(snapshot, batch, bank.gather(rows)), which, bank.moment, False)
+    asked = Asked(filled, request_rows(snapshot, batch, bank.gather(rows)), which, bank.moment, False)
     probabilities, response = scorer.score([asked.rows])[0].numpy(), sequence.rank(request)
     parts: dict[str, Callable[[], Any]] = {
         "parse": lambda: RankRequest.model_validate_json(body),
-        "collate": lambda: request_batch(request_columns(request, snapshot.histories, NOW_MS), bank.catalog),
+        "history": lambda: Online().fill([request], snapshot.histories, NOW_MS),
+        "collate": lambda: request_batch(request_columns(filled, rule, NOW_MS), bank.catalog),
         "gather": lambda: request_rows(snapshot, batch, bank.gather(rows)),
         "forward": lambda: scorer.score([asked.rows]),
         "answer": lambda: answered(snapshot, asked, probabilities, weights, NOW_MS),

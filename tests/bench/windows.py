@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from models.visits import EVENT_KINDS
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.run import Run
 from pipelines.samples import windows
 from pipelines.samples.windows_config import SourceConfig, WindowsConfig
-from pipelines.tables.contract import EVENT_KINDS
 from pipelines.tables.storage import Storage
 
 DAY, START_MS, DAY_S = "2026-01-02", 1_767_312_000_000, 86_400

@@ -58,7 +58,7 @@ def application(root: Path, tokens: Tokens) -> Any:
     banks = SnapshotWatcher(store, partial(load_bank, store), WatchConfig())
     banks.poll()
     authors, ranking = AuthorsHere(AuthorCache(banks)), UserSequence(watcher_of(root))
-    return create_api(ranking, authors, ThreadPoolExecutor(2), ApiConfig(), tokens, CardShelf(store))
+    return create_api(ranking, authors, ThreadPoolExecutor(2), ApiConfig(), tokens, shelf=CardShelf(store))
 
 
 @contextmanager

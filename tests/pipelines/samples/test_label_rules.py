@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.samples.event_reader import event_columns
 from pipelines.samples.label_figures import LabelFigures
 from pipelines.samples.replay import Replay
-from pipelines.samples.visits import event_columns
 from pipelines.samples.windows_config import WindowsConfig
 from tests.pipelines.samples.logs import START_MS, Event, Told, as_table, reference, told, visit
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.visits import EVENT_KINDS
+from pipelines.samples.event_reader import event_columns
 from pipelines.samples.impression_ids import hashed
 from pipelines.samples.label_figures import LabelFigures
 from pipelines.samples.replay import Replay
-from pipelines.samples.visits import event_columns
 from pipelines.samples.windows_config import WindowsConfig
-from pipelines.tables.contract import EVENT_KINDS
 from tests.pipelines.samples.logs import START_MS, Event, as_table, reference, told, visit
 
 LATENESS_S = 100

@@ -1,23 +1,21 @@
 """Visits made of raw events: an exposure opens a visit, later events of the same user and live belong to it.
 
-Nothing here knows windows or labels. Events are columns of numbers, [E] each: those of `EVENT_COLUMNS`, `kind` as its
-place in `contract.EVENT_KINDS`. Letters: E events, V visits, B kinds of behaviour.
+Nothing here knows windows or labels, tables or stores: samples are made with it, and so is the online store. Events are
+columns of numbers, [E] each: those of `EVENT_COLUMNS`, `kind` as its place in `EVENT_KINDS`. Letters: E events,
+V visits, B kinds of behaviour.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
-
-from pipelines.tables.columns import Columns
-from pipelines.tables.contract import EVENT_KINDS
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Columns = dict[str, NDArray[Any]]
 
+EVENT_KINDS = ("exposure", "click", "exit", "follow", "like", "comment", "gift")
 EVENT_COLUMNS = ("user_id", "author_id", "live_id", "ts_ms", "kind", "value")
 EXPOSURE, EXIT = EVENT_KINDS.index("exposure"), EVENT_KINDS.index("exit")
 BEHAVIOURS = tuple(kind for kind in EVENT_KINDS if kind not in ("exposure", "exit"))
@@ -47,13 +45,6 @@ class Visits:
 
     def __len__(self) -> int:
         return len(self.ts_ms)
-
-
-def event_columns(table: pa.Table) -> Columns:
-    """A table of events as columns of numbers."""
-    columns: Columns = {name: table[name].to_numpy() for name in EVENT_COLUMNS if name != "kind"}
-    kind = pc.index_in(table["kind"], value_set=pa.array(EVENT_KINDS))
-    return columns | {"kind": kind.to_numpy().astype(np.int8)}
 
 
 def no_events() -> Columns:
