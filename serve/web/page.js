@@ -106,9 +106,12 @@ const showLive = (item, place, best) => {
   const live = byId("live").content.cloneNode(true).firstElementChild;
   live.querySelector(".place").textContent = `${place}.`;
   live.querySelector(".author").textContent = `Author ${item.author_id}`;
-  const flags = [!item.known && "not in the bank: scored as any new author", item.ended && "live has ended"];
+  const own = (ranking.lives?.lives ?? []).filter(each => each.author_id === item.author_id);
+  const ended = own.length > 0 && own.every(each => !each.on_air);
+  const flags = [!item.known && "not in the bank: scored as any new author", ...own.map(each => "live " + each.live_id),
+    ended && "has ended"];
   live.querySelector(".flags").textContent = flags.filter(Boolean).join(", ");
-  live.classList.toggle("ended", Boolean(item.ended));
+  live.classList.toggle("ended", ended);
   const scores = live.querySelector(".scores");
   for (const [name, value] of Object.entries(item)) {
     if (typeof value !== "number") continue;
@@ -174,6 +177,7 @@ const showWhy = async shown => {
   }
 };
 
+const sources = {store: "from the online store", published: "published", request: "of the request", none: ""};
 let ranking = null, upTo = 0;
 const showMore = async () => {
   const part = ranking.candidates.slice(upTo, upTo + SHOWN), best = ranking.candidates[0]?.score || 1;
@@ -195,7 +199,8 @@ form.addEventListener("submit", async event => {
     upTo = 0;
     byId("result").hidden = false;
     byId("note").textContent = `${ranking.user_known ? "Known" : "Unknown"} user, ${ranking.history_used} history items` +
-      (ranking.history_source ? ` (${words(ranking.history_source)})` : "") +
+      (ranking.history_used ? ` (${sources[ranking.history_source]})` : "") +
+      (ranking.store_age_s === null ? "" : `, last event ${ago(ranking.store_age_s)}`) +
       `, ${ranking.candidates.length} candidates` + (ranking.degraded ? ". Degraded: something could not be had in time" : "");
     await showMore();
     await refresh();
