@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Annotated, Any, Protocol
 
@@ -20,6 +20,7 @@ from serve.author_cache import NoAnchorError, NoVectorsError
 from serve.cards import CardShelf, add_cards
 from serve.event_routes import add_event_routes
 from serve.events import EventSink
+from serve.explain import Reason, add_explain
 from serve.observe import LastMinute, Meter, NoMeter, Observe
 from serve.online import NoCandidatesError, NothingOnAirError
 from serve.page import add_page
@@ -60,12 +61,18 @@ class Authors(Protocol):
     async def status(self) -> BankResponse:
         """See AuthorCache.status."""
 
+    async def reasons(self, author_ids: Sequence[int], history: Sequence[int]) -> list[Reason]:
+        """See AuthorCache.reasons."""
+
 
 class Ranking(Protocol):
     """The ranker of this process."""
 
     def rank(self, request: RankRequest) -> RankResponse:
         """See UserSequence.rank."""
+
+    def history_of(self, request: RankRequest) -> list[int]:
+        """See UserSequence.history_of."""
 
     def health(self) -> HealthResponse:
         """See UserSequence.health."""
@@ -101,6 +108,7 @@ def create_api(
     _add_errors(api)
     _add_ranking(guarded, ranking, executor)
     _add_authors(guarded, authors)
+    add_explain(guarded, ranking, authors, executor)
     _add_stats(guarded, minute, None if told is None else told[0])
     if shelf is not None:
         add_cards(guarded, shelf)

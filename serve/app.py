@@ -9,7 +9,7 @@ authors make a second one, to the author cache.
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -36,6 +36,7 @@ from serve.auth import Tokens
 from serve.author_cache import AuthorCache
 from serve.cards import CardShelf
 from serve.events import EventSink
+from serve.explain import Reason
 from serve.loading import load_bank
 from serve.meters import RayMeter
 from serve.online import Online
@@ -170,6 +171,10 @@ class AuthorsByHandle:
     async def status(self) -> BankResponse:
         """See AuthorCache.status."""
         return await _asked(self._handle.status.remote())
+
+    async def reasons(self, author_ids: Sequence[int], history: Sequence[int]) -> list[Reason]:
+        """See AuthorCache.reasons."""
+        return await _asked(self._handle.reasons.remote(author_ids, history))
 
 
 async def _asked(response: Awaitable[AnswerT]) -> AnswerT:

@@ -163,6 +163,10 @@ class ArmRankings:
             found.append(_described(name, health, arm.share, arm.shadow, running.watcher.last_failure))
         return found
 
+    def history_of(self, request: RankRequest) -> list[int]:
+        """See UserSequence.history_of: all arms have the same rule."""
+        return self._main.history_of(request)
+
     def health(self) -> HealthResponse:
         """See UserSequence.health: that of CURRENT, without which nothing is ready."""
         return self._main.health()

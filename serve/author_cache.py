@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
 
 from models.artifacts.bank import NO_ANCHOR
+from serve.explain import Reason, reasons_of
 from serve.overlay import Rows
 from serve.schema import MAX_SIMILAR, AuthorResponse, BankResponse, Neighbour, SimilarResponse
 from serve.snapshot import Bank, Gathered
@@ -77,6 +79,10 @@ class AuthorCache:
             bank_delta=bank.moment.delta,
             model_version=bank.model_version,
         )
+
+    def reasons(self, author_ids: Sequence[int], history: Sequence[int]) -> list[Reason]:
+        """See reasons_of."""
+        return reasons_of(self._watcher.current, author_ids, history)
 
     def status(self) -> BankResponse:
         """The bank in use, and how following it goes."""

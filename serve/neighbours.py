@@ -56,6 +56,14 @@ class Neighbours:
         best = best[np.isfinite(cosine[best])]
         return best, cosine[best]
 
+    def between(self, rows: Rows, others: Rows) -> Floats:
+        """Cosines of rows [n] with other rows [m], [n, m]; 0 where a whitened vector has no length."""
+        left, right = (np.stack([self._whitening(self._vector(int(row))) for row in part]) for part in (rows, others))
+        lengths = np.outer(np.linalg.norm(left, axis=1), np.linalg.norm(right, axis=1))
+        dots = left @ right.T
+        cosine: Floats = np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0)
+        return cosine
+
     def _cosines(self, row: int) -> Floats:
         """With every row, [N+1]; 0 where a whitened vector has no length."""
         query = self._whitening.axes @ self._whitening(self._vector(row))

@@ -83,6 +83,13 @@ class UserSequence:
             answered(snapshot, each, score.numpy(), weights, now_ms) for each, score in zip(asked, scores, strict=True)
         ]
 
+    def history_of(self, request: RankRequest) -> list[int]:
+        """Different authors of the history with which the request would be ranked, newest first."""
+        snapshot, now_ms = self._watcher.current, time.time_ns() // 1_000_000
+        (filled,) = self._online.fill([request], snapshot.histories, now_ms)
+        ids = request_columns(filled, snapshot.histories.rule, now_ms)["history_author_ids"][0, ::-1].tolist()
+        return [author_id for author_id in dict.fromkeys(ids) if author_id != HISTORY_PAD]
+
     def _asked(self, snapshot: Snapshot, filled: Filled, now_ms: int) -> Asked:
         _refuse_duplicates(filled.candidates)
         columns = request_columns(filled, snapshot.histories.rule, now_ms)

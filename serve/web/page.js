@@ -169,7 +169,7 @@ const showAlike = async (button, author) => {
 };
 
 const showWhy = async shown => {
-  const asked = `{"user_id":${user()},"explained":[${[...shown.keys()]}]}`;
+  const asked = `{"user_id":${user()},"candidates":[${[...shown.keys()]}]}`;
   const answer = await quietly(ask("explain", {method: "POST", body: asked}));
   for (const {author_id: author, nearest} of answer?.reasons ?? []) {
     const why = nearest.map(near => `author ${near.author_id} (${near.cosine.toFixed(2)})`).join(", ");

@@ -6,6 +6,7 @@ python -m tests.bench.bare_uvicorn STORE PORT
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -16,6 +17,7 @@ from models.artifacts.store import ArtifactStore
 from serve.api import create_api
 from serve.args import ApiConfig, WatchConfig
 from serve.author_cache import AuthorCache
+from serve.explain import Reason
 from serve.loading import load_bank, load_snapshot
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Snapshot
@@ -37,6 +39,9 @@ class AuthorsHere:
 
     async def status(self) -> BankResponse:
         return self._cache.status()
+
+    async def reasons(self, author_ids: Sequence[int], history: Sequence[int]) -> list[Reason]:
+        return self._cache.reasons(author_ids, history)
 
 
 def main(root: str, port: str) -> None:

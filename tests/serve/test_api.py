@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from serve.api import create_api
 from serve.args import ApiConfig, WatchConfig
 from serve.auth import Tokens
 from serve.author_cache import AuthorCache
+from serve.explain import Reason
 from serve.loading import load_bank
 from serve.schema import MAX_CANDIDATES, MAX_HISTORY, AuthorResponse, BankResponse, RankRequest, SimilarResponse
 from serve.user_sequence import UserSequence
@@ -44,6 +45,9 @@ class AuthorsHere:
 
     async def status(self) -> BankResponse:
         return self._cache.status()
+
+    async def reasons(self, author_ids: Sequence[int], history: Sequence[int]) -> list[Reason]:
+        return self._cache.reasons(author_ids, history)
 
 
 def client_over(published: Published, *, tokens: Tokens = OPEN, **config: int) -> TestClient:
@@ -235,7 +239,7 @@ def test_nothing_published_is_503_and_asks_to_try_again(shared: Published) -> No
 
 def test_the_api_is_documented(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
-    paths = {"/rank", "/authors/{author_id}", "/authors/{author_id}/similar", "/bank", "/stats", "/healthz"}
+    paths = {"/rank", "/authors/{author_id}", "/authors/{author_id}/similar", "/bank", "/stats", "/explain", "/healthz"}
     assert set(described["paths"]) == paths
     request = described["components"]["schemas"]["RankRequest"]
     for example in request["examples"]:
@@ -261,7 +265,7 @@ def test_the_documentation_can_authorise_where_a_token_is_asked_for(shared: Publ
     (scheme,) = described["components"]["securitySchemes"].items()
     assert (scheme[1]["type"], scheme[1]["scheme"]) == ("http", "bearer")
     locked = {path for path, methods in described["paths"].items() for m in methods.values() if "security" in m}
-    assert locked == {"/rank", "/authors/{author_id}", "/authors/{author_id}/similar", "/bank", "/stats"}
+    assert locked == {"/rank", "/authors/{author_id}", "/authors/{author_id}/similar", "/bank", "/stats", "/explain"}
 
 
 def test_the_documentation_asks_for_no_token_where_none_is_needed(client: TestClient) -> None:
