@@ -20,12 +20,12 @@ import torch
 from fastapi import FastAPI
 from ray.exceptions import RayError, RayTaskError
 from ray.serve import Application, deployment, ingress
-from ray.serve.config import BackpressureConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Gauge
 
 from models.artifacts.store import ArtifactStore
+from serve.admission import Line, Shed
 from serve.api import create_api
 from serve.args import ServeArgs, fusion_weights
 from serve.auth import token_from
@@ -37,6 +37,10 @@ from serve.watcher import LoadedT, NotReadyError, SnapshotWatcher
 
 log = logging.getLogger(__name__)
 AnswerT = TypeVar("AnswerT")
+
+_NEVER_REACHED = 100_000
+"""Requests in one replica at which Serve would keep others waiting, in slots that a slow body holds: serve/admission.py
+turns away long before."""
 
 
 class AuthorCacheReplica(AuthorCache):
@@ -70,11 +74,13 @@ class UserSequenceReplica:
         lookup = None if args.lookup == "local" else partial(remote_lookup, authors, args.lookup_timeout_s)
         self._ranking = UserSequence(self._watcher, RankConfig(weights=args.weights), lookup)
         self._health = Health(self._watcher, lambda snapshot: snapshot.bank)
-        self._executor = ThreadPoolExecutor(args.threads, thread_name_prefix="rank")
+        # Where vectors come from elsewhere, threads wait for them.
+        executor = None if lookup is None else ThreadPoolExecutor(args.threads, thread_name_prefix="rank")
+        self._line = Shed.line = Line(args.admission, executor, args.threads)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve in the replica, after the constructor."""
-        return create_api(self._ranking, AuthorsByHandle(self._authors), self._executor, self._args.api, self._token)
+        return create_api(self._ranking, AuthorsByHandle(self._authors), self._line, self._args.admission, self._token)
 
     def check_health(self) -> None:
         """Called by Serve every few seconds."""
@@ -168,8 +174,8 @@ def build(args: ServeArgs) -> Application:
         # Replicas have working directories of their own.
         args = args.model_copy(update={"root": os.path.abspath(args.root)})
     limits: dict[str, Any] = {
-        "max_ongoing_requests": args.max_ongoing_requests,
-        "max_queued_requests": args.max_queued_requests,
+        "max_ongoing_requests": _NEVER_REACHED,
+        "max_queued_requests": -1,
         # A line for each request costs more than the request's way through the router.
         "logging_config": {"enable_access_log": False},
     }
@@ -186,7 +192,6 @@ def build(args: ServeArgs) -> Application:
         name="UserSequence",
         num_replicas=args.replicas,
         ray_actor_options={"num_cpus": args.num_cpus},
-        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1.0),
         **limits,
     )
     return ranker.bind(args, cache.bind(args))

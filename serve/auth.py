@@ -1,6 +1,6 @@
-"""Guards in front of the application, as plain ASGI: a bearer token and a bound on the body.
+"""The guard in front of the application, as plain ASGI: a bearer token.
 
-They run in the replica, which is reachable without the proxy when HAProxy is on.
+It runs in the replica, which is reachable without the proxy when HAProxy is on.
 """
 
 import hmac
@@ -47,7 +47,7 @@ class RequireToken:
         if scope["type"] != "http" or scope["path"] in self._open_paths or self._is_allowed(scope):
             await self._app(scope, receive, send)
             return
-        await _refuse(send, 401, "wanted the header Authorization: Bearer TOKEN", {b"www-authenticate": b"Bearer"})
+        await refuse(send, 401, "wanted the header Authorization: Bearer TOKEN", {b"www-authenticate": b"Bearer"})
 
     def _is_allowed(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
@@ -57,42 +57,8 @@ class RequireToken:
         return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
 
 
-class LimitBody:
-    """Reads the body up to a bound before the application sees it; answers 413 beyond."""
-
-    def __init__(self, app: App, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        announced = [value for name, value in scope["headers"] if name == b"content-length"]
-        if any(value.isdigit() and int(value[:20]) > self._max_bytes for value in announced):
-            await self._refuse(send)
-            return
-        messages, size, more = [], 0, True
-        while more:
-            message = await receive()
-            messages.append(message)
-            size += len(message.get("body", b""))
-            more = message["type"] == "http.request" and message.get("more_body", False)
-            if size > self._max_bytes:
-                await self._refuse(send)
-                return
-        messages.reverse()
-
-        async def replay() -> MutableMapping[str, Any]:
-            return messages.pop() if messages else await receive()
-
-        await self._app(scope, replay, send)
-
-    async def _refuse(self, send: Send) -> None:
-        await _refuse(send, 413, f"the body is larger than {self._max_bytes} bytes; send fewer candidates", {})
-
-
-async def _refuse(send: Send, status: int, detail: str, headers: Mapping[bytes, bytes]) -> None:
+async def refuse(send: Send, status: int, detail: str, headers: Mapping[bytes, bytes]) -> None:
+    """Answers with an error of the application's kind: see ErrorResponse."""
     body = json.dumps({"detail": detail}).encode()
     fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers.items()]})

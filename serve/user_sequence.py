@@ -69,8 +69,8 @@ class UserSequence:
 
     def rank_many(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
         """An answer to each request, all from one version. Raises as `rank`."""
-        for request in requests:
-            _refuse_duplicates(request.candidates)
+        for index, request in enumerate(requests):
+            _refuse_duplicates(request.candidates, f"requests[{index}]." if len(requests) > 1 else "")
         snapshot, now_ms = self._watcher.current, time.time_ns() // 1_000_000
         asked = [self._asked(snapshot, request, now_ms) for request in requests]
         scores = snapshot.scorer.score([each.rows for each in asked])
@@ -247,11 +247,13 @@ def ranked(
     return [candidate(*row) for row in zip(*columns, strict=True)]
 
 
-def _refuse_duplicates(candidates: list[int]) -> None:
+def _refuse_duplicates(candidates: list[int], prefix: str) -> None:
     if len(set(candidates)) == len(candidates):
         return
     seen: set[int] = set()
     for author_id in candidates:
         if author_id in seen:
-            raise DuplicateCandidatesError(f"candidates holds author {author_id} twice; give each candidate once")
+            raise DuplicateCandidatesError(
+                f"{prefix}candidates holds author {author_id} twice; give each candidate once"
+            )
         seen.add(author_id)

@@ -6,15 +6,15 @@ python -m tests.bench.bare_uvicorn STORE PORT
 from __future__ import annotations
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import torch
 import uvicorn
 
 from models.artifacts.store import ArtifactStore
+from serve.admission import Line
 from serve.api import create_api
-from serve.args import ApiConfig, WatchConfig
+from serve.args import AdmissionConfig, WatchConfig
 from serve.author_cache import AuthorCache
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Snapshot, load_bank
@@ -47,7 +47,7 @@ def main(root: str, port: str) -> None:
     banks = SnapshotWatcher(store, partial(load_bank, store), WatchConfig())
     banks.start()
     ranking, authors = UserSequence(snapshots), AuthorsHere(AuthorCache(banks))
-    api = create_api(ranking, authors, ThreadPoolExecutor(1), ApiConfig(), None)
+    api = create_api(ranking, authors, Line(AdmissionConfig()), AdmissionConfig(), None)
     uvicorn.run(api, host="127.0.0.1", port=int(port), log_level="warning", access_log=False)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serve.auth import App, LimitBody, RequireToken, token_from
+from serve.auth import App, RequireToken, token_from
 
 TOKEN = "a-token-of-some-length"
 Message = MutableMapping[str, Any]
@@ -111,28 +111,3 @@ def test_the_token_comes_from_the_environment() -> None:
 def test_a_missing_or_short_token_is_an_error(environment: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="SERVE_TOKEN must hold a token of at least 16"):
         token_from("SERVE_TOKEN", environment)
-
-
-def test_a_body_within_the_bound_arrives_whole() -> None:
-    app = Echo()
-    assert status_of(LimitBody(app, max_bytes=6), chunks=[b"abc", b"", b"def"]) == 200
-    assert app.bodies == [b"abcdef"]
-
-
-def test_a_body_beyond_the_bound_is_413() -> None:
-    app = Echo()
-    assert status_of(LimitBody(app, max_bytes=5), chunks=[b"abc", b"def"]) == 413
-    assert app.bodies == []
-
-
-def test_an_announced_length_beyond_the_bound_is_413_without_reading() -> None:
-    app = Echo()
-    headers = [(b"content-length", b"999999999999999999999999")]
-    assert status_of(LimitBody(app, max_bytes=5), headers=headers, chunks=[b"a"]) == 413
-    assert app.bodies == []
-
-
-def test_a_client_that_goes_away_is_no_request() -> None:
-    app = Echo()
-    assert status_of(LimitBody(app, max_bytes=100), chunks=[b"abc"], ends=False) is None
-    assert app.bodies == []
