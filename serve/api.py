@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import Annotated, Any, Protocol
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from serve.args import ApiConfig
+from serve.admission import Line, OverloadedError, ReadBody
+from serve.args import AdmissionConfig, TelemetryConfig
 from serve.arms import ArmRankings, UnknownArmError
-from serve.auth import LimitBody, RequireToken, Tokens
+from serve.auth import OPEN_PATHS, RequireToken, Tokens
 from serve.author_cache import NoAnchorError, NoVectorsError
 from serve.cards import CardShelf, add_cards
 from serve.event_routes import add_event_routes
@@ -25,10 +28,13 @@ from serve.observe import LastMinute, Meter, NoMeter, Observe
 from serve.online import NoCandidatesError, NothingOnAirError
 from serve.page import add_page
 from serve.schema import (
+    MAX_CANDIDATES,
     MAX_SIMILAR,
     ArmResponse,
     AuthorResponse,
     BankResponse,
+    BatchRequest,
+    BatchResponse,
     ErrorResponse,
     HealthResponse,
     MinuteResponse,
@@ -43,8 +49,12 @@ from serve.user_sequence import DuplicateCandidatesError
 from serve.watcher import NotReadyError
 
 _MAX_ERRORS = 10
-NOBODY_ASKED, UNMEASURED = Tokens(), NoMeter()
+_ON_AIR = 500
+"""Candidates that a request without any is taken for, before it is known who is on air."""
+NOBODY_ASKED, UNMEASURED, NOT_TOLD = Tokens(), NoMeter(), TelemetryConfig()
 _RETRY_AFTER = {"Retry-After": "1"}
+_DOCS = "/static-offline-docs"
+_DOCS_FILES = tuple(f"{_DOCS}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"))
 _BEARER = HTTPBearer(auto_error=False, description="One of the tokens that the server was told.")
 """Tells /docs to ask for the token. It refuses nothing: RequireToken does, before a body is read."""
 
@@ -68,8 +78,8 @@ class Authors(Protocol):
 class Ranking(Protocol):
     """The ranker of this process."""
 
-    def rank(self, request: RankRequest) -> RankResponse:
-        """See UserSequence.rank."""
+    def rank_many(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
+        """See UserSequence.rank_many."""
 
     def history_of(self, request: RankRequest) -> list[int]:
         """See UserSequence.history_of."""
@@ -81,34 +91,35 @@ class Ranking(Protocol):
 def create_api(
     ranking: Ranking,
     authors: Authors,
-    executor: Executor,
-    config: ApiConfig,
+    line: Line,
+    admission: AdmissionConfig,
     tokens: Tokens = NOBODY_ASKED,
     *,
     shelf: CardShelf | None = None,
     arms: ArmRankings | None = None,
     told: tuple[EventSink, Executor] | None = None,
     meter: Meter = UNMEASURED,
+    telemetry: TelemetryConfig = NOT_TOLD,
 ) -> FastAPI:
-    """The application. Ranking runs in `executor`, so that the event loop stays free.
+    """The application. Requests take their turn at ranking in `line`; without `tokens` it is open to all.
 
-    Without `tokens` it is open to all; without a `shelf` it shows no cards; `arms` say which models answer; `told`
-    takes events and lives in, in an executor of its own, None where there is no online store. What is measured goes to
-    `meter`.
+    Without a `shelf` it shows no cards; `arms` say which models answer; `told` takes events and lives in, in an
+    executor of its own, None where there is no online store. What is measured goes to `meter`.
     """
     minute = LastMinute()
-    api = FastAPI(
+    api: FastAPI = FastAPIOffline(
         title="Live-stream ranking from semantic anchors",
         description="Ranks authors for a user with SARM, from a published bank of author vectors.",
         version="1",
         redoc_url=None,
+        static_url=_DOCS,
         responses={503: {"model": ErrorResponse, "description": "No bank is loaded yet, or too many requests wait."}},
     )
     guarded = APIRouter(dependencies=[Depends(_BEARER)] if tokens.digests else [])
     _add_errors(api)
-    _add_ranking(guarded, ranking, executor)
+    _add_ranking(guarded, ranking, line)
     _add_authors(guarded, authors)
-    add_explain(guarded, ranking, authors, executor)
+    add_explain(guarded, ranking, authors, line)
     _add_stats(guarded, minute, None if told is None else told[0])
     if shelf is not None:
         add_cards(guarded, shelf)
@@ -118,32 +129,53 @@ def create_api(
         add_event_routes(api, guarded, *told)
     api.include_router(guarded)
     _add_open(api, ranking)
-    api.add_middleware(LimitBody, max_bytes=config.max_body_bytes)
+    api.add_middleware(ReadBody, config=admission, line=line)
     if tokens.digests:
-        api.add_middleware(RequireToken, tokens=tokens)
-    if config.otlp is not None:
-        api.add_middleware(Trace, provider=provider_to(config.otlp))
-    api.add_middleware(Observe, meter=meter, minute=minute, log=config.access_log)
+        api.add_middleware(RequireToken, tokens=tokens, open_paths=(*OPEN_PATHS, *_DOCS_FILES))
+    if telemetry.otlp is not None:
+        api.add_middleware(Trace, provider=provider_to(telemetry.otlp))
+    api.add_middleware(Observe, meter=meter, minute=minute, log=telemetry.access_log)
     return api
 
 
-def _add_ranking(api: APIRouter, ranking: Ranking, executor: Executor) -> None:
-    def answer(request: RankRequest) -> str:
-        return ranking.rank(request).model_dump_json()
+def _add_ranking(api: APIRouter, ranking: Ranking, line: Line) -> None:
+    responses: dict[int | str, dict[str, Any]] = {
+        404: {"model": ErrorResponse, "description": "No live that could be ranked is on air."},
+        408: {"model": ErrorResponse, "description": "The body did not come in time."},
+        413: {"model": ErrorResponse, "description": "The body is too large."},
+        422: {"model": ErrorResponse, "description": "The request cannot be used; the answer says why."},
+    }
 
-    @api.post(
-        "/rank",
-        response_model=RankResponse,
-        responses={
-            404: {"model": ErrorResponse, "description": "No live that could be ranked is on air."},
-            413: {"model": ErrorResponse, "description": "The body is too large."},
-            422: {"model": ErrorResponse, "description": "The request cannot be used; the answer says why."},
-        },
-    )
+    def answers(requests: Sequence[RankRequest]) -> list[str]:
+        return [answer.model_dump_json() for answer in ranking.rank_many(requests)]
+
+    @api.post("/rank", response_model=RankResponse, responses=responses)
     async def rank(request: RankRequest) -> Response:
         """Rank candidates for a user, best first."""
-        body = await asyncio.get_running_loop().run_in_executor(executor, answer, request)
+        (body,) = await line.turn(partial(answers, [request]), _size([request]))
         return Response(body, media_type="application/json")
+
+    @api.post("/rank/batch", response_model=BatchResponse, responses=responses)
+    async def rank_batch(batch: BatchRequest) -> Response:
+        """Rank for several users at once; answers stand in the order of the requests."""
+        bodies = [
+            body for part in _parts(batch.requests) for body in await line.turn(partial(answers, part), _size(part))
+        ]
+        return Response(f'{{"answers":[{",".join(bodies)}]}}', media_type="application/json")
+
+
+def _size(requests: Sequence[RankRequest]) -> int:
+    """How much work they are: a request is about as much as what is done for 50 of its candidates."""
+    return sum(50 + (len(request.candidates or request.lives or ()) or _ON_AIR) for request in requests)
+
+
+def _parts(requests: Sequence[RankRequest]) -> Iterator[Sequence[RankRequest]]:
+    """Consecutive requests that are one turn together, no more work than the largest that stands alone."""
+    start = 0
+    for end in range(1, len(requests) + 1):
+        if end == len(requests) or _size(requests[start : end + 1]) > MAX_CANDIDATES:
+            yield requests[start:end]
+            start = end
 
 
 def _add_authors(api: APIRouter, authors: Authors) -> None:
@@ -170,6 +202,7 @@ def _add_authors(api: APIRouter, authors: Authors) -> None:
 def _add_open(api: FastAPI, ranking: Ranking) -> None:
     """Routes that never ask for a token: OPEN_PATHS of serve/auth.py."""
 
+    @api.head("/healthz", include_in_schema=False)
     @api.get("/healthz", responses={503: {"model": HealthResponse}})
     async def healthz(response: Response) -> HealthResponse:
         """200 when requests can be ranked, else 503 with the reason."""
@@ -214,6 +247,7 @@ def _add_errors(api: FastAPI) -> None:
         NoAnchorError: (404, {}),
         NoVectorsError: (404, {}),
         NotReadyError: (503, _RETRY_AFTER),
+        OverloadedError: (503, _RETRY_AFTER),
     }
 
     def handler(status: int, headers: dict[str, str]) -> Callable[[Request, Exception], Response]:
@@ -221,12 +255,13 @@ def _add_errors(api: FastAPI) -> None:
 
     for kind, (status, headers) in answers.items():
         api.add_exception_handler(kind, handler(status, headers))
-    api.add_exception_handler(HTTPException, _http_error)
+    api.add_exception_handler(StarletteHTTPException, _http_error)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _json(error.status_code, str(error.detail), dict(error.headers or {}))
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    detail = {404: f"nothing is at {request.url.path}; see /docs", 405: f"not by {request.method}; see /docs"}
+    return _json(error.status_code, detail.get(error.status_code, str(error.detail)), dict(error.headers or {}))
 
 
 def _json(status: int, detail: Any, headers: dict[str, str] | None = None) -> Response:

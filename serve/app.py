@@ -21,7 +21,6 @@ import torch
 from fastapi import FastAPI
 from ray.exceptions import RayError, RayTaskError
 from ray.serve import Application, deployment, ingress
-from ray.serve.config import BackpressureConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Gauge
@@ -29,6 +28,7 @@ from ray.serve.metrics import Gauge
 from models.artifacts.store import ArtifactStore
 from models.online.opening import open_store
 from serve import loading
+from serve.admission import Line, Shed
 from serve.api import create_api
 from serve.args import ServeArgs, fusion_weights
 from serve.arms import ArmRankings
@@ -49,6 +49,10 @@ log = logging.getLogger(__name__)
 AnswerT = TypeVar("AnswerT")
 _WRITERS = 8
 """Requests with events that wait for the store's disk together."""
+
+_NEVER_REACHED = 100_000
+"""Requests in one replica at which Serve would keep others waiting, in slots that a slow body holds: serve/admission.py
+turns away long before."""
 
 
 class AuthorCacheReplica(AuthorCache):
@@ -84,7 +88,10 @@ class UserSequenceReplica:
         self._arms = self._rankings(lookup)
         self._arms.start()
         self._health = Health(self._watcher, lambda snapshot: snapshot.bank)
-        self._executor = ThreadPoolExecutor(args.threads, thread_name_prefix="rank")
+        # Where vectors or views come from elsewhere, threads wait for them.
+        waits = lookup is not None or args.store.backend == "redis"
+        executor = ThreadPoolExecutor(args.threads, thread_name_prefix="rank") if waits else None
+        self._line = Shed.line = Line(args.admission, executor, args.threads)
 
     def _rankings(self, lookup: Lookup | None) -> ArmRankings:
         args, store, config = self._args, self._artifacts, RankConfig(weights=self._args.weights)
@@ -107,13 +114,14 @@ class UserSequenceReplica:
         return create_api(
             self._arms,
             AuthorsByHandle(self._authors),
-            self._executor,
-            self._args.api,
+            self._line,
+            self._args.admission,
             self._tokens,
             shelf=CardShelf(self._artifacts),
             arms=self._arms,
             told=told,
             meter=self._meter,
+            telemetry=self._args.telemetry,
         )
 
     def check_health(self) -> None:
@@ -215,8 +223,8 @@ def build(args: ServeArgs) -> Application:
         store = replace(args.store, path=os.path.abspath(args.store.path))
         args = args.model_copy(update={"store": store})
     limits: dict[str, Any] = {
-        "max_ongoing_requests": args.max_ongoing_requests,
-        "max_queued_requests": args.max_queued_requests,
+        "max_ongoing_requests": _NEVER_REACHED,
+        "max_queued_requests": -1,
         # A line for each request costs more than the request's way through the router.
         "logging_config": {"enable_access_log": False},
     }
@@ -233,7 +241,6 @@ def build(args: ServeArgs) -> Application:
         name="UserSequence",
         num_replicas=args.replicas,
         ray_actor_options={"num_cpus": args.num_cpus},
-        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1.0),
         **limits,
     )
     return ranker.bind(args, cache.bind(args))

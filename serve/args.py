@@ -44,20 +44,35 @@ def fusion_weights(weights: Mapping[str, float], tasks: Sequence[str]) -> npt.ND
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ApiConfig:
-    """What stands in front of the routes."""
+class AdmissionConfig:
+    """What is let in, and when: bounds in front of the routes, for each replica."""
 
     max_body_bytes: int = 1 << 20
-    """Larger bodies are answered 413. 1 MiB is twice the largest request that the schema allows."""
+    """Larger bodies are answered 413. 1 MiB is twice the largest `/rank` that the schema allows."""
+    body_timeout_s: float = 1.0
+    """Bodies that are not whole after this are answered 408."""
+    max_bodies: int = 1024
+    """Bodies that are read at once; beyond, the oldest that is not whole is answered 408."""
+    max_wait_s: float = 0.5
+    """Requests that would wait longer for their turn at ranking are answered 503 at once."""
+    max_waiting: int = 1024
+    """So are those beyond this many that wait."""
+
+    def __post_init__(self) -> None:
+        if min(self.max_body_bytes, self.max_bodies, self.max_waiting) < 1:
+            raise ValueError(f"max_body_bytes, max_bodies and max_waiting must be >= 1, got {self}")
+        if min(self.body_timeout_s, self.max_wait_s) <= 0:
+            raise ValueError(f"body_timeout_s and max_wait_s must be > 0, got {self}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TelemetryConfig:
+    """What is told of requests, beside the metrics."""
 
     access_log: bool = False
     """A line of JSON for each request, without its content, in the replica's log."""
     otlp: str | None = None
     """Collector of OpenTelemetry for a span of each request, such as http://collector:4318; null = none."""
-
-    def __post_init__(self) -> None:
-        if self.max_body_bytes < 1:
-            raise ValueError(f"max_body_bytes must be >= 1, got {self.max_body_bytes}")
 
 
 class ServeArgs(BaseModel):
@@ -77,8 +92,10 @@ class ServeArgs(BaseModel):
     """After this a remote lookup is given up, and the request is answered with cold-start vectors and `degraded`."""
     weights: dict[str, Weight] = {}
     """How the tasks become one score: task -> exponent of (1 + its probability); 1 for tasks that are not named."""
-    api: ApiConfig = ApiConfig()
-    """Limits in front of the routes."""
+    admission: AdmissionConfig = AdmissionConfig()
+    """What is let in, and when."""
+    telemetry: TelemetryConfig = TelemetryConfig()
+    """What is told of requests, beside the metrics."""
     store: StoreConfig = StoreConfig()
     """What users do now and which lives are on air: POST /events and POST /lives fill it, /rank reads it. Every replica
     reads and writes it; one that is embedded is of one node, so that with replicas on several it has to be redis."""
@@ -94,15 +111,12 @@ class ServeArgs(BaseModel):
     num_cpus: float = Field(default=1.0, ge=0)
     """Logical CPUs of each of them."""
     threads: int = Field(default=1, ge=1)
-    """Requests that a replica ranks at once, each on one thread of torch."""
+    """With `lookup: remote`, requests that a replica ranks at once, most of the time waiting for vectors. Otherwise one
+    after another; take more replicas for more cores."""
     author_replicas: int = Field(default=1, ge=1)
     """Replicas of the author cache."""
     author_num_cpus: float = Field(default=0.5, ge=0)
     """Logical CPUs of each of them."""
-    max_ongoing_requests: int = Field(default=16, ge=1)
-    """Requests inside one replica, those that wait for a thread included."""
-    max_queued_requests: int = Field(default=64, ge=0)
-    """Requests that each proxy keeps waiting for a replica; those beyond are answered 503 with Retry-After."""
 
 
 def resolved(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Guards in front of the application, as plain ASGI: bearer tokens of two roles, and a bound on the body.
+"""The guard in front of the application, as plain ASGI: bearer tokens of two roles.
 
-They run in the replica, which is reachable without the proxy when HAProxy is on.
+It runs in the replica, which is reachable without the proxy when HAProxy is on.
 """
 
 from __future__ import annotations
@@ -127,9 +127,9 @@ class RequireToken:
             return
         role = self._role(scope)
         if role is None:
-            await _refuse(send, 401, "wanted the header Authorization: Bearer TOKEN", {b"www-authenticate": b"Bearer"})
+            await refuse(send, 401, "wanted the header Authorization: Bearer TOKEN", {b"www-authenticate": b"Bearer"})
         elif role is not Role.ADMIN and needs_admin(scope["method"], scope["path"]):
-            await _refuse(send, 403, "wanted a token of the role admin; see admin_token_env", {})
+            await refuse(send, 403, "wanted a token of the role admin; see admin_token_env", {})
         else:
             await self._app(scope, receive, send)
 
@@ -146,42 +146,8 @@ def needs_admin(method: str, path: str) -> bool:
     return method not in _READING and any(path == head or path.startswith(f"{head}/") for head in ADMIN_PATHS)
 
 
-class LimitBody:
-    """Reads the body up to a bound before the application sees it; answers 413 beyond."""
-
-    def __init__(self, app: App, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        announced = [value for name, value in scope["headers"] if name == b"content-length"]
-        if any(value.isdigit() and int(value[:20]) > self._max_bytes for value in announced):
-            await self._refuse(send)
-            return
-        messages, size, more = [], 0, True
-        while more:
-            message = await receive()
-            messages.append(message)
-            size += len(message.get("body", b""))
-            more = message["type"] == "http.request" and message.get("more_body", False)
-            if size > self._max_bytes:
-                await self._refuse(send)
-                return
-        messages.reverse()
-
-        async def replay() -> MutableMapping[str, Any]:
-            return messages.pop() if messages else await receive()
-
-        await self._app(scope, replay, send)
-
-    async def _refuse(self, send: Send) -> None:
-        await _refuse(send, 413, f"the body is larger than {self._max_bytes} bytes; send fewer candidates", {})
-
-
-async def _refuse(send: Send, status: int, detail: str, headers: Mapping[bytes, bytes]) -> None:
+async def refuse(send: Send, status: int, detail: str, headers: Mapping[bytes, bytes]) -> None:
+    """Answers with an error of the application's kind: see ErrorResponse."""
     body = json.dumps({"detail": detail}).encode()
     fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers.items()]})

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from functools import partial
 from typing import Annotated, Any, Protocol
 
 import numpy as np
@@ -12,12 +11,15 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from models.artifacts.bank import NO_ANCHOR
+from serve.admission import Line
 from serve.schema import ErrorResponse, Id, Message, Neighbour, RankRequest
 from serve.snapshot import Bank
 
 MAX_EXPLAINED = 50
 """Candidates of one request."""
 _NEAREST = 3
+_SIZE = 20
+"""How much work a history is, in candidates."""
 
 
 class ExplainRequest(RankRequest):
@@ -71,7 +73,7 @@ def reasons_of(bank: Bank, author_ids: Sequence[int], history: Sequence[int]) ->
     return [Reason(author_id=author, nearest=near) for author, near in zip(author_ids, nearest, strict=True)]
 
 
-def add_explain(api: APIRouter, ranking: Histories, authors: Reasons, executor: Executor) -> None:
+def add_explain(api: APIRouter, ranking: Histories, authors: Reasons, line: Line) -> None:
     """The route that explains."""
     refused: dict[int | str, dict[str, Any]] = {
         422: {"model": ErrorResponse, "description": "The request cannot be used; the answer says why."}
@@ -80,7 +82,6 @@ def add_explain(api: APIRouter, ranking: Histories, authors: Reasons, executor: 
     @api.post("/explain", responses=refused)
     async def explain(request: ExplainRequest) -> ExplainResponse:
         """Whom of the user's history candidates are like."""
-        loop = asyncio.get_running_loop()
-        history = await loop.run_in_executor(executor, ranking.history_of, request)
+        history = await line.turn(partial(ranking.history_of, request), _SIZE)
         reasons = await authors.reasons(request.candidates, history)
         return ExplainResponse(history_author_ids=history, reasons=reasons)

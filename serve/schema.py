@@ -13,6 +13,8 @@ MAX_CANDIDATES = 2_000
 """Candidates of one request."""
 MAX_HISTORY = 200
 """History items of one request; the model reads the newest ones, as many as it was trained with."""
+MAX_REQUESTS = 64
+"""Requests of one batch."""
 MAX_SIMILAR = 100
 """Neighbours of one author in one answer."""
 
@@ -43,7 +45,7 @@ class HistoryItem(Message):
     author_id: Id
     ts_ms: TimestampMs
     watch_time_s: float = Field(
-        default=0.0, ge=0.0, le=_MAX_WATCH_S, allow_inf_nan=False, description="Seconds watched."
+        default=0.0, strict=True, ge=0.0, le=_MAX_WATCH_S, allow_inf_nan=False, description="Seconds watched."
     )
 
 
@@ -104,6 +106,12 @@ class RankRequest(Message):
             ]
         },
     )
+
+
+class BatchRequest(Message):
+    """Rank for several users."""
+
+    requests: list[RankRequest] = Field(min_length=1, max_length=MAX_REQUESTS)
 
 
 @dataclass(slots=True)
@@ -173,6 +181,12 @@ class RankResponse(Message):
         description="True: the author cache did not answer in time, and all vectors are cold-start; or the online "
         "store did not, and the history is the published one."
     )
+
+
+class BatchResponse(Message):
+    """Answers in the order of the requests."""
+
+    answers: list[RankResponse] = Field(description="Each says itself which bank it is from.")
 
 
 @lru_cache

@@ -76,6 +76,8 @@ class UserSequence:
         """An answer to each request, all from one version. Raises as `rank`."""
         snapshot, now_ms = self._watcher.current, time.time_ns() // 1_000_000
         filled = self._online.fill(requests, snapshot.histories, now_ms)
+        for index, each in enumerate(filled):
+            _refuse_duplicates(each.candidates, f"requests[{index}]." if len(requests) > 1 else "")
         asked = [self._asked(snapshot, each, now_ms) for each in filled]
         scores = snapshot.scorer.score([each.rows for each in asked])
         weights = fusion_weights(self._weights, snapshot.tasks)
@@ -91,7 +93,6 @@ class UserSequence:
         return [author_id for author_id in dict.fromkeys(ids) if author_id != HISTORY_PAD]
 
     def _asked(self, snapshot: Snapshot, filled: Filled, now_ms: int) -> Asked:
-        _refuse_duplicates(filled.candidates)
         columns = request_columns(filled, snapshot.histories.rule, now_ms)
         batch, which = request_batch(columns, snapshot.bank.catalog)
         read = batch.history[0] if reads_history(snapshot) else batch.history[0, :0]
@@ -251,11 +252,13 @@ def ranked(
     return [candidate(*row) for row in zip(*columns, strict=True)]
 
 
-def _refuse_duplicates(candidates: list[int]) -> None:
+def _refuse_duplicates(candidates: list[int], prefix: str) -> None:
     if len(set(candidates)) == len(candidates):
         return
     seen: set[int] = set()
     for author_id in candidates:
         if author_id in seen:
-            raise DuplicateCandidatesError(f"candidates holds author {author_id} twice; give each candidate once")
+            raise DuplicateCandidatesError(
+                f"{prefix}candidates holds author {author_id} twice; give each candidate once"
+            )
         seen.add(author_id)

@@ -43,8 +43,12 @@ ROOMS = (
     "demo",
     "__main__",
 )
-BY_NAME = {("pipelines.serving.serve", "serve.app"), ("pipelines.serving.serve", "serve.args")}
-"""Who reaches over by name: the job that hands Ray Serve its import path, and has its arguments checked at the door."""
+BY_NAME = {
+    ("pipelines.serving.serve", "serve.app"),
+    ("pipelines.serving.serve", "serve.args"),
+    ("pipelines.serving.fast_path", "serve.admission"),
+}
+"""Who reaches over by name: the job that hands Ray Serve its import paths, and has its arguments checked first."""
 MAX_FILES_OF_ITS_OWN = 6
 
 MAX_FILE_LINES = 400

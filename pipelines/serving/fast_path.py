@@ -76,6 +76,8 @@ def fast_path() -> Iterator[None]:
         }
         variables = {f"RAY_SERVE_HAPROXY_{key}": str(value) for key, value in files.items()}
         variables["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"] = str(fallback)
+        # Replicas turn away before Serve has done anything for a request; on a cluster, proxies could not import this.
+        variables["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "serve.admission:in_front"
         stack.enter_context(environment(FLAGS | variables))
         stack.callback(_end, folder)
         yield

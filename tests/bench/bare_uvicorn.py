@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import torch
 import uvicorn
 
 from models.artifacts.store import ArtifactStore
+from serve.admission import Line
 from serve.api import create_api
-from serve.args import ApiConfig, WatchConfig
+from serve.args import AdmissionConfig, WatchConfig
 from serve.author_cache import AuthorCache
 from serve.explain import Reason
 from serve.loading import load_bank, load_snapshot
@@ -53,7 +53,7 @@ def main(root: str, port: str) -> None:
     banks = SnapshotWatcher(store, partial(load_bank, store), WatchConfig())
     banks.start()
     ranking, authors = UserSequence(snapshots), AuthorsHere(AuthorCache(banks))
-    api = create_api(ranking, authors, ThreadPoolExecutor(1), ApiConfig())
+    api = create_api(ranking, authors, Line(AdmissionConfig()), AdmissionConfig())
     uvicorn.run(api, host="127.0.0.1", port=int(port), log_level="warning", access_log=False)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.artifacts.store import ArtifactStore
+from serve.admission import Line
 from serve.api import create_api
-from serve.args import ApiConfig, WatchConfig
+from serve.args import AdmissionConfig, WatchConfig
 from serve.auth import Tokens
 from serve.author_cache import AuthorCache
 from serve.explain import Reason
@@ -29,6 +30,8 @@ from tests.serve.conftest import AUTHOR_IDS, NOW_MS, UNANCHORED, USER_IDS, Publi
 TOKEN = "a-token-of-some-length"
 OPEN, ASKED = Tokens(), Tokens.read("ASK", environment={"ASK": TOKEN})
 JSON = {"content-type": "application/json"}
+AUTHOR = "/authors/{author_id}"
+LOCKED = {"/rank", "/rank/batch", AUTHOR, f"{AUTHOR}/similar", "/bank", "/stats", "/explain"}
 
 
 class AuthorsHere:
@@ -50,13 +53,14 @@ class AuthorsHere:
         return self._cache.reasons(author_ids, history)
 
 
-def client_over(published: Published, *, tokens: Tokens = OPEN, **config: int) -> TestClient:
+def client_over(published: Published, *, tokens: Tokens = OPEN, **config: Any) -> TestClient:
     store = ArtifactStore.open(str(published.root))
     banks = SnapshotWatcher(store, partial(load_bank, store), WatchConfig())
     banks.poll()
     ranking, authors = UserSequence(watcher_of(published.root)), AuthorsHere(AuthorCache(banks))
     # Errors are raised in the tests: a bad request must never reach the server's own handler for them.
-    return TestClient(create_api(ranking, authors, ThreadPoolExecutor(2), ApiConfig(**config), tokens))
+    admission = AdmissionConfig(**config)
+    return TestClient(create_api(ranking, authors, Line(admission), admission, tokens))
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +113,8 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"history": [{"author_id": 5, "ts_ms": 10**18}]}, "less than or equal"),
     ({"history": [{"author_id": 5, "ts_ms": 1, "watch_time_s": -1}]}, "greater than or equal to 0"),
     ({"history": [{"author_id": 5, "ts_ms": 1, "watch_time_s": 1e300}]}, "less than or equal"),
+    ({"history": [{"author_id": 5, "ts_ms": 1, "watch_time_s": False}]}, "valid number"),
+    ({"history": [{"author_id": 5, "ts_ms": 1, "watch_time_s": "3"}]}, "valid number"),
     ({"history": [{"author_id": 5, "ts_ms": 1, "watched": 1}]}, "Extra inputs"),
     ({"history": 5}, "valid list"),
     ({"context": {"ts_ms": "now"}}, "valid integer"),
@@ -239,8 +245,7 @@ def test_nothing_published_is_503_and_asks_to_try_again(shared: Published) -> No
 
 def test_the_api_is_documented(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
-    paths = {"/rank", "/authors/{author_id}", "/authors/{author_id}/similar", "/bank", "/stats", "/explain", "/healthz"}
-    assert set(described["paths"]) == paths
+    assert {*LOCKED, "/healthz"} == set(described["paths"])
     request = described["components"]["schemas"]["RankRequest"]
     for example in request["examples"]:
         assert client.post("/rank", json=example).status_code == 200
@@ -265,12 +270,62 @@ def test_the_documentation_can_authorise_where_a_token_is_asked_for(shared: Publ
     (scheme,) = described["components"]["securitySchemes"].items()
     assert (scheme[1]["type"], scheme[1]["scheme"]) == ("http", "bearer")
     locked = {path for path, methods in described["paths"].items() for m in methods.values() if "security" in m}
-    assert locked == {"/rank", "/authors/{author_id}", "/authors/{author_id}/similar", "/bank", "/stats", "/explain"}
+    assert locked == LOCKED
 
 
 def test_the_documentation_asks_for_no_token_where_none_is_needed(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
     assert "securitySchemes" not in described["components"] and '"security"' not in json.dumps(described)
+
+
+def test_head_is_answered_where_load_balancers_ask(client: TestClient) -> None:
+    for path in ("/", "/healthz"):
+        answer = client.head(path)
+        assert answer.status_code == 200 and answer.content == b""
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/rank", 405)])
+def test_what_is_not_there_is_said_in_json(client: TestClient, method: str, path: str, status: int) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == status and "see /docs" in answer.json()["detail"]
+    assert (answer.headers.get("allow") == "POST") == (status == 405)
+
+
+def test_the_documentation_needs_nothing_from_elsewhere(shared: Published) -> None:
+    with client_over(shared, tokens=ASKED) as client:
+        page = client.get("/docs").text
+        files = re.findall(r'(?:src|href)="([^"]+)"', page)
+        assert len(files) == 3 and "https://" not in page
+        assert [client.get(file).status_code for file in files] == [200] * 3
+
+
+def test_a_batch_is_answered_request_by_request(client: TestClient, sequence: UserSequence) -> None:
+    requests = [
+        body(user_id=int(user), candidates=AUTHOR_IDS[: 2 + n].tolist(), context={"ts_ms": NOW_MS})
+        for n, user in enumerate([*USER_IDS, 99])
+    ]
+    # One that fills a turn by itself.
+    requests.insert(3, body(candidates=list(range(MAX_CANDIDATES)), context={"ts_ms": NOW_MS}))
+    answer = client.post("/rank/batch", json={"requests": requests})
+    assert answer.status_code == 200 and len(answer.json()["answers"]) == len(requests)
+    for asked, found in zip(requests, answer.json()["answers"], strict=True):
+        wanted = json.loads(sequence.rank(RankRequest.model_validate(asked)).model_dump_json())
+        assert [c["author_id"] for c in found["candidates"]] == [c["author_id"] for c in wanted["candidates"]]
+        assert found["candidates"][0]["score"] == pytest.approx(wanted["candidates"][0]["score"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("requests", "message"),
+    [
+        ([], "at least 1"),
+        ([body()] * 65, "at most 64"),
+        ([body(), body(candidates=[5, 5])], r"requests[1].candidates holds author 5 twice"),
+        ([body(), {"candidates": [5]}], "Field required"),
+    ],
+)
+def test_a_bad_batch_is_422_and_says_why(client: TestClient, requests: list[Any], message: str) -> None:
+    answer = client.post("/rank/batch", json={"requests": requests})
+    assert answer.status_code == 422 and message in answer.text
 
 
 def test_the_bound_on_bodies_is_configured(shared: Published) -> None:

@@ -19,7 +19,7 @@ def test_a_remote_lookup_a_late_publication_and_a_burst(tmp_path: Path, ray_clus
     """It starts before anything is published, takes vectors from the author cache, and sheds what it cannot hold."""
     late = Published(tmp_path / "store")
     late.publish("a", point=False)
-    app = settings_for(late.root, lookup="remote", lookup_timeout_s=20.0, max_ongoing_requests=1, max_queued_requests=1)
+    app = settings_for(late.root, lookup="remote", lookup_timeout_s=20.0, admission={"max_waiting": 1})
     with serving(app.serve, app.open()) as url, httpx.Client(base_url=url, timeout=60) as client:
         assert client.get("/healthz").status_code == 503
         not_ready = client.get("/bank")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serve.auth import ADMIN_PATHS, App, LimitBody, RequireToken, Role, Tokens, needs_admin
+from serve.auth import ADMIN_PATHS, App, RequireToken, Role, Tokens, needs_admin
 
 TOKEN, ADMIN = "a-token-of-some-length", "an-admins-token-of-some-length"
 OF_TOKEN = Tokens.read("ASK", environment={"ASK": TOKEN})
@@ -164,28 +164,3 @@ def test_a_missing_or_short_token_is_an_error(value: str) -> None:
         Tokens.read("ASK", "CHANGE", environment={"ASK": TOKEN, "CHANGE": value})
     with pytest.raises(ValueError, match="ASK must hold a token of at least 16"):
         Tokens.read("ASK", environment={})
-
-
-def test_a_body_within_the_bound_arrives_whole() -> None:
-    app = Echo()
-    assert status_of(LimitBody(app, max_bytes=6), chunks=[b"abc", b"", b"def"]) == 200
-    assert app.bodies == [b"abcdef"]
-
-
-def test_a_body_beyond_the_bound_is_413() -> None:
-    app = Echo()
-    assert status_of(LimitBody(app, max_bytes=5), chunks=[b"abc", b"def"]) == 413
-    assert app.bodies == []
-
-
-def test_an_announced_length_beyond_the_bound_is_413_without_reading() -> None:
-    app = Echo()
-    headers = [(b"content-length", b"999999999999999999999999")]
-    assert status_of(LimitBody(app, max_bytes=5), headers=headers, chunks=[b"a"]) == 413
-    assert app.bodies == []
-
-
-def test_a_client_that_goes_away_is_no_request() -> None:
-    app = Echo()
-    assert status_of(LimitBody(app, max_bytes=100), chunks=[b"abc"], ends=False) is None
-    assert app.bodies == []

@@ -15,14 +15,16 @@ from fastapi.testclient import TestClient
 from models.online.config import StoreConfig
 from models.online.embedded import EmbeddedStore
 from models.online.errors import StoreDownError
+from serve.admission import Line
 from serve.api import create_api
-from serve.args import ApiConfig
+from serve.args import AdmissionConfig
 from serve.auth import Tokens
 from serve.events import MAX_EVENTS, EventSink, EventsRequest
 from serve.online import Online
 from serve.user_sequence import UserSequence
 from tests.serve.conftest import AUTHOR_IDS, NOW_MS, Published, watcher_of
 
+ADMISSION = AdmissionConfig()
 USER, OPEN = 77, Tokens()
 JSON = {"content-type": "application/json"}
 
@@ -39,7 +41,7 @@ def client_over(published: Published, store: Any, tokens: Tokens = OPEN) -> Test
     ranking = UserSequence(watcher_of(published.root), online=Online(store))
     told = EventSink(store, clock_ms=lambda: NOW_MS), ThreadPoolExecutor(2)
     authors: Any = None
-    return TestClient(create_api(ranking, authors, ThreadPoolExecutor(1), ApiConfig(), tokens, told=told))
+    return TestClient(create_api(ranking, authors, Line(ADMISSION), ADMISSION, tokens, told=told))
 
 
 @pytest.fixture(scope="module")

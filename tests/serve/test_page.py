@@ -8,7 +8,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,8 +20,9 @@ from PIL import Image
 
 from models.artifacts.cards import KIND, Card, Word, write
 from models.artifacts.store import ArtifactStore
+from serve.admission import Line
 from serve.api import create_api
-from serve.args import ApiConfig, WatchConfig
+from serve.args import AdmissionConfig, WatchConfig
 from serve.auth import Tokens
 from serve.author_cache import AuthorCache
 from serve.cards import CardShelf
@@ -35,6 +35,7 @@ from tests.serve.browser import Tab
 from tests.serve.conftest import AUTHOR_IDS, USER_IDS, Published, watcher_of
 from tests.serve.test_api import AuthorsHere
 
+ADMISSION = AdmissionConfig()
 TOKEN, OPEN = "a-token-of-some-length", Tokens()
 PHONE = 390
 WEB = Path(__file__).resolve().parents[2] / "serve" / "web"
@@ -58,7 +59,7 @@ def application(root: Path, tokens: Tokens) -> Any:
     banks = SnapshotWatcher(store, partial(load_bank, store), WatchConfig())
     banks.poll()
     authors, ranking = AuthorsHere(AuthorCache(banks)), UserSequence(watcher_of(root))
-    return create_api(ranking, authors, ThreadPoolExecutor(2), ApiConfig(), tokens, shelf=CardShelf(store))
+    return create_api(ranking, authors, Line(ADMISSION), ADMISSION, tokens, shelf=CardShelf(store))
 
 
 @contextmanager
