@@ -26,12 +26,12 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Gauge
 
 from models.artifacts.store import ArtifactStore
-from serve import loading
 from serve.api import create_api
 from serve.args import ServeArgs, fusion_weights
 from serve.auth import token_from
 from serve.author_cache import AuthorCache
-from serve.loading import load_bank
+from serve.loading import compared
+from serve.prepare import Preparation
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Bank, Gathered, Snapshot
 from serve.user_sequence import RankConfig, UserSequence
@@ -47,7 +47,7 @@ class AuthorCacheReplica(AuthorCache):
     def __init__(self, args: ServeArgs) -> None:
         _log_with_serve()
         store = ArtifactStore.open(args.root, args.cache_dir)
-        self._watcher_of_bank: SnapshotWatcher[Bank] = SnapshotWatcher(store, partial(load_bank, store), args.watch)
+        self._watcher_of_bank: SnapshotWatcher[Bank] = SnapshotWatcher(store, partial(load_bank, args), args.watch)
         self._watcher_of_bank.start()
         self._health = Health(self._watcher_of_bank, lambda bank: bank)
         super().__init__(self._watcher_of_bank)
@@ -66,8 +66,8 @@ class UserSequenceReplica:
         self._args, self._authors = args, authors
         self._token = token_from(args.token_env)
         store = ArtifactStore.open(args.root, args.cache_dir)
-        load = partial(load_snapshot, store, args)
-        self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch)
+        load = partial(load_snapshot, args)
+        self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch, keep=1)
         self._watcher.start()
         lookup = None if args.lookup == "local" else partial(remote_lookup, authors, args.lookup_timeout_s)
         self._ranking = UserSequence(self._watcher, RankConfig(weights=args.weights), lookup)
@@ -83,9 +83,15 @@ class UserSequenceReplica:
         self._health.check()
 
 
-def load_snapshot(store: ArtifactStore, args: ServeArgs, version: str) -> Snapshot:
-    """A version that can be ranked with these arguments. Raises as that of loading, and where weights do not fit."""
-    snapshot = loading.load_snapshot(store, version, with_states=args.lookup == "local")
+def load_bank(args: ServeArgs, version: str) -> Bank:
+    """A version of which authors can be asked. Raises as `Preparation.load`."""
+    return compared(Preparation(root=args.root, version=version, cache_dir=args.cache_dir).load())
+
+
+def load_snapshot(args: ServeArgs, version: str) -> Snapshot:
+    """A version that can be ranked with these arguments. Raises as `Preparation.load`, and where weights do not fit."""
+    with_states = args.lookup == "local"
+    snapshot = Preparation(root=args.root, version=version, cache_dir=args.cache_dir, with_states=with_states).load()
     fusion_weights(args.weights, snapshot.tasks)
     return snapshot
 
@@ -101,11 +107,13 @@ class Health(Generic[LoadedT]):
         self._age_s = Gauge("bank_age_s", description="Seconds since the full bank in use was published.")
         self._delta = Gauge("bank_delta", description="Number of the newest delta in use, 0 = the full bank alone.")
         self._until_age_s = Gauge("bank_until_age_s", description="Seconds of event time since what is in use knows.")
+        self._stale = Gauge("bank_stale", description="1: the bank in use may not be the newest, 0: it is.")
         self._failures = Gauge("bank_load_failures", description="Loads and looks that failed since the start.")
 
     def check(self) -> None:
         """Sets the gauges. Raises RuntimeError where the bank is no longer followed."""
         self._failures.set(self._watcher.failures)
+        self._stale.set(float(self._watcher.is_stale))
         for loaded in self._watcher.loaded[:1]:
             bank, now_ms = self._bank_of(loaded), time.time_ns() // 1_000_000
             self._age_s.set(bank.age_s(now_ms))
