@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 from models.ops import huge_pages
 from models.ops.lookup import look_up
 from models.shard import WHOLE, Shard, current
+
+_UNDRAWN: ContextVar[bool] = ContextVar("undrawn", default=False)
 
 SPARSE_FROM = 16_384
 """Rows from which a table has gradients only of the rows that were read: below it, all of them at once are cheaper."""
@@ -74,8 +78,20 @@ class IdTable(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Tables that are made meanwhile hold nothing of use: for models whose weights are put in their place at once."""
+    before = _UNDRAWN.set(True)
+    try:
+        yield
+    finally:
+        _UNDRAWN.reset(before)
+
+
 def _drawn(num_rows: int, dim: int, init_std: float, shard: Shard) -> Tensor:
     """The shard's rows of a new table; all shards together are the whole one, and torch's generator moves on alike."""
+    if _UNDRAWN.get():
+        return torch.empty(shard.count(num_rows), dim)  # memory that nobody touches is none
     weight, done = huge_pages.zeros(shard.count(num_rows), dim), 0
     for first in range(0, num_rows, _DRAWN_TOGETHER):
         piece = torch.empty(min(_DRAWN_TOGETHER, num_rows - first), dim).normal_().mul_(init_std)

@@ -27,7 +27,6 @@ from ray.serve.metrics import Gauge
 
 from models.artifacts.store import ArtifactStore
 from models.online.opening import open_store
-from serve import loading
 from serve.admission import Line, Shed
 from serve.api import create_api
 from serve.args import ServeArgs, fusion_weights
@@ -37,9 +36,10 @@ from serve.author_cache import AuthorCache
 from serve.cards import CardShelf
 from serve.events import EventSink
 from serve.explain import Reason
-from serve.loading import load_bank
+from serve.loading import compared
 from serve.meters import RayMeter
 from serve.online import Online
+from serve.prepare import Preparation
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Bank, Gathered, Snapshot
 from serve.user_sequence import Lookup, RankConfig, UserSequence
@@ -61,7 +61,7 @@ class AuthorCacheReplica(AuthorCache):
     def __init__(self, args: ServeArgs) -> None:
         _log_with_serve()
         store = ArtifactStore.open(args.root, args.cache_dir)
-        self._watcher_of_bank: SnapshotWatcher[Bank] = SnapshotWatcher(store, partial(load_bank, store), args.watch)
+        self._watcher_of_bank: SnapshotWatcher[Bank] = SnapshotWatcher(store, partial(load_bank, args), args.watch)
         self._watcher_of_bank.start()
         self._health = Health(self._watcher_of_bank, lambda bank: bank)
         super().__init__(self._watcher_of_bank)
@@ -81,8 +81,8 @@ class UserSequenceReplica:
         self._tokens = Tokens.read(args.token_env, args.admin_token_env, args.tokens_file)
         self._artifacts = store = ArtifactStore.open(args.root, args.cache_dir)
         self._online, self._meter = open_store(args.store), RayMeter()
-        load = partial(load_snapshot, store, args)
-        self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch)
+        load = partial(load_snapshot, args)
+        self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch, keep=1)
         self._watcher.start()
         lookup = None if args.lookup == "local" else partial(remote_lookup, authors, args.lookup_timeout_s)
         self._arms = self._rankings(lookup)
@@ -100,7 +100,7 @@ class UserSequenceReplica:
         return ArmRankings(
             store,
             UserSequence(self._watcher, config, lookup, online),
-            watcher=lambda which: SnapshotWatcher(store, partial(load_snapshot, store, held), args.watch, which),
+            watcher=lambda which: SnapshotWatcher(store, partial(load_snapshot, held), args.watch, keep=1, which=which),
             ranking=lambda watcher: UserSequence(watcher, config, online=online),
             config=args.watch,
             meter=self._meter,
@@ -129,9 +129,15 @@ class UserSequenceReplica:
         self._health.check()
 
 
-def load_snapshot(store: ArtifactStore, args: ServeArgs, version: str) -> Snapshot:
-    """A version that can be ranked with these arguments. Raises as that of loading, and where weights do not fit."""
-    snapshot = loading.load_snapshot(store, version, with_states=args.lookup == "local")
+def load_bank(args: ServeArgs, version: str) -> Bank:
+    """A version of which authors can be asked. Raises as `Preparation.load`."""
+    return compared(Preparation(root=args.root, version=version, cache_dir=args.cache_dir).load())
+
+
+def load_snapshot(args: ServeArgs, version: str) -> Snapshot:
+    """A version that can be ranked with these arguments. Raises as `Preparation.load`, and where weights do not fit."""
+    with_states = args.lookup == "local"
+    snapshot = Preparation(root=args.root, version=version, cache_dir=args.cache_dir, with_states=with_states).load()
     fusion_weights(args.weights, snapshot.tasks)
     return snapshot
 
@@ -147,11 +153,13 @@ class Health(Generic[LoadedT]):
         self._age_s = Gauge("bank_age_s", description="Seconds since the full bank in use was published.")
         self._delta = Gauge("bank_delta", description="Number of the newest delta in use, 0 = the full bank alone.")
         self._until_age_s = Gauge("bank_until_age_s", description="Seconds of event time since what is in use knows.")
+        self._stale = Gauge("bank_stale", description="1: the bank in use may not be the newest, 0: it is.")
         self._failures = Gauge("bank_load_failures", description="Loads and looks that failed since the start.")
 
     def check(self) -> None:
         """Sets the gauges. Raises RuntimeError where the bank is no longer followed."""
         self._failures.set(self._watcher.failures)
+        self._stale.set(float(self._watcher.is_stale))
         for loaded in self._watcher.loaded[:1]:
             bank, now_ms = self._bank_of(loaded), time.time_ns() // 1_000_000
             self._age_s.set(bank.age_s(now_ms))

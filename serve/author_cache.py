@@ -102,6 +102,7 @@ class AuthorCache:
             made_from=bank.made_from,
             load_failures=self._watcher.failures,
             last_failure=self._watcher.last_failure,
+            stale=self._watcher.is_stale,
             sample_author_ids=bank.catalog.author_ids[anchored[:_SAMPLES]].tolist(),
             sample_user_ids=bank.catalog.user_ids[:_SAMPLES].tolist(),
         )

@@ -14,9 +14,10 @@ from typing import Any
 
 from models.artifacts import bank as bank_files
 from models.artifacts import probe as probe_files
-from models.artifacts.bank import StoredBank, as_read
+from models.artifacts.bank import StoredBank
 from models.artifacts.bank_delta import UNTIL
 from models.artifacts.manifest import ArtifactError, Manifest
+from models.artifacts.precision import as_read
 from models.artifacts.store import ArtifactStore
 from models.catalog import Catalog
 from models.composed import ComposedRanker
@@ -32,21 +33,25 @@ _PINNED = ("tokenizer",)
 """Keys of lineage that a bank and its model must agree on, where both have them."""
 
 
-def load_snapshot(store: ArtifactStore, version: str, *, with_states: bool = True) -> Snapshot:
+def load_snapshot(store: ArtifactStore, version: str, *, with_states: bool = True, believed: bool = False) -> Snapshot:
     """The bank `version` and its model, verified. Raises ArtifactError or ValueError on any mismatch.
 
-    Without states only row 0 is read: the others are then asked of the author cache.
+    Without states only row 0 is read: the others are then asked of the author cache. `believed` is for files that this
+    node has looked at before (serve/prepare.py): they are mapped, and only the probe is asked.
     """
     started = time.perf_counter()
-    folder, manifest = store.verified("bank", version, without=None if with_states else bank_files.SOURCE)
-    stored = bank_files.read(folder, None if with_states else partial(store.read_part, "bank", version))
+    folder, manifest = store.verified("bank", version, None if with_states else bank_files.SOURCE, believed=believed)
+    elsewhere = None if with_states else partial(store.read_part, "bank", version)
+    stored = bank_files.read(folder, elsewhere, every_row=not believed)
     asked = probe_files.read(folder)
     _check_lineage(version, manifest, (*stored.files, *asked.files))
-    model_folder, of_model = store.verified(manifest.made_from["ranker"], manifest.made_from["model"])
+    model_folder, of_model = store.verified(
+        manifest.made_from["ranker"], manifest.made_from["model"], believed=believed
+    )
     _check_pair(f"bank {version}", manifest, of_model)
     bank = _bank(version, manifest, stored, Catalog.load(model_folder / "catalog.safetensors"))
-    model = ComposedRanker.load(model_folder)
-    _check_model(model, bank)
+    model = ComposedRanker.load(model_folder, mapped=believed)
+    _check_model(model, bank, every_row=not believed)
     bank = replace(bank, sources=dict(model.items()))
     snapshot = Snapshot(bank=bank, model=model, scorer=Scorer(model), histories=stored.histories)
     probe.check(snapshot, asked)
@@ -55,14 +60,18 @@ def load_snapshot(store: ArtifactStore, version: str, *, with_states: bool = Tru
 
 
 def load_bank(store: ArtifactStore, version: str) -> Bank:
-    """The bank alone, for a process that ranks nothing. Raises as `load_snapshot`.
+    """The bank alone, for a process that ranks nothing. Raises as `load_snapshot`."""
+    return compared(load_snapshot(store, version))
 
-    The model is checked all the same and let go, but for its sources: author cache and ranker then refuse the same
-    versions.
+
+def compared(snapshot: Snapshot) -> Bank:
+    """The bank of a snapshot, with what compares authors.
+
+    Its model is let go, but for its sources: author cache and ranker then refuse the same versions.
     """
-    bank = load_snapshot(store, version).bank
-    compared = next(iter(bank.vectors(bank.states).values()), None)
-    return bank if compared is None else replace(bank, neighbours=Neighbours(compared, anchored(bank.anchor_day)))
+    bank = snapshot.bank
+    vectors = next(iter(bank.vectors(bank.states).values()), None)
+    return bank if vectors is None else replace(bank, neighbours=Neighbours(vectors, anchored(bank.anchor_day)))
 
 
 def _check_lineage(version: str, manifest: Manifest, read: tuple[str, ...]) -> None:
@@ -110,13 +119,15 @@ def _bank(version: str, manifest: Manifest, stored: StoredBank, catalog: Catalog
     )
 
 
-def _check_model(model: ComposedRanker, bank: Bank) -> None:
+def _check_model(model: ComposedRanker, bank: Bank, *, every_row: bool) -> None:
     subject = f"bank {bank.version} with model {bank.model_version}"
     _equal(subject, "sources", sorted(bank.states), sorted(model.sources))
     if not model.sizes.cover(bank.catalog.sizes):
         _equal(subject, "sizes of the catalog", bank.catalog.sizes, model.sizes)
     held = {name: state if len(state) else bank.cold_start[name][None] for name, state in bank.states.items()}
-    check_states(subject, dict(model.items()), held)
+    check_states(subject, dict(model.items()), held if every_row else {name: of[:1] for name, of in held.items()})
+    if not every_row:
+        return
     broken = [name for name, tensor in model.state_dict().items() if not bool(tensor.isfinite().all())]
     if broken:
         raise ArtifactError(f"{subject}: weights {broken[:5]} hold NaN or infinity; train again")

@@ -92,5 +92,6 @@ class Overlay:
 
 
 def taken(states: Mapping[str, Array], rows: npt.NDArray[np.integer[Any]]) -> dict[str, Array]:
-    """Rows [n] of states [N+1, ...], copied; `take` is faster than indexing."""
-    return {name: state.take(rows, axis=0) for name, state in states.items()}
+    """Rows [n], all within the states [N+1, ...], copied: `take` is faster than indexing, twice so where it need not
+    raise for a row outside before it has copied any."""
+    return {name: state.take(rows, axis=0, mode="clip") for name, state in states.items()}

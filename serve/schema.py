@@ -251,6 +251,7 @@ class BankResponse(Message):
     last_failure: str | None = Field(
         description="Why the newest published version or delta is not in use; null where both are."
     )
+    stale: bool = Field(description="True: a newer bank may be published, or storage is away; last_failure says why.")
     sample_author_ids: list[int] = Field(description="A few authors with an anchor, to try requests with.")
     sample_user_ids: list[int]
 
@@ -264,6 +265,9 @@ class HealthResponse(Message):
     bank_until: Until = None
     bank_until_age_s: UntilAge = None
     model_version: str | None = None
+    stale: bool = Field(
+        default=False, description="True: what is in use may not be the newest; GET /bank says why in last_failure."
+    )
     reason: str | None = Field(default=None, description="Why not ready.")
 
 

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.artifacts.bank import COLD_START_ROW, NO_ANCHOR, Array, Histories, anchor_date, as_read
+from models.artifacts.bank import COLD_START_ROW, NO_ANCHOR, Array, Histories, anchor_date
 from models.artifacts.bank_delta import BankDelta, BankLayout
 from models.artifacts.delta_store import DeltaStore
 from models.artifacts.manifest import ArtifactError
+from models.artifacts.precision import as_read
 from models.artifacts.store import ArtifactStore
 from models.catalog import Catalog
 from models.composed import ComposedRanker

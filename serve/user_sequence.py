@@ -113,6 +113,7 @@ class UserSequence:
             bank_until=bank.moment.until,
             bank_until_age_s=bank.moment.age_s(time.time_ns() // 1_000_000),
             model_version=bank.model_version,
+            stale=self._watcher.is_stale,
         )
 
     def _gather(self, bank: Bank, rows: npt.NDArray[np.int64]) -> tuple[States, Moment, bool]:

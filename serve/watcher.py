@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Generic, Protocol, Self, TypeVar
 
+from models.artifacts.manifest import ArtifactError
 from models.artifacts.store import ArtifactStore
 from serve.args import WatchConfig
 
@@ -45,10 +46,13 @@ class SnapshotWatcher(Generic[LoadedT]):
         store: ArtifactStore,
         load: Callable[[str], LoadedT],
         config: WatchConfig,
+        *,
+        keep: int = 2,
         which: Callable[[], str | None] | None = None,
     ) -> None:
-        """Args: `which` says the version to hold, None = that of CURRENT."""
-        self._store, self._load, self._config = store, load, config
+        """Args: `keep` versions stay loaded, those before the newest for whoever still asks for one of them; `which`
+        says the version to hold, None = that of CURRENT."""
+        self._store, self._load, self._config, self._keep = store, load, config, keep
         self._which = which or partial(store.current, "bank")
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -56,7 +60,7 @@ class SnapshotWatcher(Generic[LoadedT]):
         self._thread: threading.Thread | None = None
         self._refused: dict[str, float] = {}
         self.loaded: tuple[LoadedT, ...] = ()
-        """The version in use, with its deltas, and the one before it, newest first; empty until one is loaded."""
+        """The version in use, with its deltas, and those before it, newest first; empty until one is loaded."""
         self.failures = 0
         """Loads and looks that failed since the start."""
         self.last_failure: str | None = None
@@ -78,10 +82,11 @@ class SnapshotWatcher(Generic[LoadedT]):
             version, before = None, self.loaded[:1]
             try:
                 version = self._which()
-                if version is None:
-                    return False
-                if before and before[0].version == version:
+                if before and version in (None, before[0].version):
+                    self._require_stored(before[0].version, version)
                     fresh, older = before[0], self.loaded[1:]
+                elif version is None:
+                    return False
                 elif self._is_refused(version):
                     return False
                 else:
@@ -92,6 +97,14 @@ class SnapshotWatcher(Generic[LoadedT]):
             self._take(fresh, older)
             return self.loaded[:1] != before
 
+    def _require_stored(self, in_use: str, current: str | None) -> None:
+        """Raises ArtifactError where storage, CURRENT or the bank in use is gone: nothing newer can come from there."""
+        missing = "CURRENT" if current is None else f"v={in_use}"
+        if current is None or not self._store.has("bank", in_use):
+            raise ArtifactError(
+                f"{missing} of the bank is gone below {self._store.root}; restore the storage, or publish a bank"
+            )
+
     def _take(self, fresh: LoadedT, older: tuple[LoadedT, ...]) -> None:
         """Swaps a version in, after as many of its deltas as are good."""
         is_new, failure, newest = all(fresh is not each for each in self.loaded), None, fresh
@@ -100,7 +113,7 @@ class SnapshotWatcher(Generic[LoadedT]):
                 newest = after
         except Exception as error:  # noqa: BLE001 - nor may a delta end it
             failure = error
-        self.loaded = (newest, *older)
+        self.loaded = (newest, *older)[: self._keep]
         if is_new:
             self._refused.clear()
             log.info("version %s is in use", fresh.version)
@@ -127,6 +140,11 @@ class SnapshotWatcher(Generic[LoadedT]):
             self._thread.join(timeout=60)
 
     @property
+    def is_stale(self) -> bool:
+        """Whether something is in use, and it is not known to be the newest: `last_failure` says why."""
+        return bool(self.loaded) and self.last_failure is not None
+
+    @property
     def is_alive(self) -> bool:
         """Whether the thread follows CURRENT."""
         return self._thread is not None and self._thread.is_alive()
@@ -141,10 +159,11 @@ class SnapshotWatcher(Generic[LoadedT]):
         self.failures += 1
         self.last_failure = message
         # Storage that cannot be reached is asked again at the next look; a version that does not fit will not improve.
-        if version is not None and not _is_transient(error):
-            self._refused[version] = time.monotonic()
-        kept = self.loaded[0].version if self.loaded else "nothing"
-        log.log(level, "cannot use %s, keeping %s: %s", f"bank {version}" if version else "what is new", kept, message)
+        in_use = self.loaded[0].version if self.loaded else None
+        if version not in (None, in_use) and not _is_transient(error):
+            self._refused[str(version)] = time.monotonic()
+        what = "what is new" if version in (None, in_use) else f"bank {version}"
+        log.log(level, "cannot use %s, keeping %s: %s", what, in_use or "nothing", message)
 
     def _follow(self) -> None:
         while not self._stopped.is_set():

@@ -186,11 +186,6 @@ def outline(run_id: str, read_part: ReadPart) -> tuple[int, dict[str, Array]]:
     return head["rows"], cold_start
 
 
-def as_read(state: Array) -> Array:
-    """A state as models read it: float16, in which it may be stored, becomes float32."""
-    return state.astype(np.float32) if state.dtype == np.float16 else state
-
-
 def source_file(name: str) -> str:
     """File name of a source's state. Raises ArtifactError for a name that makes none."""
     if not _SOURCE_NAME.fullmatch(name):

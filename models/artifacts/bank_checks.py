@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.artifacts.manifest import ArtifactError
+from models.artifacts.precision import as_read
 from models.history import HISTORY_PAD
 
 LARGEST = 1e6
@@ -38,9 +39,9 @@ def check_state(subject: str, state: Array) -> None:
         return
     parts = state.shape[1] if state.ndim > 2 else 1
     split = state.reshape(len(state), parts, -1)
-    first, same = split[0].astype(np.float32), np.ones(parts, dtype=np.bool_)
+    first, same = as_read(split[0]), np.ones(parts, dtype=np.bool_)
     for start in range(0, len(split), _ROWS):
-        block = split[start : start + _ROWS].astype(np.float32, copy=False)
+        block = as_read(split[start : start + _ROWS])
         # NaN is neither above the one nor below the other.
         if not (block.max() <= LARGEST and block.min() >= -LARGEST):
             bad = ~(np.abs(block) <= LARGEST).all(axis=(1, 2))

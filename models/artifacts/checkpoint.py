@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.config import build, to_dict
-from models.embeddings import IdTable
+from models.embeddings import IdTable, undrawn
 
 _CONFIG_FILE, _WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -43,11 +44,19 @@ class SavedModel(nn.Module, ModelHubMixin):
         save_file(weights, folder / _WEIGHTS_FILE)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote, in evaluation mode. Raises ValueError on any mismatch, with both values."""
+    def load(cls, folder: Path, *, mapped: bool = False) -> Self:
+        """Read what `save` wrote, in evaluation mode. Raises ValueError on any mismatch, with both values.
+
+        `mapped` leaves the weights on disk, for who only reads them: processes of a node share their pages. The file
+        must stay as it is while the model is in use.
+        """
         head, parts = cls._head(folder), cls.parts.items()
-        model = cls(**{name: build(part, head[name], f"{folder / _CONFIG_FILE}: {name}") for name, part in parts})
-        _load_weights(model, folder)
+        made: dict[str, Any] = {
+            name: build(part, head[name], f"{folder / _CONFIG_FILE}: {name}") for name, part in parts
+        }
+        with undrawn() if mapped else nullcontext():
+            model = cls(**made)
+        _load_weights(model, folder, mapped=mapped)
         return model.eval()
 
     def fill(self, folder: Path) -> None:
@@ -101,8 +110,11 @@ class SavedModel(nn.Module, ModelHubMixin):
         return cls.load(folder)
 
 
-def _load_weights(model: nn.Module, folder: Path) -> None:
-    """Fill `model`. Raises ValueError when names or shapes differ from those in the file, with both."""
+def _load_weights(model: nn.Module, folder: Path, *, mapped: bool = False) -> None:
+    """Fill `model`, or put what is in the file in its place.
+
+    Raises ValueError when names or shapes differ from those in the file, with both.
+    """
     stored = load_file(folder / _WEIGHTS_FILE)
     wanted = _whole_shapes(model)
     if stored.keys() != wanted.keys():
@@ -113,7 +125,7 @@ def _load_weights(model: nn.Module, folder: Path) -> None:
     for name, shape in wanted.items():
         if list(stored[name].shape) != shape:
             raise ValueError(f"{name} has shape {list(stored[name].shape)} in the file, {shape} in the config")
-    model.load_state_dict(stored)
+    model.load_state_dict(stored, assign=mapped)
 
 
 def _whole_shapes(model: nn.Module) -> dict[str, list[int]]:

@@ -63,15 +63,20 @@ class Manifest:
         return manifest
 
     @classmethod
+    def of(cls, folder: Path) -> "Manifest":
+        """The folder's manifest, without a look at the files. Raises ArtifactError for none, and a damaged one."""
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise ArtifactError(f"artifact {folder}: wanted {MANIFEST}, got none; publish it again")
+        return cls.parse(path.read_bytes(), str(folder))
+
+    @classmethod
     def verify(cls, folder: Path, without: str | None = None) -> "Manifest":
         """The folder's manifest, after every file's hash was checked. Raises ArtifactError.
 
         Files whose names begin with `without` are not looked at.
         """
-        path = folder / MANIFEST
-        if not path.is_file():
-            raise ArtifactError(f"artifact {folder}: wanted {MANIFEST}, got none; publish it again")
-        manifest = cls.parse(path.read_bytes(), str(folder))
+        manifest = cls.of(folder)
         manifest.check(folder, lambda name: _sha256(folder / name) if (folder / name).is_file() else None, without)
         return manifest
 

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.artifacts.bank import Array, Histories, StoredBank, as_read
+from models.artifacts.bank import Array, Histories, StoredBank
 from models.artifacts.manifest import ArtifactError
+from models.artifacts.precision import as_read
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
 from models.composed import ComposedRanker

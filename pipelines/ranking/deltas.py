@@ -17,6 +17,7 @@ from models.artifacts import bank
 from models.artifacts.bank_delta import BankDelta
 from models.artifacts.delta_store import DeltaStore
 from models.artifacts.manifest import ArtifactError
+from models.artifacts.precision import stored_as
 from models.catalog import Catalog
 from models.sarm.memory_bank import MemoryBank
 from pipelines.ranking.checkpoint import CATALOG
@@ -58,7 +59,7 @@ class DeltaFeed:
         for name, memory in banks.items():
             for start in range(0, len(rows), _COMPARED_TOGETHER):
                 part = slice(start, start + _COMPARED_TOGETHER)
-                now = memory.vectors[torch.from_numpy(rows[part])].cpu().numpy()
+                now = self._held(name, memory, rows[part])
                 differs[part] |= (now != self._published.states[name][part]).reshape(len(now), -1).any(axis=1)
         changed = np.flatnonzero(differs & there)
         if len(changed):
@@ -87,6 +88,11 @@ class DeltaFeed:
             self._catalog, self._places = catalog, (rows, (rows > 0) | (np.arange(len(rows)) == 0))
         return self._places
 
+    def _held(self, name: str, memory: MemoryBank, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Vectors [n, ...] of the ranker's rows [n], as the bank stores them."""
+        vectors = memory.vectors[torch.from_numpy(rows)].cpu().numpy()
+        return stored_as(vectors, self._published.states[name].dtype)
+
     def _publish(
         self,
         number: int,
@@ -98,7 +104,7 @@ class DeltaFeed:
     ) -> None:
         states_of = self._published.states.items()
         vectors = {name: np.array(table[rows]) for name, table in states_of if name not in banks}
-        vectors |= {name: memory.vectors[torch.from_numpy(of_ranker)].cpu().numpy() for name, memory in banks.items()}
+        vectors |= {name: self._held(name, memory, of_ranker) for name, memory in banks.items()}
         days = [state.anchor_day for state in states.values() if state.anchor_day is not None]
         anchor_day = days[0][of_ranker] if days else self._published.anchor_day[rows]
         publish_delta(self._artifacts, self._run_id, rows, vectors, anchor_day, until_ts_ms, number=number)

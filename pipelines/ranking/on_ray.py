@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.artifacts.manifest import ArtifactError, Manifest
-from models.artifacts.store import open_root
+from models.artifacts.roots import open_root
 from pipelines.ranking.plan import TrainConfig, TrainingPlan
 from pipelines.ranking.worker import Worker, joined
 from pipelines.runtime.config import to_dict

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from models.artifacts import bank, probe
 from models.artifacts.bank_delta import UNTIL
 from models.artifacts.manifest import ArtifactError
+from models.artifacts.precision import stored_as
 from models.config import DayText
 from models.history import HistoryRule
 from models.sarm.memory_bank import MemoryBank
@@ -102,7 +103,7 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
         folder = Path(scratch)
         stored = bank.write(
             folder,
-            states={name: _stored(table, config.dtype) for name, table in tables.items()},
+            states={name: stored_as(table, config.dtype) for name, table in tables.items()},
             anchor_day=anchor_day,
             histories=histories(storage, clicks, rule),
             newest_ts_ms=day_start_ms(max([before, *map(day_after, clicks)])),
@@ -183,12 +184,6 @@ def _made_from(
         made_from |= SOURCES[name].depends_on(storage, before)
         made_from |= {key: ranker.manifest.made_from[key] for key in SOURCES[name].pinned(artifacts)}
     return made_from
-
-
-def _stored(table: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
-    """A table as it is stored: codes as they are. Numbers too large for float16 become infinite, and are refused."""
-    with np.errstate(over="ignore"):
-        return table.astype(dtype) if table.dtype == np.float32 else table
 
 
 def _anchor_day(states: Mapping[str, State], num_authors: int) -> npt.NDArray[np.int32]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from models.artifacts.store import open_root
+from models.artifacts.roots import open_root
 from pipelines.runtime.config import ConfigError
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"

@@ -9,7 +9,7 @@ import logging
 
 from pyarrow import fs as pafs
 
-from models.artifacts.store import open_root, put_file
+from models.artifacts.roots import open_root, put_file
 
 log = logging.getLogger(__name__)
 _LIST, _CHECKPOINT = "checkpoint_manager_snapshot.json", "checkpoint_"

@@ -5,7 +5,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from models.artifacts.manifest import Manifest
-from models.artifacts.store import ArtifactStore, cache_of
+from models.artifacts.roots import cache_of
+from models.artifacts.store import ArtifactStore
 from pipelines.tables.storage import ABANDONED_S, Storage
 
 _WAIT_S = 600.0

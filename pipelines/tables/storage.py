@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from models.artifacts.store import open_root, put_file
+from models.artifacts.roots import open_root, put_file
 from models.config import PathText
 from pipelines.tables import contract, values
 from pipelines.tables.contract import ContractError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -154,9 +155,10 @@ class Published:
         fresh.write_text(run_id)
         os.replace(fresh, target)
 
-    def delta(self, run_id: str, number: int, rows: Any, seed: int = 0) -> BankDelta:
+    def delta(self, run_id: str, number: int, rows: Any, seed: int = 0, dtype: str = "float32") -> BankDelta:
         """Publishes random vectors of rows, and a new anchor day, as a delta of a bank."""
         made = self.made_delta(run_id, number, rows, seed)
+        made = replace(made, states={name: state.astype(dtype) for name, state in made.states.items()})
         DeltaStore.open(ArtifactStore.open(str(self.root)), run_id).publish(made)
         return made
 

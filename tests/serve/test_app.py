@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from models import TASKS
-from models.artifacts.store import ArtifactStore
 from pipelines.serving.serve import ServeConfig, sample_curl, serving
 from pipelines.settings import Settings
 from pipelines.tables.storage import StorageConfig
@@ -34,19 +33,18 @@ ASKED = {
 }
 
 
-def test_weights_of_tasks_that_the_ranker_lacks_refuse_its_bank(shared: Published) -> None:
-    store, root = ArtifactStore.open(str(shared.root)), str(shared.root)
-    version = store.current("bank")
-    assert load_snapshot(store, ServeArgs(root=root, weights={"gift": 2.0}), version).version == version
+def test_weights_of_tasks_that_the_ranker_lacks_refuse_its_bank(shared: Published, tmp_path: Path) -> None:
+    given = {"root": str(shared.root), "cache_dir": str(tmp_path)}
+    assert load_snapshot(ServeArgs(**given, weights={"gift": 2.0}), "a").version == "a"
     with pytest.raises(ValueError, match="weights: stay is no task of the ranker"):
-        load_snapshot(store, ServeArgs(root=root, weights={"stay": 2.0}), version)
+        load_snapshot(ServeArgs(**given, weights={"stay": 2.0}), "a")
 
 
 def settings_for(root: Path, **app: Any) -> Settings:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    app = {"watch": {"poll_s": 0.2}, "num_cpus": 0.5, **app}
+    app = {"watch": {"poll_s": 0.2}, "num_cpus": 0.5, "cache_dir": str(root.parent / "cache"), **app}
     return Settings(storage=StorageConfig(root=str(root)), serve=ServeConfig(port=port, app=app))
 
 

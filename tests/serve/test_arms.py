@@ -34,7 +34,7 @@ class Endpoint:
         self.arms = ArmRankings(
             store,
             UserSequence(main),
-            watcher=lambda which: SnapshotWatcher(store, load, config, which),
+            watcher=lambda which: SnapshotWatcher(store, load, config, which=which),
             ranking=UserSequence,
             config=config,
             meter=self.meter,

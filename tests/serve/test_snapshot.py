@@ -51,6 +51,23 @@ def test_a_bank_without_histories_is_served(published: Published) -> None:
     assert histories.rule == published.rule
 
 
+def test_a_bank_of_float16_is_read_as_float32_and_so_are_its_deltas(published: Published) -> None:
+    published.bank("half", "m-a", dtype="float16")
+    bank, rows = load(published, "half").bank, np.array([0, 7, 7, NUM_AUTHORS])
+    assert bank.states["sarm"].dtype == np.float16
+    stored = bank.states["sarm"][rows].astype(np.float32)
+    found = bank.gather(rows)["sarm"]
+    assert found.dtype == np.float32 and np.array_equal(found, stored)
+    assert bank.cold_start["sarm"].dtype == np.float32 and np.array_equal(bank.cold_start["sarm"], stored[0])
+    assert np.allclose(found, load(published).bank.gather(rows)["sarm"], rtol=1e-3, atol=1e-4), "but for the rounding"
+    delta = published.delta("half", 1, [0, 7], dtype="float16")
+    after = bank.with_delta(delta)
+    assert np.array_equal(after.gather(rows[:3])["sarm"], delta.states["sarm"][[0, 1, 1]].astype(np.float32))
+    assert after.cold_start["sarm"].dtype == np.float32
+    with pytest.raises(ValueError, match="type and shape: got .*float32.*, wanted .*float16"):
+        published.delta("half", 2, [3])
+
+
 @pytest.mark.parametrize("away", [False, True])
 def test_without_states_the_cold_start_row_is_read_alone(shared: Published, tmp_path: Path, away: bool) -> None:
     store = ArtifactStore.open(str(shared.root))

@@ -43,7 +43,10 @@ class Scripted:
 
 def point(root: Path, version: str) -> None:
     pointer = root / "artifacts" / "bank" / "CURRENT"
-    pointer.parent.mkdir(parents=True, exist_ok=True)
+    stored = pointer.parent / f"v={version}"
+    if stored.name.isprintable() and "/" not in version:
+        stored.mkdir(parents=True, exist_ok=True)
+        (stored / "MANIFEST.json").touch()
     pointer.write_text(version)
 
 
@@ -133,6 +136,38 @@ def test_a_damaged_pointer_keeps_the_old_version(tmp_path: Path) -> None:
     point(tmp_path, "../b")
     assert not watcher.poll()
     assert watcher.current.version == "a" and "wanted one run id" in str(watcher.last_failure)
+
+
+def test_storage_that_is_gone_is_told_and_what_was_there_goes_on(published: Published) -> None:
+    watcher = watcher_of(published.root)
+    assert not watcher.is_stale
+    for what, named in (("bank/v=a", "v=a"), ("bank/CURRENT", "CURRENT"), ("", "CURRENT")):
+        place = published.root / "artifacts" / what
+        aside = place.rename(published.root.parent / "aside")
+        assert not watcher.poll() and watcher.is_stale and watcher.current.version == "a"
+        assert f"{named} of the bank is gone below" in str(watcher.last_failure)
+        aside.rename(place)
+        assert not watcher.poll() and not watcher.is_stale and watcher.last_failure is None
+
+
+def test_a_refused_version_makes_stale_and_nothing_loaded_does_not(tmp_path: Path) -> None:
+    load = Scripted()
+    load.errors["b"] = ArtifactError("wanted 3, got 4")
+    watcher = watching(tmp_path, load)
+    stale = []
+    for version in "bab":
+        point(tmp_path, version)
+        watcher.poll()
+        stale.append(watcher.is_stale)
+    assert stale == [False, False, True]
+
+
+def test_so_many_versions_stay_as_are_kept(tmp_path: Path) -> None:
+    watcher = SnapshotWatcher(ArtifactStore.open(str(tmp_path)), Scripted(), WatchConfig(), keep=1)
+    for version in "ab":
+        point(tmp_path, version)
+        watcher.poll()
+    assert [loaded.version for loaded in watcher.loaded] == ["b"]
 
 
 def test_the_thread_follows_and_wakes(tmp_path: Path) -> None:

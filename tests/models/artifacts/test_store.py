@@ -12,7 +12,8 @@ import pytest
 from pyarrow import fs as pafs
 
 from models.artifacts.manifest import MANIFEST, ArtifactError, Manifest
-from models.artifacts.store import ArtifactStore, open_root, put_file
+from models.artifacts.roots import open_root, put_file
+from models.artifacts.store import ArtifactStore
 
 
 def at(root: Path, cache: Path, *, remote: bool) -> ArtifactStore:

@@ -129,6 +129,19 @@ def test_a_run_that_was_killed_goes_on_in_any_epoch_and_on_the_validation_day(
         assert _same(_weights(tmp_path / "whole" / folder), _weights(tmp_path / "resumed" / folder))
 
 
+def test_unknown_rows_learn_by_id_dropout_and_a_resumed_run_drops_the_same(tiny: Settings, tmp_path: Path) -> None:
+    train: dict[str, Any] = {"epochs": 1, "batch_size": 32, "id_dropout": 0.2}
+    whole = folder_after(_train(tiny, tmp_path / "whole", **train))
+    with pytest.raises(Killed):
+        _train(tiny, tmp_path / "killed", die_after=1, **train)
+    _train(tiny, tmp_path / "resumed", resume=tmp_path / "killed" / f"after-1-{FIRST}", **train)
+    learnt = _weights(tmp_path / "whole" / whole)
+    assert _same(learnt, _weights(tmp_path / "resumed" / whole))
+    assert learnt["ranker.users.weight"][0].any() and learnt["ranker.authors.weight"][0].any()
+    without = folder_after(_train(tiny, tmp_path / "without", epochs=1, batch_size=32))
+    assert not _weights(tmp_path / "without" / without)["ranker.users.weight"][0].any()
+
+
 def test_a_run_that_died_goes_on_in_its_curves_and_doubles_no_step(tiny: Settings, tmp_path: Path) -> None:
     """Its second attempt begins anew, its third goes on from the last but one checkpoint: both tell steps again."""
     train: dict[str, Any] = {"epochs": 3, "validation_days": 1, "patience": 3, "log_every": 3}

@@ -1,0 +1,133 @@
+"""Once per version and node: a helper process downloads a bank and its model, reads every byte and row, and seals them.
+
+    python -m serve.prepare '{"root": "runs/demo/store", "cache_dir": null, "version": "...", "with_states": true}'
+
+Deployments start it, so that they themselves only map what is there: reading gigabytes in a process that answers would
+make requests wait. It has no socket of theirs, a low priority, and its end is told whatever it is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from models.artifacts import bank as bank_files
+from models.artifacts.manifest import MANIFEST, ArtifactError
+from models.artifacts.seals import Files, Seals
+from models.artifacts.store import ArtifactStore
+from serve.loading import load_snapshot
+from serve.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+_NICE = 10
+_ROOT = Path(__file__).resolve().parents[1]
+_TRANSIENT = (OSError, MemoryError)
+
+
+class PreparationError(OSError):
+    """The helper died, or storage did not answer: the same version may be there at the next look."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preparation:
+    """What is prepared."""
+
+    root: str
+    """Storage root, a folder or URL."""
+    version: str
+    """Run id of the bank."""
+    cache_dir: str | None = None
+    """Where the node keeps its cache; None = the temporary folder."""
+    with_states: bool = True
+    """False where the states stay elsewhere."""
+
+    @property
+    def seal(self) -> str:
+        """Name of its seal."""
+        return self.version if self.with_states else f"{self.version}.without-states"
+
+    def load(self) -> Snapshot:
+        """The snapshot, mapped, of a version that this node has verified: by a helper, where it has not yet.
+
+        Raises ArtifactError or ValueError for one that is refused, and PreparationError for what may pass.
+        """
+        store = ArtifactStore.open(self.root, self.cache_dir)
+        seals = _seals(store)
+        if not seals.holds(self.seal):
+            self._by_helper()
+            if not seals.holds(self.seal):
+                raise ArtifactError(
+                    f"bank {self.version}: files changed while they were verified; versions are never written over: "
+                    "publish under a new run id"
+                )
+        return load_snapshot(store, self.version, with_states=self.with_states, believed=True)
+
+    def here(self) -> None:
+        """Verifies and seals in this process; nothing where another has done so. Raises as `load_snapshot`."""
+        store = ArtifactStore.open(self.root, self.cache_dir)
+        seals = _seals(store)
+        with seals.lock(self.seal):
+            if not seals.holds(self.seal):
+                load_snapshot(store, self.version, with_states=self.with_states)
+                seals.put(self.seal, self._files(store))
+
+    def _files(self, store: ArtifactStore) -> Files:
+        without = None if self.with_states else bank_files.SOURCE
+        folder, manifest = store.verified("bank", self.version, without, believed=True)
+        named = manifest.made_from
+        model_folder, of_model = store.verified(named["ranker"], named["model"], believed=True)
+        return {folder: [MANIFEST, *manifest.names(without)], model_folder: [MANIFEST, *of_model.files]}
+
+    def _by_helper(self) -> None:
+        # It runs in another folder.
+        root = self.root if "://" in self.root else os.path.abspath(self.root)
+        cache_dir = self.cache_dir and os.path.abspath(self.cache_dir)
+        asked = json.dumps(asdict(self) | {"root": root, "cache_dir": cache_dir})
+        command = [sys.executable, "-m", "serve.prepare", asked]
+        ended = subprocess.run(
+            command,
+            cwd=_ROOT,
+            env=os.environ | {"PYTHONPATH": str(_ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            close_fds=True,
+            check=False,
+        )
+        if ended.returncode == 0:
+            return
+        try:
+            told = json.loads(ended.stdout.splitlines()[-1])
+            error, may_pass = str(told["error"]), bool(told["may_pass"])
+        except (IndexError, KeyError, TypeError, ValueError):
+            raise PreparationError(
+                f"bank {self.version}: the process that verifies it ended with {ended.returncode} (a negative number "
+                "is a signal, -9 often a lack of memory); it is started again at the next look"
+            ) from None
+        raise PreparationError(error) if may_pass else ArtifactError(error)
+
+
+def main(argv: list[str]) -> int:
+    """Prepares what the argument names; the last line of stdout says why not, if not."""
+    os.nice(_NICE)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        Preparation(**json.loads(argv[0])).here()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the one who started this process is told
+        log.debug("where it happened:", exc_info=True)
+        may_pass = isinstance(error, _TRANSIENT) and not isinstance(error, FileNotFoundError)
+        print(json.dumps({"error": f"{type(error).__name__}: {error}", "may_pass": may_pass}), flush=True)
+        return 1
+    return 0
+
+
+def _seals(store: ArtifactStore) -> Seals:
+    return Seals(store.own_cache() / "seals")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
