@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -24,9 +23,10 @@ from serve.cards import CardShelf, add_cards
 from serve.event_routes import add_event_routes
 from serve.events import EventSink
 from serve.explain import Reason, add_explain
-from serve.observe import LastMinute, Meter, NoMeter, Observe
+from serve.observe import LastMinute, Mark, Meter, NoMeter, Observe, Stages, unmarked
 from serve.online import NoCandidatesError, NothingOnAirError
 from serve.page import add_page
+from serve.ranked_figures import tell_ranked
 from serve.schema import (
     MAX_CANDIDATES,
     MAX_SIMILAR,
@@ -78,7 +78,7 @@ class Authors(Protocol):
 class Ranking(Protocol):
     """The ranker of this process."""
 
-    def rank_many(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
+    def rank_many(self, requests: Sequence[RankRequest], mark: Mark = unmarked) -> list[RankResponse]:
         """See UserSequence.rank_many."""
 
     def history_of(self, request: RankRequest) -> list[int]:
@@ -117,7 +117,7 @@ def create_api(
     )
     guarded = APIRouter(dependencies=[Depends(_BEARER)] if tokens.digests else [])
     _add_errors(api)
-    _add_ranking(guarded, ranking, line)
+    _add_ranking(guarded, ranking, line, meter)
     _add_authors(guarded, authors)
     add_explain(guarded, ranking, authors, line)
     _add_stats(guarded, minute, None if told is None else told[0])
@@ -126,7 +126,7 @@ def create_api(
     if arms is not None:
         _add_models(guarded, arms)
     if told is not None:
-        add_event_routes(api, guarded, *told)
+        add_event_routes(api, guarded, *told, meter)
     api.include_router(guarded)
     _add_open(api, ranking)
     api.add_middleware(ReadBody, config=admission, line=line)
@@ -138,7 +138,7 @@ def create_api(
     return api
 
 
-def _add_ranking(api: APIRouter, ranking: Ranking, line: Line) -> None:
+def _add_ranking(api: APIRouter, ranking: Ranking, line: Line, meter: Meter) -> None:
     responses: dict[int | str, dict[str, Any]] = {
         404: {"model": ErrorResponse, "description": "No live that could be ranked is on air."},
         408: {"model": ErrorResponse, "description": "The body did not come in time."},
@@ -146,21 +146,26 @@ def _add_ranking(api: APIRouter, ranking: Ranking, line: Line) -> None:
         422: {"model": ErrorResponse, "description": "The request cannot be used; the answer says why."},
     }
 
-    def answers(requests: Sequence[RankRequest]) -> list[str]:
-        return [answer.model_dump_json() for answer in ranking.rank_many(requests)]
+    def answers(requests: Sequence[RankRequest], stages: Stages) -> list[str]:
+        stages.mark("wait")
+        ranked = ranking.rank_many(requests, stages.mark)
+        bodies = [answer.model_dump_json() for answer in ranked]
+        stages.mark("serialise")
+        tell_ranked(meter, ranked, stages)
+        return bodies
 
     @api.post("/rank", response_model=RankResponse, responses=responses)
     async def rank(request: RankRequest) -> Response:
         """Rank candidates for a user, best first."""
-        (body,) = await line.turn(partial(answers, [request]), _size([request]))
+        (body,) = await line.turn(partial(answers, [request], Stages()), _size([request]))
         return Response(body, media_type="application/json")
 
     @api.post("/rank/batch", response_model=BatchResponse, responses=responses)
     async def rank_batch(batch: BatchRequest) -> Response:
         """Rank for several users at once; answers stand in the order of the requests."""
-        bodies = [
-            body for part in _parts(batch.requests) for body in await line.turn(partial(answers, part), _size(part))
-        ]
+        bodies: list[str] = []
+        for part in _parts(batch.requests):
+            bodies += await line.turn(partial(answers, part, Stages()), _size(part))
         return Response(f'{{"answers":[{",".join(bodies)}]}}', media_type="application/json")
 
 
@@ -224,8 +229,7 @@ def _add_stats(api: APIRouter, minute: LastMinute, sink: EventSink | None) -> No
     @api.get("/stats")
     async def stats() -> StatsResponse:
         """What this replica answered in the last minute, and how fresh the events are that it has taken."""
-        newest_ms = None if sink is None else sink.newest_ms
-        age_s = None if newest_ms is None else max(0.0, time.time() - newest_ms / 1000)
+        age_s = None if sink is None else sink.age_s
         return StatsResponse(minute=MinuteResponse.model_validate(minute.figures()), store_age_s=age_s)
 
 

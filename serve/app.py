@@ -81,6 +81,7 @@ class UserSequenceReplica:
         self._tokens = Tokens.read(args.token_env, args.admin_token_env, args.tokens_file)
         self._artifacts = store = ArtifactStore.open(args.root, args.cache_dir)
         self._online, self._meter = open_store(args.store), RayMeter()
+        self._sink = None if self._online is None else EventSink(self._online)
         load = partial(load_snapshot, args)
         self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch, keep=1)
         self._watcher.start()
@@ -109,8 +110,8 @@ class UserSequenceReplica:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve in the replica, after the constructor."""
         told = None
-        if self._online is not None:
-            told = EventSink(self._online), ThreadPoolExecutor(_WRITERS, thread_name_prefix="events")
+        if self._sink is not None:
+            told = self._sink, ThreadPoolExecutor(_WRITERS, thread_name_prefix="events")
         return create_api(
             self._arms,
             AuthorsByHandle(self._authors),
@@ -127,6 +128,8 @@ class UserSequenceReplica:
     def check_health(self) -> None:
         """Called by Serve every few seconds."""
         self._health.check()
+        if self._sink is not None and self._sink.age_s is not None:
+            self._meter.set("store_age_s", self._sink.age_s)
 
 
 def load_bank(args: ServeArgs, version: str) -> Bank:

@@ -15,7 +15,7 @@ from models.artifacts import arms as published
 from models.artifacts.arms import MAIN, Arm, Arms
 from models.artifacts.store import ArtifactStore
 from serve.args import WatchConfig
-from serve.observe import Meter
+from serve.observe import Mark, Meter, unmarked
 from serve.schema import ArmResponse, HealthResponse, RankRequest, RankResponse
 from serve.snapshot import Snapshot
 from serve.user_sequence import UserSequence
@@ -117,16 +117,16 @@ class ArmRankings:
         """See UserSequence.rank."""
         return self.rank_many([request])[0]
 
-    def rank_many(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
+    def rank_many(self, requests: Sequence[RankRequest], mark: Mark = unmarked) -> list[RankResponse]:
         """An answer to each request, those of one arm from one version. Raises as UserSequence.rank does."""
         if not self._running and all(request.model in (None, MAIN) for request in requests):
-            return [_named(answer, MAIN) for answer in self._main.rank_many(requests)]
+            return [_named(answer, MAIN) for answer in self._main.rank_many(requests, mark)]
         chosen = [self.arm_of(request) for request in requests]
         answers: dict[int, RankResponse] = {}
         for name in dict.fromkeys(chosen):
             places = [place for place, arm in enumerate(chosen) if arm == name]
             ranking = self._main if name == MAIN else self._running[name].ranking
-            answered = ranking.rank_many([requests[place] for place in places])
+            answered = ranking.rank_many([requests[place] for place in places], mark)
             answers |= {place: _named(answer, name) for place, answer in zip(places, answered, strict=True)}
         self._shadow(requests[0], answers[0])
         return [answers[place] for place in range(len(requests))]

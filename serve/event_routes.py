@@ -10,10 +10,11 @@ from fastapi import APIRouter, FastAPI, Request, Response
 
 from models.online.errors import StoreError
 from serve.events import EventSink, EventsRequest, EventsResponse, LivesRequest
+from serve.observe import Meter
 from serve.schema import ErrorResponse
 
 
-def add_event_routes(api: FastAPI, guarded: APIRouter, sink: EventSink, executor: Executor) -> None:
+def add_event_routes(api: FastAPI, guarded: APIRouter, sink: EventSink, executor: Executor, meter: Meter) -> None:
     """Adds the routes to `guarded`. The store is written in `executor`: requests that wait for the disk together are
     written together, so it should have several threads."""
     errors: dict[int | str, dict[str, object]] = {
@@ -25,7 +26,10 @@ def add_event_routes(api: FastAPI, guarded: APIRouter, sink: EventSink, executor
     @guarded.post("/events", responses=errors)
     async def events(request: EventsRequest) -> EventsResponse:
         """Take in what users did. Each event has an id: sending it again changes nothing."""
-        return await asyncio.get_running_loop().run_in_executor(executor, sink.take, request)
+        answer = await asyncio.get_running_loop().run_in_executor(executor, sink.take, request)
+        for outcome in ("accepted", "duplicate", "rejected"):
+            meter.count("events", getattr(answer, outcome), outcome=outcome)
+        return answer
 
     @guarded.post("/lives", responses=errors)
     async def lives(request: LivesRequest) -> EventsResponse:

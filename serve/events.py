@@ -129,6 +129,11 @@ class EventSink:
         self.newest_ms: int | None = None
         """Moment of the newest event that was taken since the start."""
 
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the moment of the newest event that was taken since the start, None before the first."""
+        return None if self.newest_ms is None else max(0.0, (self._clock_ms() - self.newest_ms) / 1000)
+
     def take(self, request: EventsRequest) -> EventsResponse:
         """Events into views and counters. Raises StoreError, and then the request has to be sent again."""
         now_ms = self._clock_ms()

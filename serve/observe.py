@@ -108,6 +108,14 @@ class Stages:
         self._last = now
 
 
+Mark = Callable[[str], None]
+"""See Stages.mark."""
+
+
+def unmarked(stage: str) -> None:
+    """A Mark that measures nothing."""
+
+
 class LastMinute:
     """Requests of this process in the last minute: what the page shows. Bounded, however many there are."""
 

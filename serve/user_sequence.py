@@ -18,6 +18,7 @@ from models.catalog import Catalog
 from models.history import HISTORY_PAD, HistoryRule, known_at
 from models.scoring import RequestRows
 from serve.args import fusion_weights
+from serve.observe import Mark, unmarked
 from serve.online import Filled, Online
 from serve.schema import HealthResponse, Misses, RankRequest, RankResponse, answer_of
 from serve.snapshot import Bank, Gathered, Moment, Snapshot
@@ -72,18 +73,23 @@ class UserSequence:
         """
         return self.rank_many([request])[0]
 
-    def rank_many(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
-        """An answer to each request, all from one version. Raises as `rank`."""
+    def rank_many(self, requests: Sequence[RankRequest], mark: Mark = unmarked) -> list[RankResponse]:
+        """An answer to each request, all from one version; `mark` is told where a stage ends. Raises as `rank`."""
         snapshot, now_ms = self._watcher.current, time.time_ns() // 1_000_000
         filled = self._online.fill(requests, snapshot.histories, now_ms)
+        mark("history")
         for index, each in enumerate(filled):
             _refuse_duplicates(each.candidates, f"requests[{index}]." if len(requests) > 1 else "")
         asked = [self._asked(snapshot, each, now_ms) for each in filled]
+        mark("gather")
         scores = snapshot.scorer.score([each.rows for each in asked])
+        mark("forward")
         weights = fusion_weights(self._weights, snapshot.tasks)
-        return [
+        answers = [
             answered(snapshot, each, score.numpy(), weights, now_ms) for each, score in zip(asked, scores, strict=True)
         ]
+        mark("answer")
+        return answers
 
     def history_of(self, request: RankRequest) -> list[int]:
         """Different authors of the history with which the request would be ranked, newest first."""

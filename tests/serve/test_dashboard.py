@@ -11,7 +11,7 @@ import yaml
 from serve.observe import METRICS
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "grafana"
-OF_BANKS = {"bank_age_s", "bank_delta", "bank_until_age_s", "bank_load_failures"}
+OF_BANKS = {"bank_age_s", "bank_delta", "bank_until_age_s", "bank_load_failures", "bank_stale"}
 """Gauges of serve/app.py."""
 
 

@@ -23,6 +23,7 @@ from serve.events import MAX_EVENTS, EventSink, EventsRequest
 from serve.online import Online
 from serve.user_sequence import UserSequence
 from tests.serve.conftest import AUTHOR_IDS, NOW_MS, Published, watcher_of
+from tests.serve.test_observe import Kept
 
 ADMISSION = AdmissionConfig()
 USER, OPEN = 77, Tokens()
@@ -200,3 +201,17 @@ def test_totals_say_what_became_of_events(tmp_path: Path) -> None:
         sink.take(EventsRequest.model_validate({"events": [event("a"), event("b", ts_ms=NOW_MS + 5), {}]}))
     assert sink.totals == {"accepted": 2, "duplicate": 2, "rejected": 2} and sink.newest_ms == NOW_MS + 5
     store.close()
+
+
+def test_events_are_counted_by_what_became_of_them(shared: Published, store: EmbeddedStore) -> None:
+    meter, sink = Kept(), EventSink(store, clock_ms=lambda: NOW_MS + 7_000)
+    ranking: Any = UserSequence(watcher_of(shared.root), online=Online(store))
+    authors: Any = None
+    told = sink, ThreadPoolExecutor(2)
+    assert sink.age_s is None
+    with TestClient(create_api(ranking, authors, Line(ADMISSION), ADMISSION, told=told, meter=meter)) as client:
+        again = event("counted")
+        client.post("/events", json={"events": [again, again, event("other") | {"kind": "sneeze"}]})
+        assert client.get("/stats").json()["store_age_s"] == sink.age_s == (NOW_MS + 7_000 - again["ts_ms"]) / 1000
+    counted = [(tags["outcome"], value) for name, value, tags in meter.counted if name == "events"]
+    assert counted == [("accepted", 1), ("duplicate", 1), ("rejected", 1)]
