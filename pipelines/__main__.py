@@ -36,6 +36,7 @@ JOBS = {  # word: module below pipelines/, help
     "analyse": ("analysis.analyse", "similar authors, gates, and what SARM reads in anchors"),
     "publish": ("ranking.publish", "write the bank that serving reads and move CURRENT"),
     "serve": ("serving.serve", "answer ranking requests over HTTP"),
+    "load_events": ("serving.load_events", "fill the online store of the endpoint from events or impressions"),
     "daily": ("daily", "anchors to publish for the newest day"),
     "movielens": ("sources.movielens", "MovieLens ratings as tables, for studies on real interactions"),
     "kuailive": ("sources.kuailive", "a downloaded KuaiLive or KuaiLive-M3 as tables"),

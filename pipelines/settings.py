@@ -21,6 +21,7 @@ from pipelines.semantics.anchors import AnchorsConfig
 from pipelines.semantics.base_tokenizer import BaseTokenizerConfig
 from pipelines.semantics.embed import EmbedConfig
 from pipelines.semantics.vocabulary import VocabularyConfig
+from pipelines.serving.load_events import LoadEventsConfig
 from pipelines.serving.serve import ServeConfig
 from pipelines.sources.csv import CSVConfig
 from pipelines.sources.ingest import IngestConfig
@@ -32,7 +33,7 @@ from pipelines.studies.config import StudyConfig, TuneConfig, inherit_train
 from pipelines.tables.storage import Storage, StorageConfig
 from pipelines.world.config import WorldConfig
 
-_READERS = ("validate", "serve")
+_READERS = ("validate", "serve", "load_events")
 """Jobs that write nothing to storage, which may therefore be read-only."""
 
 
@@ -91,6 +92,8 @@ class Settings:
     """The bank snapshot."""
     serve: ServeConfig = field(default_factory=ServeConfig)
     """Where and how the deployments are reached."""
+    load_events: LoadEventsConfig = field(default_factory=LoadEventsConfig)
+    """Events of before into the online store."""
     csv: CSVConfig = field(default_factory=CSVConfig)
     """Interactions and items with text, in plain files, to tables."""
     kuailive: KuaiLiveConfig = field(default_factory=KuaiLiveConfig)
