@@ -40,6 +40,7 @@ JOBS = {  # word: module below pipelines/, help
     "split": ("ranking.split", "which banks answer a share of the users beside CURRENT, or only score"),
     "serve": ("serving.serve", "answer ranking requests over HTTP"),
     "loadtest": ("serving.loadtest", "what a running endpoint holds: table, JSON and figure"),
+    "load_events": ("serving.load_events", "fill the online store of the endpoint from events or impressions"),
     "daily": ("daily", "anchors to publish for the newest day"),
     "movielens": ("sources.movielens", "MovieLens ratings as tables, for studies on real interactions"),
     "kuailive": ("sources.kuailive", "a downloaded KuaiLive or KuaiLive-M3 as tables"),

@@ -24,6 +24,7 @@ from pipelines.semantics.anchors import AnchorsConfig
 from pipelines.semantics.base_tokenizer import BaseTokenizerConfig
 from pipelines.semantics.embed import EmbedConfig
 from pipelines.semantics.vocabulary import VocabularyConfig
+from pipelines.serving.load_events import LoadEventsConfig
 from pipelines.serving.loadtest import LoadtestConfig
 from pipelines.serving.serve import ServeConfig
 from pipelines.sources.csv import CSVConfig
@@ -36,7 +37,7 @@ from pipelines.studies.config import StudyConfig, TuneConfig, inherit_train
 from pipelines.tables.storage import Storage, StorageConfig
 from pipelines.world.config import WorldConfig
 
-_READERS = ("validate", "serve", "loadtest")
+_READERS = ("validate", "serve", "loadtest", "load_events")
 """Jobs that write nothing to storage, which may therefore be read-only."""
 
 
@@ -103,6 +104,8 @@ class Settings:
     """Where and how the deployments are reached."""
     loadtest: LoadtestConfig = field(default_factory=LoadtestConfig)
     """Which load is offered to them, and what must hold."""
+    load_events: LoadEventsConfig = field(default_factory=LoadEventsConfig)
+    """Events of before into the online store."""
     csv: CSVConfig = field(default_factory=CSVConfig)
     """Interactions and items with text, in plain files, to tables."""
     kuailive: KuaiLiveConfig = field(default_factory=KuaiLiveConfig)

@@ -31,7 +31,7 @@ class RedisServer:
         command += ["--dir", str(self.folder), *self._options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         client = redis.Redis.from_url(self.url)
-        for _ in range(500):
+        for _ in range(6_000):  # one that has much on disk reads it first
             try:
                 client.ping()
                 client.close()

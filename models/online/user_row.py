@@ -60,6 +60,8 @@ _CLICK = EVENT_KINDS.index("click")
 _MOST_LOOSE = 64
 _LONGEST = 2**31 - 2
 _FOLDED = (EXPOSURE, _CLICK, EXIT)
+_NEW = -1, b"", b"", 0
+"""Version, views, loose events and moment of the newest event of a user without a row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -85,7 +87,7 @@ class Views:
         if row is None:
             return cls._made(np.zeros(0, VIEW), None)
         _, views, _, newest_ms = _parsed(row)
-        return cls._made(views, newest_ms)
+        return cls._made(np.frombuffer(views, VIEW), newest_ms)
 
     @classmethod
     def _made(cls, views: NDArray[Any], newest_ms: int | None) -> Self:
@@ -116,10 +118,10 @@ def fold(rows: Sequence[bytes | None], user: Ints, events: Columns, config: Stor
 
     Raises RowError.
     """
-    parsed = [None if row is None else _parsed(row) for row in rows]
+    parsed = [_parsed(row) if row is not None else _NEW for row in rows]
     keep = is_folded(events)
     fresh = chosen(events, keep) | {"user_id": user[keep], "impression_id": np.zeros(int(keep.sum()), np.int64)}
-    held = [part for place, each in enumerate(parsed) if each for part in _events_of(place, each[1], each[2])]
+    held = _events_of([views for _, views, _, _ in parsed], [loose for _, _, loose, _ in parsed])
     events, _ = in_order(joined([no_events(), *held, fresh]))
     visit = visit_of(events)
     views, owner = _views(events, visit, config)
@@ -129,16 +131,15 @@ def fold(rows: Sequence[bytes | None], user: Ints, events: Columns, config: Stor
     ends = np.searchsorted(owner, np.arange(len(rows) + 1))
     loose_ends = np.searchsorted(loose_owner, np.arange(len(rows) + 1))
     made = []
-    for place, each in enumerate(parsed):
+    for place, (version, _, _, last_ms) in enumerate(parsed):
         own = views[ends[place] : ends[place + 1]]
         rest = loose[loose_ends[place] : loose_ends[place + 1]]
-        version = (each[0] + 1) % 2**32 if each else 0
-        last = max(int(newest[place]), each[3] if each else 0)
-        made.append(HEAD.pack(version, FORMAT, len(own), len(rest), now_ms, last) + own.tobytes() + rest.tobytes())
+        head = HEAD.pack((version + 1) % 2**32, FORMAT, len(own), len(rest), now_ms, max(int(newest[place]), last_ms))
+        made.append(head + own.tobytes() + rest.tobytes())
     return made
 
 
-def _parsed(row: bytes) -> tuple[int, NDArray[Any], NDArray[Any], int]:
+def _parsed(row: bytes) -> tuple[int, bytes, bytes, int]:
     """Version, views, loose events, moment of the newest event."""
     if len(row) < HEAD.size or row[VERSION_BYTES] != FORMAT:
         got = "no head" if len(row) < HEAD.size else f"format {row[VERSION_BYTES]}"
@@ -147,23 +148,31 @@ def _parsed(row: bytes) -> tuple[int, NDArray[Any], NDArray[Any], int]:
     wanted = HEAD.size + num_views * VIEW.itemsize + num_loose * LOOSE.itemsize
     if len(row) != wanted:
         raise RowError(f"row of a user: wanted {wanted} bytes, got {len(row)}; empty the store and load it again")
-    views = np.frombuffer(row, VIEW, num_views, HEAD.size)
-    return version, views, np.frombuffer(row, LOOSE, num_loose, HEAD.size + views.nbytes), newest_ms
+    end = HEAD.size + num_views * VIEW.itemsize
+    return version, row[HEAD.size : end], row[end:], newest_ms
 
 
-def _events_of(user: int, views: NDArray[Any], loose: NDArray[Any]) -> list[Columns]:
-    """The events that views were made of, and those that made none."""
-    clicked, left = views[views["click_ms"] != NONE], views[views["exit_ms"] != NONE]
-    author = views["author_id"]
+def _events_of(views_by_user: list[bytes], loose_by_user: list[bytes]) -> list[Columns]:
+    """The events that views were made of, and those that made none; users by their place."""
+    views, owner = _joined(views_by_user, VIEW)
+    loose, loose_owner = _joined(loose_by_user, LOOSE)
+    has_click, has_exit = views["click_ms"] != NONE, views["exit_ms"] != NONE
+    clicked, left = views[has_click], views[has_exit]
     return [
-        _columns(user, author, views["live_id"], views["ts_ms"], EXPOSURE, 0),
-        _columns(user, 0, clicked["live_id"], clicked["ts_ms"] + clicked["click_ms"], _CLICK, 0),
-        _columns(user, 0, left["live_id"], left["ts_ms"] + left["exit_ms"], EXIT, left["watch_s"]),
-        _columns(user, 0, loose["live_id"], loose["ts_ms"], loose["kind"], loose["value"]),
+        _columns(owner, views["author_id"], views["live_id"], views["ts_ms"], EXPOSURE, 0),
+        _columns(owner[has_click], 0, clicked["live_id"], clicked["ts_ms"] + clicked["click_ms"], _CLICK, 0),
+        _columns(owner[has_exit], 0, left["live_id"], left["ts_ms"] + left["exit_ms"], EXIT, left["watch_s"]),
+        _columns(loose_owner, 0, loose["live_id"], loose["ts_ms"], loose["kind"], loose["value"]),
     ]
 
 
-def _columns(user: int, author_id: Any, live_id: Ints, ts_ms: Ints, kind: Any, value: Any) -> Columns:
+def _joined(by_user: list[bytes], kind: np.dtype[Any]) -> tuple[NDArray[Any], Ints]:
+    """Records of all users, and the user of each."""
+    counts = [len(records) // kind.itemsize for records in by_user]
+    return np.frombuffer(b"".join(by_user), kind), np.repeat(np.arange(len(by_user)), counts)
+
+
+def _columns(user: Ints, author_id: Any, live_id: Ints, ts_ms: Ints, kind: Any, value: Any) -> Columns:
     def full(what: Any, dtype: Any) -> NDArray[Any]:
         return np.broadcast_to(np.asarray(what, dtype), len(live_id))
 

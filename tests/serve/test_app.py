@@ -74,7 +74,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Published:
 
 @pytest.fixture(scope="module")
 def client(root: Published, ray_cluster: None) -> Iterator[httpx.Client]:
-    settings = settings_for(root.root)
+    store = {"backend": "embedded", "path": str(root.root.parent / "online"), "map_gib": 0.25}
+    settings = settings_for(root.root, store=store)
     with serving(settings.serve, settings.open()) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
@@ -85,6 +86,16 @@ def test_scores_over_http_are_those_of_the_model(root: Published, client: httpx.
     assert answer.status_code == 200
     np.testing.assert_allclose(scores_of(answer.json()), wanted_scores(root), atol=1e-5)
     assert (answer.json()["bank_version"], answer.json()["degraded"]) == ("a", False)
+
+
+@pytest.mark.ray
+def test_a_click_that_is_told_counts_in_the_next_answer(client: httpx.Client) -> None:
+    event = {"user_id": 99_991, "author_id": int(AUTHOR_IDS[2]), "live_id": 1, "ts_ms": NOW_MS - 60_000}
+    told = [event | {"event_id": kind, "kind": kind} for kind in ("exposure", "click")]
+    assert client.post("/events", json={"events": told}).json()["accepted"] == 2
+    asked = {name: value for name, value in ASKED.items() if name != "history"} | {"user_id": 99_991}
+    answer = client.post("/rank", json=asked).json()
+    assert (answer["history_source"], answer["history_used"], answer["store_age_s"]) == ("store", 1, 60.0)
 
 
 @pytest.mark.ray
