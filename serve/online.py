@@ -91,7 +91,7 @@ class Online:
             ts_ms = now_ms if request.context.ts_ms is None else request.context.ts_ms
             own = next(found) if request.history is None else None
             clicks, source = self._history(request, own, histories, ts_ms)
-            age_s = None if own is None or own.newest_ms is None else max(0.0, (ts_ms - own.newest_ms) / 1000)
+            age_s = None if own is None else _age_s(own, ts_ms)
             request, lives, is_stale = self._candidates(request, ts_ms, now_ms)
             degraded = is_stale or (is_down and request.history is None)
             filled.append(Filled(request, clicks, source, age_s, lives, degraded))
@@ -116,7 +116,7 @@ class Online:
             return given_history(request.history), "request"
         clicks: Clicks = histories.of_user(request.user_id)
         source: Source = "published"
-        if views is not None and views.is_clicked.any():
+        if views is not None and (views.is_clicked & (views.ts_ms < ts_ms)).any():
             clicks, source = joined(clicks, views), "store"
         if self._store is not None:
             clicks = within_days(clicks, histories.rule, ts_ms)
@@ -191,6 +191,11 @@ class Online:
             if held is None or time.monotonic() - held[0] > _STALE_S or ts_ms < held[1]:
                 raise NotReadyError(f"which lives are on air is not known now: {error}") from error
             return held[2], True
+
+
+def _age_s(views: Views, ts_ms: int) -> float | None:
+    """Seconds from the newest event of views to a moment; None where there is none before it."""
+    return None if views.newest_ms is None or views.newest_ms > ts_ms else (ts_ms - views.newest_ms) / 1000
 
 
 def given_history(items: Sequence[HistoryItem]) -> Clicks:

@@ -91,15 +91,26 @@ const begin = async () => {
   if (!bank) return;
   error.hidden = true;
   users = bank.sample_user_ids;
+  showPast();
   byId("users").replaceChildren(...users.map(id => Object.assign(element("option"), {value: id})));
   form.user.value ||= users[0] ?? "1";
   form.candidates.value ||= bank.sample_author_ids.join(" ");
 };
 
 const user = () => (form.user.value.match(/-?\d+/) || ["0"])[0];
+const DAY_MS = 86400000;
+// The published clicks may be of a simulated platform, or of last month: then the page asks as of their end.
+const showPast = () => {
+  const days = Object.keys(bank.made_from).map(key => key.match(/^impressions\/(\d{4}-\d\d-\d\d)$/)?.[1]).filter(Boolean).sort();
+  const day = days.at(-1);
+  byId("past").hidden = !day || Date.now() - Date.parse(day) < 3 * DAY_MS;
+  byId("day").textContent = day ?? "";
+};
+const moment = () => byId("past").hidden || !form.past.checked || form.from.value === "air" ? ""
+  : `,"context":{"ts_ms":${Date.parse(byId("day").textContent) + DAY_MS}}`;
 const body = () => {
   if (form.from.value === "air") return `{"user_id":${user()}}`;
-  return `{"user_id":${user()},"candidates":[${form.candidates.value.match(/-?\d+/g) || []}]}`;
+  return `{"user_id":${user()}${moment()},"candidates":[${form.candidates.value.match(/-?\d+/g) || []}]}`;
 };
 
 const showLive = (item, place, best) => {
@@ -169,7 +180,7 @@ const showAlike = async (button, author) => {
 };
 
 const showWhy = async shown => {
-  const asked = `{"user_id":${user()},"candidates":[${[...shown.keys()]}]}`;
+  const asked = `{"user_id":${user()}${moment()},"candidates":[${[...shown.keys()]}]}`;
   const answer = await quietly(ask("explain", {method: "POST", body: asked}));
   for (const {author_id: author, nearest} of answer?.reasons ?? []) {
     const why = nearest.map(near => `author ${near.author_id} (${near.cosine.toFixed(2)})`).join(", ");
