@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
@@ -30,7 +31,9 @@ from serve.api import create_api
 from serve.args import ServeArgs, fusion_weights
 from serve.auth import token_from
 from serve.author_cache import AuthorCache
-from serve.loading import compared
+from serve.comparing import Comparing
+from serve.likeness import EXACT_BELOW
+from serve.loading import compared, compared_here, compared_vectors
 from serve.prepare import Preparation
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Bank, Gathered, Snapshot
@@ -85,7 +88,14 @@ class UserSequenceReplica:
 
 def load_bank(args: ServeArgs, version: str) -> Bank:
     """A version of which authors can be asked. Raises as `Preparation.load`."""
-    return compared(Preparation(root=args.root, version=version, cache_dir=args.cache_dir).load())
+    preparation = Preparation(root=args.root, version=version, cache_dir=args.cache_dir)
+    bank = preparation.load().bank
+    vectors = compared_vectors(bank)
+    if vectors is None:
+        return bank
+    if len(vectors) < EXACT_BELOW:
+        return compared_here(bank)
+    return compared(bank, Comparing(replace(preparation, likeness=True)))
 
 
 def load_snapshot(args: ServeArgs, version: str) -> Snapshot:
