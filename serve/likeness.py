@@ -17,7 +17,7 @@ from models.artifacts.precision import as_read
 from models.whitening import Whitening
 
 EXACT_BELOW = 100_000
-"""Rows up to which every author is compared with every other, which takes some 20 ms there; above it an index finds some."""
+"""Rows below which every author is compared, which takes some 20 ms there; of more, an index finds some."""
 PROBES = 128
 """Lists of the index that are read for a question."""
 
