@@ -154,6 +154,7 @@ def main(argv: list[str]) -> int:
     """Prepares what the argument names; the last line of stdout says why not, if not."""
     os.nice(_NICE)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells at length which processors it was not built for
     try:
         Preparation(**json.loads(argv[0])).here()
     except Exception as error:  # noqa: BLE001 - whatever it is, the one who started this process is told
