@@ -34,9 +34,11 @@ from serve.arms import ArmRankings
 from serve.auth import Tokens
 from serve.author_cache import AuthorCache
 from serve.cards import CardShelf
+from serve.comparing import Comparing
 from serve.events import EventSink
 from serve.explain import Reason
-from serve.loading import compared
+from serve.likeness import EXACT_BELOW
+from serve.loading import compared, compared_here, compared_vectors
 from serve.meters import RayMeter
 from serve.online import Online
 from serve.prepare import Preparation
@@ -134,7 +136,14 @@ class UserSequenceReplica:
 
 def load_bank(args: ServeArgs, version: str) -> Bank:
     """A version of which authors can be asked. Raises as `Preparation.load`."""
-    return compared(Preparation(root=args.root, version=version, cache_dir=args.cache_dir).load())
+    preparation = Preparation(root=args.root, version=version, cache_dir=args.cache_dir)
+    bank = preparation.load().bank
+    vectors = compared_vectors(bank)
+    if vectors is None:
+        return bank
+    if len(vectors) < EXACT_BELOW:
+        return compared_here(bank)
+    return compared(bank, Comparing(replace(preparation, likeness=True)))
 
 
 def load_snapshot(args: ServeArgs, version: str) -> Snapshot:

@@ -13,7 +13,7 @@ from serve.explain import Reason, reasons_of
 from serve.overlay import Rows
 from serve.schema import MAX_SIMILAR, AuthorResponse, BankResponse, Neighbour, SimilarResponse
 from serve.snapshot import Bank, Gathered
-from serve.watcher import SnapshotWatcher
+from serve.watcher import NotReadyError, SnapshotWatcher
 
 _SAMPLES = 5
 
@@ -52,10 +52,11 @@ class AuthorCache:
         )
 
     def similar(self, author_id: int, k: int = 10) -> SimilarResponse:
-        """The k nearest authors by cosine of whitened h_CLS, itself and authors without an anchor left out; exact.
+        """The k nearest authors by cosine of whitened h_CLS, itself and authors without an anchor left out.
 
-        Equal cosines are ordered by row. Raises ValueError for k outside 1..MAX_SIMILAR, NoVectorsError where the bank
-        holds none, NoAnchorError where the author has no anchor.
+        Equal cosines are ordered by row. In the first minute of a large bank the one before it answers, as the answer
+        says. Raises ValueError for k outside 1..MAX_SIMILAR, NoVectorsError where the bank holds none, NoAnchorError
+        where the author has no anchor, NotReadyError where authors cannot be compared yet.
         """
         if not 1 <= k <= MAX_SIMILAR:
             raise ValueError(f"k must be within 1..{MAX_SIMILAR}, got {k}")
@@ -65,6 +66,8 @@ class AuthorCache:
                 f"bank {bank.version} holds no vectors to compare, only {', '.join(bank.states) or 'nothing'}: "
                 "its ranker has no source with such vectors"
             )
+        bank = self._comparing()
+        assert bank.neighbours is not None
         row = int(bank.catalog.author_rows(author_id))
         if not row or bank.anchor_day[row] == NO_ANCHOR:
             raise NoAnchorError(f"author {author_id} has no anchor in bank {bank.version}")
@@ -83,6 +86,13 @@ class AuthorCache:
     def reasons(self, author_ids: Sequence[int], history: Sequence[int]) -> list[Reason]:
         """See reasons_of."""
         return reasons_of(self._watcher.current, author_ids, history)
+
+    def _comparing(self) -> Bank:
+        """The newest bank whose authors can be compared by now. Raises NotReadyError where there is none."""
+        for bank in self._watcher.loaded:
+            if bank.neighbours is not None and bank.neighbours.is_ready:
+                return bank
+        raise NotReadyError(f"the authors of bank {self._watcher.current.version} are being compared; try again")
 
     def status(self) -> BankResponse:
         """The bank in use, and how following it goes."""

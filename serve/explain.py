@@ -59,12 +59,13 @@ class Reasons(Protocol):
 def reasons_of(bank: Bank, author_ids: Sequence[int], history: Sequence[int]) -> list[Reason]:
     """The authors of a history that each of some authors is most like, the most alike first; itself, if it is there.
 
-    Those without an anchor are compared with nobody, and nobody is where the bank holds no vectors.
+    Those without an anchor are compared with nobody, and nobody is where the bank holds no vectors, or in the first
+    minute of a large one.
     """
     nearest: list[list[Neighbour]] = [[] for _ in author_ids]
     rows, others = (bank.catalog.author_rows(np.array(ids, np.int64)) for ids in (author_ids, history))
     can, may = ((part > 0) & (bank.anchor_day[part] != NO_ANCHOR) for part in (rows, others))
-    if bank.neighbours is not None and can.any() and may.any():
+    if bank.neighbours is not None and bank.neighbours.is_ready and can.any() and may.any():
         known = [author_id for author_id, is_known in zip(history, may.tolist(), strict=True) if is_known]
         cosines = bank.neighbours.between(rows[can], others[may])
         for place, found in zip(np.flatnonzero(can).tolist(), cosines, strict=True):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from models.artifacts import bank as bank_files
 from models.artifacts import probe as probe_files
-from models.artifacts.bank import StoredBank
+from models.artifacts.bank import Array, StoredBank
 from models.artifacts.bank_delta import UNTIL
 from models.artifacts.manifest import ArtifactError, Manifest
 from models.artifacts.precision import as_read
@@ -23,6 +24,7 @@ from models.catalog import Catalog
 from models.composed import ComposedRanker
 from models.scoring import Scorer
 from serve import probe
+from serve.likeness import Likeness
 from serve.neighbours import Neighbours
 from serve.snapshot import Bank, Moment, Snapshot, anchored, check_states
 
@@ -60,18 +62,35 @@ def load_snapshot(store: ArtifactStore, version: str, *, with_states: bool = Tru
 
 
 def load_bank(store: ArtifactStore, version: str) -> Bank:
-    """The bank alone, for a process that ranks nothing. Raises as `load_snapshot`."""
-    return compared(load_snapshot(store, version))
+    """The bank alone, for a process that ranks nothing, with what compares authors. Raises as `load_snapshot`."""
+    bank = load_snapshot(store, version).bank
+    return bank if compared_vectors(bank) is None else compared_here(bank)
 
 
-def compared(snapshot: Snapshot) -> Bank:
-    """The bank of a snapshot, with what compares authors.
+def compared_here(bank: Bank) -> Bank:
+    """A bank of vectors that compares its authors, by a likeness that is made now: reads all of it."""
+    likeness = fit_likeness(bank)
+    return compared(bank, lambda: likeness)
 
-    Its model is let go, but for its sources: author cache and ranker then refuse the same versions.
-    """
-    bank = snapshot.bank
-    vectors = next(iter(bank.vectors(bank.states).values()), None)
-    return bank if vectors is None else replace(bank, neighbours=Neighbours(vectors, anchored(bank.anchor_day)))
+
+def fit_likeness(bank: Bank) -> Likeness:
+    """By what the authors of a bank are compared. Raises ArtifactError where it holds no vectors."""
+    vectors = compared_vectors(bank)
+    if vectors is None:
+        raise ArtifactError(f"bank {bank.version}: wanted vectors to compare authors by, got {list(bank.states)}")
+    return Likeness.fit(vectors, anchored(bank.anchor_day))
+
+
+def compared(bank: Bank, likeness: Callable[[], Likeness | None]) -> Bank:
+    """A bank of vectors that compares its authors by a likeness, which is None until it is made."""
+    vectors = compared_vectors(bank)
+    assert vectors is not None, "it holds vectors"
+    return replace(bank, neighbours=Neighbours(vectors, anchored(bank.anchor_day), likeness))
+
+
+def compared_vectors(bank: Bank) -> Array | None:
+    """[N+1, D], a view of the full bank by which authors are compared; None where it holds none."""
+    return next(iter(bank.vectors(bank.states).values()), None)
 
 
 def _check_lineage(version: str, manifest: Manifest, read: tuple[str, ...]) -> None:

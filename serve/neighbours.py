@@ -1,88 +1,117 @@
-"""Which authors are alike: cosines of whitened h_CLS, exact, over a bank that stays where it is on disk."""
+"""Which authors are alike: cosines of whitened vectors over a bank that stays where it is on disk, and its deltas.
+
+Exact for a bank of `EXACT_BELOW` rows; of more, an index finds candidates in the full bank, whose cosines are computed.
+Rows that deltas brought are compared all, in any case.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from models.whitening import Whitening
+from models.artifacts.precision import as_read
+from serve.likeness import Flags, Floats, Likeness, Rows
 
-_BLOCK_ROWS = 65_536
+_ROWS = 65_536
+_FOUND_LEAST, _FOUND_PER_ANSWER = 64, 4
+"""Candidates of the index for an answer of k: those at its end are not in the order of their true cosines."""
 
-Floats = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
 Slots = npt.NDArray[np.int32]
 
 
 class Neighbours:
-    """The authors that have an anchor, by likeness. Holds 5 bytes per row; a question reads the bank once.
+    """The authors that have an anchor, by likeness.
 
     The whitening is that of the full bank: rows that deltas bring are whitened by it until the next full bank.
     """
 
-    def __init__(self, cls: Floats, anchored: npt.NDArray[np.bool_]) -> None:
-        """cls [N+1, D], a view of the bank; anchored [N+1], which rows count. Reads the bank twice."""
-        self._cls, self._anchored = cls, anchored
-        # Where no author has an anchor there is nothing to compare; one row then stands in for the missing fit.
-        fitted = (block[mask] for block, mask in self._blocks()) if anchored.any() else [cls[:1]]
-        self._whitening = Whitening.fit(fitted)
-        self._lengths = np.concatenate([np.linalg.norm(self._whitening(block), axis=1) for block, _ in self._blocks()])
-        self._over: tuple[Slots, Floats] | None = None
+    def __init__(self, vectors: Floats, anchored: Flags, likeness: Callable[[], Likeness | None]) -> None:
+        """vectors [N+1, D], a view of the bank; anchored [N+1], which rows count; `likeness` is None until made."""
+        self._vectors, self._anchored, self._likeness = vectors, anchored, likeness
+        self._slot: Slots | None = None
+        self._over: Floats = np.empty((0, vectors.shape[1]), np.float32)
+        self._over_rows: Rows = np.empty(0, np.int64)
+        self._lengths: Floats | None = None
 
-    def with_rows(self, rows: Rows, anchored: npt.NDArray[np.bool_], slot: Slots, vectors: Floats) -> Neighbours:
-        """After new vectors of rows [R]; anchored [N+1].
+    @property
+    def is_ready(self) -> bool:
+        """Whether authors can be compared by now."""
+        return self._likeness() is not None
+
+    def with_rows(self, anchored: Flags, slot: Slots, vectors: Floats) -> Neighbours:
+        """After a delta; anchored [N+1].
 
         Vectors [capacity, D] lie over the bank's for all rows whose `slot` [N+1], the place there, is not negative.
         """
         fresh = copy.copy(self)
-        fresh._anchored, fresh._over, fresh._lengths = anchored, (slot, vectors), self._lengths.copy()
-        fresh._lengths[rows] = np.linalg.norm(self._whitening(vectors[slot[rows]]), axis=1)
+        fresh._anchored, fresh._slot, fresh._over = anchored, slot, vectors
+        fresh._over_rows, fresh._lengths = np.flatnonzero(slot >= 0), None
         return fresh
 
-    def _blocks(self) -> Iterator[tuple[Floats, npt.NDArray[np.bool_]]]:
-        for start in range(0, len(self._cls), _BLOCK_ROWS):
-            part = slice(start, start + _BLOCK_ROWS)
-            yield self._cls[part], self._anchored[part]
-
     def nearest(self, row: int, k: int) -> tuple[Rows, Floats]:
-        """At most k other rows with an anchor, and their cosines, descending; equal ones by row."""
-        cosine = self._cosines(row)
-        cosine[~self._anchored] = -np.inf
-        cosine[row] = -np.inf
-        best = np.argsort(-cosine, kind="stable")[:k] if k * 8 > len(cosine) else _top(cosine, k)
-        best = best[np.isfinite(cosine[best])]
-        return best, cosine[best]
+        """At most k other rows with an anchor, and their cosines, descending; equal ones by row.
+
+        Raises AssertionError before `is_ready`.
+        """
+        likeness = self._likeness()
+        assert likeness is not None, "ask is_ready first"
+        query = likeness.whitening(self._of(np.array([row])))[0]
+        if likeness.index is not None:
+            found = likeness.found(query, max(_FOUND_LEAST, _FOUND_PER_ANSWER * k) + 1)
+            rows = np.union1d(found, self._over_rows)
+            rows = rows[self._anchored[rows] & (rows != row)]
+            if len(rows) >= k:
+                return _best(rows, self._cosines(likeness, query, rows), k)
+        rows = np.flatnonzero(self._anchored)
+        rows = rows[rows != row]
+        parts = [self._cosines(likeness, query, rows[at : at + _ROWS]) for at in range(0, len(rows), _ROWS)]
+        return _best(rows, np.concatenate(parts) if parts else np.empty(0, np.float32), k)
 
     def between(self, rows: Rows, others: Rows) -> Floats:
-        """Cosines of rows [n] with other rows [m], [n, m]; 0 where a whitened vector has no length."""
-        left, right = (np.stack([self._whitening(self._vector(int(row))) for row in part]) for part in (rows, others))
-        lengths = np.outer(np.linalg.norm(left, axis=1), np.linalg.norm(right, axis=1))
-        dots = left @ right.T
-        cosine: Floats = np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0)
-        return cosine
+        """Cosines of rows [n] with other rows [m], [n, m]; 0 where a vector has no length.
 
-    def _cosines(self, row: int) -> Floats:
-        """With every row, [N+1]; 0 where a whitened vector has no length."""
-        query = self._whitening.axes @ self._whitening(self._vector(row))
-        dots = np.concatenate([(block - self._whitening.mean) @ query for block, _ in self._blocks()])
-        if self._over is not None:
-            slot, vectors = self._over
-            over = np.flatnonzero(slot >= 0)
-            dots[over] = (vectors[slot[over]] - self._whitening.mean) @ query
-        lengths = self._lengths * self._lengths[row]
-        cosine: Floats = np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0)
-        return cosine
+        Raises AssertionError before `is_ready`.
+        """
+        likeness = self._likeness()
+        assert likeness is not None, "ask is_ready first"
+        return np.stack([self._cosines(likeness, query, others) for query in likeness.whitening(self._of(rows))])
 
-    def _vector(self, row: int) -> Floats:
-        if self._over is not None and self._over[0][row] >= 0:
-            return self._over[1][self._over[0][row]]  # type: ignore[no-any-return]
-        return self._cls[row]  # type: ignore[no-any-return]
+    def _cosines(self, likeness: Likeness, query: Floats, rows: Rows) -> Floats:
+        """Of a whitened vector [D] with rows [n]; 0 where either has no length."""
+        # The whitening goes to the side of the query: a product with a vector, where it would be one with a matrix.
+        dots = (self._of(rows) - likeness.whitening.mean) @ (likeness.whitening.axes @ query)
+        lengths = likeness.lengths[rows] * np.linalg.norm(query)
+        if self._slot is not None:
+            over = np.flatnonzero(self._slot[rows] >= 0)
+            lengths[over] = self._over_lengths(likeness)[self._slot[rows[over]]] * np.linalg.norm(query)
+        cosines: Floats = np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0)
+        return cosines
+
+    def _over_lengths(self, likeness: Likeness) -> Floats:
+        """[capacity], of the whitened vectors that deltas brought; computed at the first question after each."""
+        if self._lengths is None:
+            places = self._slot[self._over_rows] if self._slot is not None else np.empty(0, np.int32)
+            lengths = np.zeros(len(self._over), np.float32)
+            lengths[places] = np.linalg.norm(likeness.whitening(as_read(self._over[places])), axis=1)
+            self._lengths = lengths
+        return self._lengths
+
+    def _of(self, rows: Rows) -> Floats:
+        """Vectors [n, D] of rows [n], those of deltas where there are any."""
+        vectors: Floats = as_read(self._vectors.take(rows, axis=0, mode="clip"))
+        if self._slot is not None:
+            over = np.flatnonzero(self._slot[rows] >= 0)
+            vectors[over] = as_read(self._over[self._slot[rows[over]]])
+        return vectors
 
 
-def _top(values: Floats, k: int) -> Rows:
-    """Positions of the k largest values, descending, ties by position."""
-    candidates = np.flatnonzero(values >= np.partition(values, -k)[-k])
-    return candidates[np.argsort(-values[candidates], kind="stable")][:k].astype(np.int64)
+def _best(rows: Rows, cosines: Floats, k: int) -> tuple[Rows, Floats]:
+    """The k largest of rows [n], ascending, with their cosines: descending, equal ones by row."""
+    some = np.arange(len(rows))
+    if k * 8 < len(rows):
+        some = np.flatnonzero(cosines >= np.partition(cosines, -k)[-k])
+    order = some[np.argsort(-cosines[some], kind="stable")][:k]
+    return rows[order], cosines[order]

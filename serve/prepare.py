@@ -1,5 +1,7 @@
 """Once per version and node: a helper process downloads a bank and its model, reads every byte and row, and seals them.
 
+Another makes that by which authors are compared, which takes longer than all the rest.
+
     python -m serve.prepare '{"root": "runs/demo/store", "cache_dir": null, "version": "...", "with_states": true}'
 
 Deployments start it, so that they themselves only map what is there: reading gigabytes in a process that answers would
@@ -11,20 +13,24 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from models.artifacts import bank as bank_files
 from models.artifacts.manifest import MANIFEST, ArtifactError
 from models.artifacts.seals import Files, Seals
 from models.artifacts.store import ArtifactStore
-from serve.loading import load_snapshot
+from serve.likeness import Likeness
+from serve.loading import fit_likeness, load_snapshot
 from serve.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 _NICE = 10
+_KEPT = 3
+"""Likenesses that stay on a node, those made last."""
 _ROOT = Path(__file__).resolve().parents[1]
 _TRANSIENT = (OSError, MemoryError)
 
@@ -45,17 +51,27 @@ class Preparation:
     """Where the node keeps its cache; None = the temporary folder."""
     with_states: bool = True
     """False where the states stay elsewhere."""
+    likeness: bool = False
+    """Makes that by which authors are compared, too, from a bank with states."""
 
     @property
     def seal(self) -> str:
         """Name of its seal."""
-        return self.version if self.with_states else f"{self.version}.without-states"
+        return f"{self.version}{'' if self.with_states else '.without-states'}{'.likeness' if self.likeness else ''}"
 
     def load(self) -> Snapshot:
         """The snapshot, mapped, of a version that this node has verified: by a helper, where it has not yet.
 
         Raises ArtifactError or ValueError for one that is refused, and PreparationError for what may pass.
         """
+        store = self._prepared()
+        return load_snapshot(store, self.version, with_states=self.with_states, believed=True)
+
+    def load_likeness(self) -> Likeness:
+        """That by which authors are compared, mapped; made by a helper where it is not there yet. Raises as `load`."""
+        return Likeness.load(self._likeness_folder(self._prepared()))
+
+    def _prepared(self) -> ArtifactStore:
         store = ArtifactStore.open(self.root, self.cache_dir)
         seals = _seals(store)
         if not seals.holds(self.seal):
@@ -65,16 +81,39 @@ class Preparation:
                     f"bank {self.version}: files changed while they were verified; versions are never written over: "
                     "publish under a new run id"
                 )
-        return load_snapshot(store, self.version, with_states=self.with_states, believed=True)
+        return store
 
     def here(self) -> None:
         """Verifies and seals in this process; nothing where another has done so. Raises as `load_snapshot`."""
         store = ArtifactStore.open(self.root, self.cache_dir)
         seals = _seals(store)
         with seals.lock(self.seal):
-            if not seals.holds(self.seal):
+            if seals.holds(self.seal):
+                return
+            if self.likeness:
+                seals.put(self.seal, self._make_likeness(replace(self, likeness=False).load()))
+            else:
                 load_snapshot(store, self.version, with_states=self.with_states)
                 seals.put(self.seal, self._files(store))
+
+    def _make_likeness(self, snapshot: Snapshot) -> Files:
+        kept = self._likeness_folder(ArtifactStore.open(self.root, self.cache_dir))
+        made = fit_likeness(snapshot.bank)
+        fresh = kept.with_name(f".{kept.name}.{os.getpid()}")
+        fresh.mkdir(parents=True)
+        try:
+            names = made.save(fresh)
+            shutil.rmtree(kept, ignore_errors=True)
+            fresh.rename(kept)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        folders = sorted(kept.parent.iterdir(), key=lambda folder: folder.stat().st_mtime)
+        for folder in folders[:-_KEPT]:
+            shutil.rmtree(folder, ignore_errors=True)
+        return {kept: names}
+
+    def _likeness_folder(self, store: ArtifactStore) -> Path:
+        return store.own_cache() / "likeness" / f"v={self.version}"
 
     def _files(self, store: ArtifactStore) -> Files:
         without = None if self.with_states else bank_files.SOURCE
@@ -115,6 +154,7 @@ def main(argv: list[str]) -> int:
     """Prepares what the argument names; the last line of stdout says why not, if not."""
     os.nice(_NICE)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells at length which processors it was not built for
     try:
         Preparation(**json.loads(argv[0])).here()
     except Exception as error:  # noqa: BLE001 - whatever it is, the one who started this process is told

@@ -136,7 +136,7 @@ class Bank:
         neighbours = self.neighbours
         if neighbours is not None and overlay is not None:
             vectors = next(iter(self.vectors(overlay.arrays).values()))
-            neighbours = neighbours.with_rows(rows, anchored(anchor_day), overlay.slot, vectors)
+            neighbours = neighbours.with_rows(anchored(anchor_day), overlay.slot, vectors)
         return replace(
             self,
             cold_start=cold_start,

@@ -20,6 +20,7 @@ from models.artifacts.delta_store import DeltaStore
 from models.artifacts.store import ArtifactStore
 from serve.args import WatchConfig
 from serve.author_cache import AuthorCache
+from serve.likeness import Likeness
 from serve.loading import load_bank, load_snapshot
 from serve.neighbours import Neighbours
 from serve.schema import RankRequest, RankResponse
@@ -250,10 +251,10 @@ def test_similar_authors_are_told_by_the_new_vectors(published: Published) -> No
     bank, anchored = watcher.current, watcher.current.anchor_day != -1
     anchored[0] = False
     folded, _ = fold("a", bank_files.read(published.folder("bank", "a")), deltas)
-    reference = Neighbours(folded["sarm"][:, 0], anchored)
     assert base.neighbours is not None and bank.neighbours is not None
-    reference._whitening = base.neighbours._whitening
-    reference._lengths = np.linalg.norm(reference._whitening(folded["sarm"][:, 0]), axis=1)
+    fitted = Likeness.fit(base.states["sarm"][:, 0], base.anchor_day != -1)
+    likeness = replace(fitted, lengths=np.linalg.norm(fitted.whitening(folded["sarm"][:, 0]), axis=1))
+    reference = Neighbours(folded["sarm"][:, 0], anchored, lambda: likeness)
     for row in (*touched.tolist(), 8):
         rows, cosines = bank.neighbours.nearest(row, 10)
         wanted, wanted_cosines = reference.nearest(row, 10)

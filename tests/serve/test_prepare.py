@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,13 @@ from models.artifacts.manifest import ArtifactError
 from models.artifacts.store import ArtifactStore
 from serve import prepare
 from serve.args import WatchConfig
+from serve.author_cache import AuthorCache
+from serve.comparing import Comparing
+from serve.loading import compared, compared_here, fit_likeness, load_snapshot
 from serve.prepare import Preparation, PreparationError
-from serve.watcher import SnapshotWatcher
-from tests.serve.conftest import Published, fill_with_nan
+from serve.snapshot import Bank
+from serve.watcher import NotReadyError, SnapshotWatcher
+from tests.serve.conftest import AUTHOR_IDS, Published, fill_with_nan
 
 
 def preparation(published: Published, version: str = "a", *, with_states: bool = True) -> Preparation:
@@ -68,6 +73,59 @@ def test_a_bank_that_the_helper_refuses_is_refused_with_its_words(published: Pub
     published.bank("b", "m-a", change=fill_with_nan)
     with pytest.raises(ArtifactError, match="row 0 holds NaN or infinity"):
         preparation(published, "b").load()
+
+
+def comparing(published: Published, version: str = "a") -> Comparing:
+    made = Comparing(replace(preparation(published, version), likeness=True), wait_s=0.0)
+    made.thread.join(120)
+    return made
+
+
+def test_a_likeness_is_made_once_by_a_helper_and_mapped(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = preparation(published).load().bank
+    first = comparing(published)
+    no_helper(monkeypatch)
+    again = comparing(published)
+    reference = compared_here(bank).neighbours
+    assert reference is not None
+    for likeness in (first, again):
+        assert likeness.failure is None
+        made = compared(bank, likeness).neighbours
+        assert made is not None and made.is_ready
+        assert np.array_equal(made.nearest(3, 5)[0], reference.nearest(3, 5)[0])
+
+
+def test_a_likeness_that_cannot_be_made_is_told_after_a_few_attempts(
+    published: Published, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    preparation(published).here()
+    helper(monkeypatch, tmp_path, f"echo >> {tmp_path}/started", "kill -9 $$")
+    made = comparing(published)
+    assert made() is None and "ended with -9" in str(made.failure)
+    assert len((tmp_path / "started").read_text()) == 3
+
+
+def test_while_a_bank_cannot_be_compared_the_one_before_answers(published: Published) -> None:
+    store = ArtifactStore.open(str(published.root))
+    ready: list[str] = []
+
+    def load(version: str) -> Bank:
+        bank = load_snapshot(store, version).bank
+        likeness = fit_likeness(bank)
+        return compared(bank, lambda: likeness if version in ready else None)
+
+    watcher = SnapshotWatcher(store, load, WatchConfig())
+    watcher.poll()
+    cache, me = AuthorCache(watcher), int(AUTHOR_IDS[3])
+    with pytest.raises(NotReadyError, match="authors of bank a are being compared"):
+        cache.similar(me)
+    ready.append("a")
+    assert cache.similar(me).bank_version == "a"
+    published.publish("b", seed=1)
+    watcher.poll()
+    assert cache.author(me).bank_version == "b" and cache.similar(me).bank_version == "a"
+    ready.append("b")
+    assert cache.similar(me).bank_version == "b"
 
 
 def helper(monkeypatch: pytest.MonkeyPatch, folder: Path, *lines: str) -> None:

@@ -145,6 +145,17 @@ def test_the_bank_and_its_deltas_are_what_training_holds_in_the_end(served: Sett
     assert not np.array_equal(vectors, before)
 
 
+def test_deltas_of_a_bank_of_float16_are_float16(served: Settings, tmp_path: Path) -> None:
+    settings = by_windows(served, delta_s=8 * HOUR_S)
+    run_job(publish, replace(settings, publish=replace(settings.publish, dtype="float16", until=DAYS[1])))
+    progress = follow_here(settings, [DAYS[2]], tmp_path / "follow")
+    held = MemoryBank.load(tmp_path / "follow" / folder_after(progress) / bank_file("sarm")).vectors.numpy()
+    ids, vectors, _ = served_now(settings)
+    rows = load(Artifacts(settings.open().storage), "sarm").catalog.author_rows(ids)
+    assert progress.deltas and vectors.dtype == np.float16
+    assert np.array_equal(vectors[1:], held[rows].astype(np.float16))
+
+
 def test_authors_of_the_newest_day_wait_for_the_next_full_bank(told: Settings, tmp_path: Path) -> None:
     by_days = replace(told, train=replace(told.train, follow=FollowConfig()))
     follow_here(by_days, DAYS[:2], tmp_path / "days")

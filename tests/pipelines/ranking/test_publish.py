@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models.artifacts import bank as bank_files
+from models.artifacts import probe
 from models.artifacts.bank import StoredBank
 from models.artifacts.manifest import ArtifactError
 from models.history import HistoryRule, known_at
@@ -58,6 +59,25 @@ def test_the_bank_of_the_day_before_gives_the_scores_of_evaluation(trained: Sett
     scores = published.score(sarm.model, sarm.catalog, columns, {"sarm": bank})
     with np.load(Path(trained.run_dir) / "scores-sarm.npz") as file:
         assert np.array_equal(file["scores"], scores)
+
+
+def test_a_bank_of_float16_is_the_other_one_rounded_and_moves_no_score_far(trained: Settings) -> None:
+    scores, states = {}, {}
+    for dtype in ("float32", "float16"):
+        run_job(publish, replace(trained, publish=replace(trained.publish, dtype=dtype)))
+        folder = _artifacts(trained).fetch("bank")
+        scores[dtype], states[dtype] = probe.read(folder).probabilities, bank_files.read(folder).states["sarm"]
+    assert np.array_equal(states["float32"].astype(np.float16), states["float16"])
+    assert 0 < np.abs(scores["float32"] - scores["float16"]).max() < 1e-3
+
+
+def test_numbers_that_float16_does_not_hold_are_refused(trained: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.sarm.model import SARM
+
+    table = SARM.table
+    monkeypatch.setattr(SARM, "table", lambda self, inputs, ids: 1e5 * table(self, inputs, ids))
+    with pytest.raises(ArtifactError, match="holds NaN or infinity"):
+        run_job(publish, replace(trained, publish=replace(trained.publish, dtype="float16")))
 
 
 def test_newer_anchors_make_another_bank(trained: Settings) -> None:
