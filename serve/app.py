@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
+import ray
 import torch
 from fastapi import FastAPI
 from ray.exceptions import RayError, RayTaskError
@@ -27,7 +28,9 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Gauge
 
 from models.artifacts.store import ArtifactStore
+from models.online.config import StoreConfig
 from models.online.opening import open_store
+from models.online.store import OnlineStore
 from serve.api import create_api
 from serve.args import ServeArgs, fusion_weights
 from serve.auth import token_from
@@ -74,7 +77,7 @@ class UserSequenceReplica:
         self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch)
         self._watcher.start()
         lookup = None if args.lookup == "local" else partial(remote_lookup, authors, args.lookup_timeout_s)
-        self._store = open_store(args.store)
+        self._store = opened_store(args.store, sum(node["Alive"] for node in ray.nodes()))
         online = Online(self._store, round(args.store.max_live_s * 1000))
         self._ranking = UserSequence(self._watcher, RankConfig(weights=args.weights), lookup, online)
         self._health = Health(self._watcher, lambda snapshot: snapshot.bank)
@@ -98,6 +101,17 @@ def load_snapshot(store: ArtifactStore, args: ServeArgs, version: str) -> Snapsh
     snapshot = Snapshot.load(store, version, with_states=args.lookup == "local")
     fusion_weights(args.weights, snapshot.tasks)
     return snapshot
+
+
+def opened_store(config: StoreConfig, num_nodes: int) -> OnlineStore | None:
+    """As `open_store`; says so where an embedded store, which is of one node, stands in a cluster of several."""
+    if config.backend == "embedded" and num_nodes > 1:
+        log.warning(
+            "store.backend embedded is of this node alone, and the cluster has %d: replicas on others know other "
+            "events, and one that moves forgets them; keep the ranker on one node, or take redis",
+            num_nodes,
+        )
+    return open_store(config)
 
 
 class Health(Generic[LoadedT]):
