@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
+import ray
 import torch
 from fastapi import FastAPI
 from ray.exceptions import RayError, RayTaskError
@@ -26,8 +27,13 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Gauge
 
 from models.artifacts.store import ArtifactStore
+from models.online.config import StoreConfig
 from models.online.opening import open_store
+<<<<<<< HEAD
 from serve.admission import Line, Shed
+=======
+from models.online.store import OnlineStore
+>>>>>>> store
 from serve.api import create_api
 from serve.args import ServeArgs, fusion_weights
 from serve.arms import ArmRankings
@@ -88,8 +94,14 @@ class UserSequenceReplica:
         self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch, keep=1)
         self._watcher.start()
         lookup = None if args.lookup == "local" else partial(remote_lookup, authors, args.lookup_timeout_s)
+<<<<<<< HEAD
         self._arms = self._rankings(lookup)
         self._arms.start()
+=======
+        self._store = opened_store(args.store, sum(node["Alive"] for node in ray.nodes()))
+        online = Online(self._store, round(args.store.max_live_s * 1000))
+        self._ranking = UserSequence(self._watcher, RankConfig(weights=args.weights), lookup, online)
+>>>>>>> store
         self._health = Health(self._watcher, lambda snapshot: snapshot.bank)
         # Where vectors or views come from elsewhere, threads wait for them.
         waits = lookup is not None or args.store.backend == "redis"
@@ -152,6 +164,17 @@ def load_snapshot(args: ServeArgs, version: str) -> Snapshot:
     snapshot = Preparation(root=args.root, version=version, cache_dir=args.cache_dir, with_states=with_states).load()
     fusion_weights(args.weights, snapshot.tasks)
     return snapshot
+
+
+def opened_store(config: StoreConfig, num_nodes: int) -> OnlineStore | None:
+    """As `open_store`; says so where an embedded store, which is of one node, stands in a cluster of several."""
+    if config.backend == "embedded" and num_nodes > 1:
+        log.warning(
+            "store.backend embedded is of this node alone, and the cluster has %d: replicas on others know other "
+            "events, and one that moves forgets them; keep the ranker on one node, or take redis",
+            num_nodes,
+        )
+    return open_store(config)
 
 
 class Health(Generic[LoadedT]):

@@ -15,10 +15,15 @@ import pytest
 import yaml
 
 from models import TASKS
+<<<<<<< HEAD
+=======
+from models.artifacts.store import ArtifactStore
+from models.online.config import StoreConfig
+>>>>>>> store
 from pipelines.serving.serve import ServeConfig, sample_curl, serving
 from pipelines.settings import Settings
 from pipelines.tables.storage import StorageConfig
-from serve.app import load_snapshot
+from serve.app import load_snapshot, opened_store
 from serve.args import ServeArgs
 from tests.serve.conftest import AUTHOR_IDS, NOW_MS, USER_IDS, Published, fill_with_nan, watcher_of
 from tests.serve.test_user_sequence import offline, rows_of
@@ -38,6 +43,19 @@ def test_weights_of_tasks_that_the_ranker_lacks_refuse_its_bank(shared: Publishe
     assert load_snapshot(ServeArgs(**given, weights={"gift": 2.0}), "a").version == "a"
     with pytest.raises(ValueError, match="weights: stay is no task of the ranker"):
         load_snapshot(ServeArgs(**given, weights={"stay": 2.0}), "a")
+
+
+def test_an_embedded_store_in_a_cluster_of_several_nodes_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = StoreConfig(backend="embedded", path=str(tmp_path), map_gib=0.25)
+    for num_nodes, told in ((1, 0), (3, 1)):
+        store = opened_store(config, num_nodes)
+        assert store is not None
+        store.close()
+        assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+            "store.backend embedded is of this node alone, and the cluster has 3"
+        ] * told
 
 
 def settings_for(root: Path, **app: Any) -> Settings:
