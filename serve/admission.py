@@ -50,7 +50,8 @@ class Line:
     def __init__(self, config: AdmissionConfig, executor: Executor | None = None, at_once: int = 1) -> None:
         self._config, self._executor, self._at_once = config, executor, at_once if executor else 1
         self._waiting: deque[_Turn[Any]] = deque()
-        self._workers: set[asyncio.Task[None]] = set()
+        self._workers = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._size = 0
         """Of all that wait and of those that have their turn."""
         self._s_by_size = 0.0
@@ -77,27 +78,31 @@ class Line:
         turn = _Turn(work, size, loop.create_future(), time.perf_counter())
         self._waiting.append(turn)
         self._size += size
-        if len(self._workers) < self._at_once:
+        if self._workers < self._at_once:
+            self._workers += 1
             worker = loop.create_task(self._take_turns())
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            self._tasks.add(worker)  # a loop keeps no task alive
+            worker.add_done_callback(self._tasks.discard)
         answer: AnswerT = await turn.answer
         return answer
 
     async def _take_turns(self) -> None:
         """Until nobody waits."""
         ended_s = time.perf_counter()
-        while self._waiting:
-            turn = self._waiting.popleft()
-            try:
-                await self._take(turn)
-            finally:
-                self._size -= turn.size
-            now_s = time.perf_counter()
-            took_s = (now_s - ended_s) / turn.size / self._at_once
-            self._s_by_size += _NEWEST * (took_s - self._s_by_size)
-            ended_s = now_s
-            await asyncio.sleep(0)
+        try:
+            while self._waiting:
+                turn = self._waiting.popleft()
+                try:
+                    await self._take(turn)
+                finally:
+                    self._size -= turn.size
+                now_s = time.perf_counter()
+                took_s = (now_s - ended_s) / turn.size / self._at_once
+                self._s_by_size += _NEWEST * (took_s - self._s_by_size)
+                ended_s = now_s
+                await asyncio.sleep(0)
+        finally:
+            self._workers -= 1  # at once, and not when the task's end is told: one may come in between
 
     async def _take(self, turn: _Turn[Any]) -> None:
         if turn.answer.done():  # its client has gone

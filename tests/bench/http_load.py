@@ -126,7 +126,10 @@ class _Connection:
         self._read += piece
         if not self._wanted and (end := self._read.find(b"\r\n\r\n")) >= 0:
             head = bytes(self._read[:end]).lower()
-            self._wanted = end + 4 + int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
+            length = head.partition(b"content-length:")[2].partition(b"\r\n")[0]
+            if not length:  # chunked: of Serve's own errors alone, which are short
+                return int(self._read[9:12]) if self._read.endswith(b"0\r\n\r\n") else None
+            self._wanted = end + 4 + int(length)
         if not self._wanted or len(self._read) < self._wanted:
             return None
         return int(self._read[9:12])

@@ -104,6 +104,20 @@ def test_turns_are_taken_one_after_another_in_order_of_arrival() -> None:
     assert line.expected_wait_s == 0.0
 
 
+@pytest.mark.parametrize("pauses", range(8))
+def test_who_comes_while_the_last_one_ends_has_a_turn(pauses: int) -> None:
+    line = Line(AdmissionConfig())
+
+    async def one_after_another() -> int:
+        first = asyncio.create_task(line.turn(lambda: 1, 1))
+        for _ in range(pauses):
+            await asyncio.sleep(0)
+        second = await asyncio.wait_for(line.turn(lambda: 2, 1), timeout=10)
+        return second - await first
+
+    assert in_line(line, one_after_another) == 1
+
+
 def test_with_an_executor_so_many_have_their_turn_at_once() -> None:
     here, barrier = threading.get_ident(), threading.Barrier(3, timeout=10)
 
