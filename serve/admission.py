@@ -23,6 +23,7 @@ AnswerT = TypeVar("AnswerT")
 
 RANKED = ("/rank", "/rank/batch")
 """Paths whose requests take turns."""
+_HAPROXY_ASKS = "/-/healthz"
 _RETRY_AFTER = {b"retry-after": b"1"}
 _NEWEST = 0.1
 """Weight of the newest turn in the mean of what one takes."""
@@ -187,27 +188,34 @@ class ReadBody:
         await refuse(send, 413, detail, {})
 
 
-class Shed:
-    """Turns away what the replica of this process would not take, before Ray Serve has done anything for the request.
+class ReplicaFront:
+    """Stands before all that Ray Serve does in a replica for a request to its own port.
 
-    Serve puts it in front of a replica's own port where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `in_front`.
+    Turns away what the replica would not take, and tells HAProxy whether it can answer: one without a bank is asked
+    nothing while others have one. Serve puts it there where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `in_front`.
     """
 
     line: ClassVar[Line | None] = None
     """The replica's; None in other processes, where all pass."""
+    is_ready: ClassVar[Callable[[], bool]]
+    """Whether it has a bank."""
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        if self.line is None or scope["type"] != "http" or not await _is_turned_away(self.line, scope, send):
+        if self.line is None or scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif scope["path"] == _HAPROXY_ASKS and not type(self).is_ready():
+            await refuse(send, 503, "no bank is loaded yet", {})
+        elif not await _is_turned_away(self.line, scope, send):
             await self._app(scope, receive, send)
 
 
 def in_front() -> list[Middleware]:
     """What Serve calls."""
-    return [Middleware(Shed)]
+    return [Middleware(ReplicaFront)]
 
 
 async def _is_turned_away(line: Line, scope: Scope, send: Send) -> bool:

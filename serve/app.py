@@ -25,7 +25,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Gauge
 
 from models.artifacts.store import ArtifactStore
-from serve.admission import Line, Shed
+from serve.admission import Line, ReplicaFront
 from serve.api import create_api
 from serve.args import ServeArgs, fusion_weights
 from serve.auth import token_from
@@ -73,10 +73,13 @@ class UserSequenceReplica:
         self._watcher.start()
         lookup = None if args.lookup == "local" else partial(remote_lookup, authors, args.lookup_timeout_s)
         self._ranking = UserSequence(self._watcher, RankConfig(weights=args.weights), lookup)
+        if lookup is None:
+            self._ranking.warm_up()
         self._health = Health(self._watcher, lambda snapshot: snapshot.bank)
         # Where vectors come from elsewhere, threads wait for them.
         executor = None if lookup is None else ThreadPoolExecutor(args.threads, thread_name_prefix="rank")
-        self._line = Shed.line = Line(args.admission, executor, args.threads)
+        self._line = ReplicaFront.line = Line(args.admission, executor, args.threads)
+        ReplicaFront.is_ready = lambda: bool(self._watcher.loaded)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve in the replica, after the constructor."""

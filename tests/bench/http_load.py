@@ -37,7 +37,7 @@ class Load:
     rate: float | None = None
     """Requests a second of an open loop."""
     retry_after_s: float | None = None
-    """A request whose connection broke is sent once more after this; None = it has failed."""
+    """A request whose connection broke, or that was answered 503, is sent once more after this; None = it is not."""
     timeout_s: float = 30.0
 
 
@@ -214,14 +214,17 @@ class _Sender:
         if status is not None and was_busy:
             self.busy.discard(connection)
             self.free.append(connection)
-            self.done(connection.meant_s, status)
+            if status == 503:
+                self.broke(connection.meant_s, connection.body, connection.is_second, status)
+            else:
+                self.done(connection.meant_s, status)
 
-    def broke(self, meant: float, body: bytes, is_second: bool) -> None:
+    def broke(self, meant: float, body: bytes, is_second: bool, status: int = FAILED) -> None:
         if self.load.retry_after_s is not None and not is_second:
             self.retried += 1
             self.add(time.perf_counter() + self.load.retry_after_s, meant, body)
         else:
-            self.done(meant, FAILED)
+            self.done(meant, status)
 
     def done(self, meant: float, status: int) -> None:
         now = time.perf_counter()

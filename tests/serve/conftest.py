@@ -82,7 +82,7 @@ class Published:
         folder = self.folder("sarm", run_id)
         catalog = self.catalog(seed)
         torch.manual_seed(seed)
-        ranker = composed(self.config, catalog, self.ranker)
+        ranker = self.composed(catalog)
         with torch.no_grad():
             for parameter in ranker.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
@@ -116,7 +116,7 @@ class Published:
         rng = np.random.default_rng(seed + 1)
         bank.write(
             folder,
-            states={"sarm": self._vectors(model, rng)},
+            states=self.states(model, rng),
             anchor_day=self._anchor_day(),
             histories=self._histories(rng) if histories else Histories.none(self.rule),
         )
@@ -164,6 +164,12 @@ class Published:
         Manifest.create(folder, kind="bank", run_id=into, made_from=made_from)
         if point:
             self.point(into)
+
+    def composed(self, catalog: Catalog) -> ComposedRanker:
+        return composed(self.config, catalog, self.ranker)
+
+    def states(self, model: str, rng: np.random.Generator) -> dict[str, npt.NDArray[np.float32]]:
+        return {"sarm": self._vectors(model, rng)}
 
     def _vectors(self, model: str, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         base = rng.integers(2, TOKEN_ROWS.num_base_rows, (len(self.author_ids) + 1, 6)).astype(np.int32)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from serve.admission import Line, OverloadedError, ReadBody, Shed
+from serve.admission import Line, OverloadedError, ReadBody, ReplicaFront
 from serve.args import AdmissionConfig
 from tests.serve.test_auth import Echo, status_of
 
@@ -208,8 +208,8 @@ def test_where_the_line_is_full_requests_for_turns_are_503_unread_and_others_pas
 ) -> None:
     admission, app = AdmissionConfig(max_waiting=1), Echo()
     line = Line(admission)
-    guarded = Shed(app) if in_front_of_serve else ReadBody(app, admission, line)
-    monkeypatch.setattr(Shed, "line", line)
+    guarded = ReplicaFront(app) if in_front_of_serve else ReadBody(app, admission, line)
+    monkeypatch.setattr(ReplicaFront, "line", line)
 
     async def many() -> tuple[int | None, list[str]]:
         waits = asyncio.create_task(line.turn(lambda: 1, 1))
@@ -231,8 +231,18 @@ def test_where_the_line_is_full_requests_for_turns_are_503_unread_and_others_pas
     assert in_line(line, many) == (503, [200])
 
 
+@pytest.mark.parametrize("ready", [True, False])
+def test_haproxy_is_told_whether_there_is_a_bank_and_questions_of_others_pass(
+    monkeypatch: pytest.MonkeyPatch, ready: bool
+) -> None:
+    monkeypatch.setattr(ReplicaFront, "line", Line(AdmissionConfig()))
+    monkeypatch.setattr(ReplicaFront, "is_ready", lambda: ready, raising=False)
+    assert status_of(ReplicaFront(Echo()), path="/-/healthz") == (200 if ready else 503)
+    assert status_of(ReplicaFront(Echo()), path="/healthz") == 200
+
+
 def test_processes_without_a_replica_let_all_pass() -> None:
-    assert Shed.line is None and status_of(Shed(Echo())) == 200
+    assert ReplicaFront.line is None and status_of(ReplicaFront(Echo()), path="/-/healthz") == 200
 
 
 @pytest.mark.parametrize(
