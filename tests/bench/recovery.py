@@ -58,6 +58,7 @@ def seen(found: Answers) -> dict[str, Any]:
         "first_bad_s": round(float(bad.min()) - KILL_S, 1) if len(bad) else None,
         "last_bad_s": round(float(bad.max()) - KILL_S, 1) if len(bad) else None,
         "retried": found.retried,
+        "said": found.said,
         "slowest_s": round(float(found.took_s.max()), 1),
     }
 
