@@ -23,6 +23,7 @@ AnswerT = TypeVar("AnswerT")
 
 RANKED = ("/rank", "/rank/batch")
 """Paths whose requests take turns."""
+_HAPROXY_ASKS = "/-/healthz"
 _RETRY_AFTER = {b"retry-after": b"1"}
 _NEWEST = 0.1
 """Weight of the newest turn in the mean of what one takes."""
@@ -50,7 +51,8 @@ class Line:
     def __init__(self, config: AdmissionConfig, executor: Executor | None = None, at_once: int = 1) -> None:
         self._config, self._executor, self._at_once = config, executor, at_once if executor else 1
         self._waiting: deque[_Turn[Any]] = deque()
-        self._workers: set[asyncio.Task[None]] = set()
+        self._workers = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._size = 0
         """Of all that wait and of those that have their turn."""
         self._s_by_size = 0.0
@@ -77,27 +79,31 @@ class Line:
         turn = _Turn(work, size, loop.create_future(), time.perf_counter())
         self._waiting.append(turn)
         self._size += size
-        if len(self._workers) < self._at_once:
+        if self._workers < self._at_once:
+            self._workers += 1
             worker = loop.create_task(self._take_turns())
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            self._tasks.add(worker)  # a loop keeps no task alive
+            worker.add_done_callback(self._tasks.discard)
         answer: AnswerT = await turn.answer
         return answer
 
     async def _take_turns(self) -> None:
         """Until nobody waits."""
         ended_s = time.perf_counter()
-        while self._waiting:
-            turn = self._waiting.popleft()
-            try:
-                await self._take(turn)
-            finally:
-                self._size -= turn.size
-            now_s = time.perf_counter()
-            took_s = (now_s - ended_s) / turn.size / self._at_once
-            self._s_by_size += _NEWEST * (took_s - self._s_by_size)
-            ended_s = now_s
-            await asyncio.sleep(0)
+        try:
+            while self._waiting:
+                turn = self._waiting.popleft()
+                try:
+                    await self._take(turn)
+                finally:
+                    self._size -= turn.size
+                now_s = time.perf_counter()
+                took_s = (now_s - ended_s) / turn.size / self._at_once
+                self._s_by_size += _NEWEST * (took_s - self._s_by_size)
+                ended_s = now_s
+                await asyncio.sleep(0)
+        finally:
+            self._workers -= 1  # at once, and not when the task's end is told: one may come in between
 
     async def _take(self, turn: _Turn[Any]) -> None:
         if turn.answer.done():  # its client has gone
@@ -182,27 +188,34 @@ class ReadBody:
         await refuse(send, 413, detail, {})
 
 
-class Shed:
-    """Turns away what the replica of this process would not take, before Ray Serve has done anything for the request.
+class ReplicaFront:
+    """Stands before all that Ray Serve does in a replica for a request to its own port.
 
-    Serve puts it in front of a replica's own port where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `in_front`.
+    Turns away what the replica would not take, and tells HAProxy whether it can answer: one without a bank is asked
+    nothing while others have one. Serve puts it there where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `in_front`.
     """
 
     line: ClassVar[Line | None] = None
     """The replica's; None in other processes, where all pass."""
+    is_ready: ClassVar[Callable[[], bool]]
+    """Whether it has a bank."""
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        if self.line is None or scope["type"] != "http" or not await _is_turned_away(self.line, scope, send):
+        if self.line is None or scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif scope["path"] == _HAPROXY_ASKS and not type(self).is_ready():
+            await refuse(send, 503, "no bank is loaded yet", {})
+        elif not await _is_turned_away(self.line, scope, send):
             await self._app(scope, receive, send)
 
 
 def in_front() -> list[Middleware]:
     """What Serve calls."""
-    return [Middleware(Shed)]
+    return [Middleware(ReplicaFront)]
 
 
 async def _is_turned_away(line: Line, scope: Scope, send: Send) -> bool:

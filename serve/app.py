@@ -29,11 +29,8 @@ from ray.serve.metrics import Gauge
 from models.artifacts.store import ArtifactStore
 from models.online.config import StoreConfig
 from models.online.opening import open_store
-<<<<<<< HEAD
-from serve.admission import Line, Shed
-=======
 from models.online.store import OnlineStore
->>>>>>> store
+from serve.admission import Line, ReplicaFront
 from serve.api import create_api
 from serve.args import ServeArgs, fusion_weights
 from serve.arms import ArmRankings
@@ -50,7 +47,7 @@ from serve.online import Online
 from serve.prepare import Preparation
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Bank, Gathered, Snapshot
-from serve.user_sequence import Lookup, RankConfig, UserSequence
+from serve.user_sequence import RankConfig, UserSequence
 from serve.watcher import LoadedT, NotReadyError, SnapshotWatcher
 
 log = logging.getLogger(__name__)
@@ -88,36 +85,35 @@ class UserSequenceReplica:
         self._args, self._authors = args, authors
         self._tokens = Tokens.read(args.token_env, args.admin_token_env, args.tokens_file)
         self._artifacts = store = ArtifactStore.open(args.root, args.cache_dir)
-        self._online, self._meter = open_store(args.store), RayMeter()
+        self._online = opened_store(args.store, sum(node["Alive"] for node in ray.nodes()))
+        self._views = Online(self._online, round(args.store.max_live_s * 1000))
+        self._config, self._meter = RankConfig(weights=args.weights), RayMeter()
         self._sink = None if self._online is None else EventSink(self._online)
         load = partial(load_snapshot, args)
         self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch, keep=1)
         self._watcher.start()
         lookup = None if args.lookup == "local" else partial(remote_lookup, authors, args.lookup_timeout_s)
-<<<<<<< HEAD
-        self._arms = self._rankings(lookup)
+        main = UserSequence(self._watcher, self._config, lookup, self._views)
+        if lookup is None:
+            main.warm_up()
+        self._arms = self._rankings(main)
         self._arms.start()
-=======
-        self._store = opened_store(args.store, sum(node["Alive"] for node in ray.nodes()))
-        online = Online(self._store, round(args.store.max_live_s * 1000))
-        self._ranking = UserSequence(self._watcher, RankConfig(weights=args.weights), lookup, online)
->>>>>>> store
         self._health = Health(self._watcher, lambda snapshot: snapshot.bank)
         # Where vectors or views come from elsewhere, threads wait for them.
         waits = lookup is not None or args.store.backend == "redis"
         executor = ThreadPoolExecutor(args.threads, thread_name_prefix="rank") if waits else None
-        self._line = Shed.line = Line(args.admission, executor, args.threads)
+        self._line = ReplicaFront.line = Line(args.admission, executor, args.threads)
+        ReplicaFront.is_ready = lambda: bool(self._watcher.loaded)
 
-    def _rankings(self, lookup: Lookup | None) -> ArmRankings:
-        args, store, config = self._args, self._artifacts, RankConfig(weights=self._args.weights)
-        online = Online(self._online, round(args.store.max_live_s * 1000))
-        held = args.model_copy(update={"lookup": "local"})  # the author cache has the bank of CURRENT alone
+    def _rankings(self, main: UserSequence) -> ArmRankings:
+        # The author cache has the bank of CURRENT alone.
+        store, watch, held = self._artifacts, self._args.watch, self._args.model_copy(update={"lookup": "local"})
         return ArmRankings(
             store,
-            UserSequence(self._watcher, config, lookup, online),
-            watcher=lambda which: SnapshotWatcher(store, partial(load_snapshot, held), args.watch, keep=1, which=which),
-            ranking=lambda watcher: UserSequence(watcher, config, online=online),
-            config=args.watch,
+            main,
+            watcher=lambda which: SnapshotWatcher(store, partial(load_snapshot, held), watch, keep=1, which=which),
+            ranking=lambda watcher: UserSequence(watcher, self._config, online=self._views),
+            config=watch,
             meter=self._meter,
         )
 

@@ -33,6 +33,8 @@ Lookup = Callable[[str, int, npt.NDArray[np.int64]], Gathered | None]
 delta's of that version; None where they cannot be had in time."""
 
 _OF_HISTORY = ("history_mask", "history_age_s", "history_watch_s")
+_WARM_CANDIDATES, _WARM_TIMES = 100, 20
+_NOBODY = int(np.iinfo(np.int64).min)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +106,13 @@ class UserSequence:
         read = batch.history[0] if reads_history(snapshot) else batch.history[0, :0]
         states, moment, degraded = self._gather(snapshot.bank, np.concatenate([batch.author.numpy(), read.numpy()]))
         return Asked(filled, request_rows(snapshot, batch, states), which, moment, degraded or filled.degraded)
+
+    def warm_up(self) -> None:
+        """Ranks a few times for nobody, where a version is loaded: the first requests of a process take longest."""
+        for loaded in self._watcher.loaded[:1]:
+            candidates = loaded.bank.catalog.author_ids[:_WARM_CANDIDATES].tolist()
+            for _ in range(_WARM_TIMES if candidates else 0):
+                self.rank(RankRequest(user_id=_NOBODY, candidates=candidates))
 
     def health(self) -> HealthResponse:
         """Whether requests can be ranked, and from which versions."""

@@ -48,7 +48,7 @@ BY_NAME = {
     ("pipelines.serving.serve", "serve.args"),
     ("pipelines.serving.fast_path", "serve.admission"),
 }
-"""Who reaches over by name: the job that hands Ray Serve its import paths, and has its arguments checked first."""
+"""Who reaches over by name: the job that hands Ray Serve its import paths, and has its arguments checked."""
 MAX_FILES_OF_ITS_OWN = 6
 
 MAX_FILE_LINES = 400

@@ -28,6 +28,13 @@ def on_loopback(config: str, ports: list[int]) -> str:
     return re.sub(rf"^(\s*bind )\*?:({bound})\b", rf"\g<1>{LOOPBACK}:\g<2>", config, flags=re.MULTILINE)
 
 
+def unavailable(config: str) -> str:
+    """HAProxy's configuration, in which requests that no application takes are answered as those no replica does."""
+    body = _BODY.replace('"', r"\"")
+    answer = f'return status 503 content-type application/json hdr retry-after 1 string "{body}"'
+    return re.sub(r"return status 404 content-type text/plain .*", lambda _: answer, config)
+
+
 def running(path: str) -> list[int]:
     """Process ids of those that were started with this path among their arguments, this one left out."""
     found = []
@@ -45,7 +52,7 @@ def main(argv: list[str]) -> None:
     """Becomes HAProxy; returns only by an error."""
     binary, ports, *arguments = argv
     config = Path(arguments[arguments.index("-f") + 1])
-    config.write_text(on_loopback(config.read_text(), [int(port) for port in ports.split(",")]))
+    config.write_text(unavailable(on_loopback(config.read_text(), [int(port) for port in ports.split(",")])))
     (config.parent / "500.http").write_text(UNAVAILABLE)  # the name of what Serve has it answer
     if "-sf" not in arguments and (left := running(str(config))):
         arguments += ["-sf", *map(str, left)]

@@ -3,6 +3,7 @@
 Reads artifacts below `storage.root`, writes nothing. On a cluster that lasts, `serve deploy serve/config.yaml` does it.
 """
 
+import http.client
 import importlib
 import json
 import logging
@@ -33,6 +34,7 @@ ARGUMENTS = "serve.args"
 """Import path of the application's arguments, which are light to import."""
 _APPLICATION = "ranking"
 _ROUTES_TIMEOUT_S = 60
+_LOOK_S = 1.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -49,6 +51,9 @@ class ServeConfig:
     high_throughput: bool = True
     """HAProxy in front, several times more requests per second. For a Ray that this command starts: one that runs
     already has what its nodes were started with, see cluster.yaml."""
+    lost_after_s: float = 60.0
+    """Without an answer of its own endpoint for this long the command ends with an error: what starts it again is to
+    see that. Proxies and replicas that die are replaced within seconds."""
     app: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of serve.app:build but for root, for example {replicas: 2, token_env: SERVE_TOKEN}: see ServeArgs in
     serve/args.py, which checks them and adds those that are missing."""
@@ -56,8 +61,8 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if not 0 < self.port < 65_536:
             raise ValueError(f"port must be within 1..65535, got {self.port}")
-        if self.request_timeout_s <= 0:
-            raise ValueError(f"request_timeout_s must be > 0, got {self.request_timeout_s}")
+        if min(self.request_timeout_s, self.lost_after_s) <= 0:
+            raise ValueError(f"request_timeout_s and lost_after_s must be > 0, got {self}")
         if "root" in self.app:
             raise ValueError("app.root is storage.root; set that one, so that all jobs share it")
         try:
@@ -68,8 +73,12 @@ class ServeConfig:
         object.__setattr__(self, "app", app)
 
 
+class EndpointLostError(RuntimeError):
+    """Nothing answers at the endpoint any more."""
+
+
 def run(config: ServeConfig, run: Run) -> dict[str, Any]:
-    """Serves until Ctrl-C or SIGTERM, then stops the application."""
+    """Serves until Ctrl-C or SIGTERM, then stops the application. Raises EndpointLostError, see `lost_after_s`."""
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -82,8 +91,7 @@ def run(config: ServeConfig, run: Run) -> dict[str, Any]:
         log.info("serving at %s (page /, API /docs, health /healthz); stop with Ctrl-C", url)
         log.info("try: %s", sample_curl(url, config))
         try:
-            while not stop.wait(1.0):
-                pass
+            _watch(url, config.lost_after_s, stop)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -111,15 +119,20 @@ def serving(config: ServeConfig, run: Run) -> Iterator[str]:
             # Of the proxy: a line for each request costs more than passing it on.
             logging_config={"enable_access_log": False},
         )
+        is_lost = False
         try:
             ray_serve.run(application, name=_APPLICATION, route_prefix="/")
             url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
             _wait_for_routes(url)
             yield url
+        except EndpointLostError:
+            is_lost = True
+            raise
         finally:
-            ray_serve.delete(_APPLICATION)
-            if not ray_serve.status().applications:
-                ray_serve.shutdown()
+            if not is_lost:  # else nothing is asked of what may be dead, too: Ray's processes end with this one
+                ray_serve.delete(_APPLICATION)
+                if not ray_serve.status().applications:
+                    ray_serve.shutdown()
 
 
 @contextmanager
@@ -136,22 +149,45 @@ def _environment(config: ServeConfig, run: Run) -> Iterator[None]:
 def _wait_for_routes(url: str) -> None:
     """Serve calls an application ready a moment before its proxy knows the way to it. Raises TimeoutError."""
     deadline = time.monotonic() + _ROUTES_TIMEOUT_S
-    while True:
-        try:
-            with urllib.request.urlopen(f"{url}/healthz", timeout=10) as answer:
-                body = answer.read()
-        except urllib.error.HTTPError as error:
-            body = error.read()  # the application's own 503 while nothing is published is an answer, too
-        except OSError as error:
-            body = str(error).encode()
-        if body.startswith(b'{"ready"'):
-            return
+    while not (said := _health(url))[0]:
         if time.monotonic() > deadline:
             raise TimeoutError(
-                f"{url}/healthz: no answer of the application within {_ROUTES_TIMEOUT_S} s, got {body!r}; "
+                f"{url}/healthz: no answer of the application within {_ROUTES_TIMEOUT_S} s, got {said[1]!r}; "
                 "if Serve ran on this cluster already, it kept its own host and port"
             )
         time.sleep(0.1)
+
+
+def _watch(url: str, lost_after_s: float, stop: threading.Event) -> None:
+    """Looks every second until it is to stop. Raises EndpointLostError after so many seconds without an answer."""
+    answered_s, is_told = time.monotonic(), True
+    while not stop.wait(_LOOK_S):
+        answers, said = _health(url)
+        silent_s = time.monotonic() - answered_s
+        if answers:
+            if not is_told:
+                log.info("%s answers again, after %.0f s", url, silent_s)
+            answered_s, is_told = time.monotonic(), True
+        elif silent_s > lost_after_s:
+            raise EndpointLostError(
+                f"{url}/healthz has not answered for {silent_s:.0f} s (serve.lost_after_s: {lost_after_s:g}), got "
+                f"{said!r}; start the command again, and look at the newest logs of Serve below /tmp/ray"
+            )
+        elif is_told:
+            log.warning("%s does not answer: %r", url, said)
+            is_told = False
+
+
+def _health(url: str) -> tuple[bool, bytes]:
+    """Whether the application itself answers, and what was got."""
+    try:
+        with urllib.request.urlopen(f"{url}/healthz", timeout=10) as answer:
+            body = answer.read()
+    except urllib.error.HTTPError as error:
+        body = error.read()  # the application's own 503 while nothing is published is an answer, too
+    except (OSError, http.client.HTTPException) as error:
+        body = str(error).encode()
+    return body.startswith(b'{"ready"'), body
 
 
 def _check_token(config: ServeConfig, run: Run) -> None:

@@ -40,7 +40,8 @@ from serve.loading import load_snapshot
 from serve.schema import RankRequest
 from serve.snapshot import Bank, Snapshot
 from serve.user_sequence import UserSequence
-from tests.bench.serving import HISTORY, USERS, WARM_UP_S, load
+from tests.bench.served import HISTORY, USERS
+from tests.bench.serving import WARM_UP_S, load
 from tests.serve.conftest import NOW_MS, Published
 
 BODIES, CANDIDATES = 64, 100

@@ -37,7 +37,7 @@ class Load:
     rate: float | None = None
     """Requests a second of an open loop."""
     retry_after_s: float | None = None
-    """A request whose connection broke is sent once more after this; None = it has failed."""
+    """A request whose connection broke, or that was answered 503, is sent once more after this; None = it is not."""
     timeout_s: float = 30.0
 
 
@@ -52,6 +52,8 @@ class Answers(NamedTuple):
     """[n], FAILED or LATE where there was none."""
     retried: int
     """Requests that were sent a second time."""
+    said: dict[str, str]
+    """By status that is not 200: the beginning of the first answer with it, head and all."""
 
     def percentile_ms(self, percentile: float, status: int = 200) -> float:
         """Of the latencies of answers with this status."""
@@ -61,7 +63,7 @@ class Answers(NamedTuple):
     def between(self, start_s: float, end_s: float) -> Answers:
         """Those that were meant to leave then."""
         chosen = (self.at_s >= start_s) & (self.at_s < end_s)
-        return Answers(self.at_s[chosen], self.took_s[chosen], self.status[chosen], self.retried)
+        return Answers(self.at_s[chosen], self.took_s[chosen], self.status[chosen], self.retried, self.said)
 
     def goodput(self, start_s: float, end_s: float) -> float:
         """Answers of 200 a second that came then."""
@@ -90,7 +92,7 @@ def answers(process: subprocess.Popen[str]) -> Answers:
     with process:
         said = json.loads(process.stdout.read())
     rows = np.array(said["rows"], float).reshape(-1, 3)
-    return Answers(rows[:, 0], rows[:, 1], rows[:, 2].astype(int), said["retried"])
+    return Answers(rows[:, 0], rows[:, 1], rows[:, 2].astype(int), said["retried"], said["said"])
 
 
 def run(load: Load) -> Answers:
@@ -118,6 +120,11 @@ class _Connection:
         self._wanted = 0
         self.socket.sendall(body)
 
+    @property
+    def answer(self) -> str:
+        """The beginning of what came."""
+        return bytes(self._read[:600]).decode(errors="replace")
+
     def status(self) -> int | None:
         """Of the whole answer; None while some of it is missing. Raises OSError where the connection has ended."""
         piece = self.socket.recv(1 << 18)
@@ -126,7 +133,10 @@ class _Connection:
         self._read += piece
         if not self._wanted and (end := self._read.find(b"\r\n\r\n")) >= 0:
             head = bytes(self._read[:end]).lower()
-            self._wanted = end + 4 + int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
+            length = head.partition(b"content-length:")[2].partition(b"\r\n")[0]
+            if not length:  # chunked: of Serve's own errors alone, which are short
+                return int(self._read[9:12]) if self._read.endswith(b"0\r\n\r\n") else None
+            self._wanted = end + 4 + int(length)
         if not self._wanted or len(self._read) < self._wanted:
             return None
         return int(self._read[9:12])
@@ -142,6 +152,7 @@ class _Sender:
         """Heap of (when, number, when it was meant, body, is it the second time)."""
         self.rows: list[tuple[float, float, int]] = []
         self.retried = self.turn = 0
+        self.said: dict[int, str] = {}
         self.started = self.swept_s = time.perf_counter()
 
     def run(self) -> None:
@@ -211,14 +222,19 @@ class _Sender:
         if status is not None and was_busy:
             self.busy.discard(connection)
             self.free.append(connection)
-            self.done(connection.meant_s, status)
+            if status != 200:
+                self.said.setdefault(status, connection.answer)
+            if status == 503:
+                self.broke(connection.meant_s, connection.body, connection.is_second, status)
+            else:
+                self.done(connection.meant_s, status)
 
-    def broke(self, meant: float, body: bytes, is_second: bool) -> None:
+    def broke(self, meant: float, body: bytes, is_second: bool, status: int = FAILED) -> None:
         if self.load.retry_after_s is not None and not is_second:
             self.retried += 1
             self.add(time.perf_counter() + self.load.retry_after_s, meant, body)
         else:
-            self.done(meant, FAILED)
+            self.done(meant, status)
 
     def done(self, meant: float, status: int) -> None:
         now = time.perf_counter()
@@ -249,7 +265,7 @@ def main() -> None:
     given = json.load(sys.stdin)
     sender = _Sender(Load(**given | {"bodies": tuple(given["bodies"])}))
     sender.run()
-    print(json.dumps({"rows": sender.rows, "retried": sender.retried}))
+    print(json.dumps({"rows": sender.rows, "retried": sender.retried, "said": sender.said}))
 
 
 if __name__ == "__main__":

@@ -1,69 +1,53 @@
-"""How fast ranking is: where the time of one request goes, and what the deployments hold over HTTP on one machine.
+"""How fast ranking is: where the time of one request goes, and what it costs over HTTP.
 
-    python -m tests.bench.serving
+    python -m tests.bench serving
 
-Random weights at the default sizes; the load generator shares the machine with the server. Prints a table; the last
-line is one JSON object.
+Random weights at the default sizes. The start command is measured against the same application on uvicorn alone, and
+SARM against Base by both ways, in turns; the load generator shares the machine. Prints a table; the last line is one
+JSON object.
 """
 
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import platform
 import socket
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
-from models.ranker import RankerConfig
-from models.sarm.model import SARMConfig
-from pipelines.runtime.cluster import ClusterConfig
-from pipelines.serving.serve import ServeConfig, serving
-from pipelines.settings import Settings
-from pipelines.tables.storage import StorageConfig
+from models.catalog import Catalog
+from models.composed import ComposedRanker
 from serve.args import fusion_weights
 from serve.online import Online
 from serve.schema import RankRequest
 from serve.user_sequence import Asked, UserSequence, answered, request_batch, request_columns, request_rows
+from tests.bench import http_load
+from tests.bench.http_load import ROOT, Load
+from tests.bench.served import AUTHORS, HISTORY, bodies_of, cpu_s, free_port, request_of, served, store
 from tests.serve.conftest import NOW_MS, Published, watcher_of
 
-AUTHORS, USERS, HISTORY = 20_000, 2_000, 50
 SIZES = (100, 200)
-CLIENTS = (1, 8)
+CLIENTS = (1, 4)
+ROUNDS = 3
 SECONDS = 4.0
 WARM_UP_S = 1.0
 REPEATS = 100
-
-
-def store(folder: Path) -> Published:
-    """A published bank at the default sizes of the model."""
-    made = Published(
-        folder,
-        config=SARMConfig(),
-        ranker=RankerConfig(),
-        author_ids=np.arange(AUTHORS) * 3 + 1,
-        user_ids=np.arange(USERS),
-        length=HISTORY,
-    )
-    made.publish("bench")
-    return made
-
-
-def request_of(published: Published, candidates: int, seed: int) -> dict[str, Any]:
-    """Candidates at random, for a user whose published history is nearly full."""
-    rng = np.random.default_rng(seed)
-    user = int(rng.integers(0, USERS // (HISTORY + 1))) * (HISTORY + 1)
-    chosen = rng.choice(published.author_ids, candidates, replace=False)
-    return {"user_id": user, "candidates": chosen.tolist(), "context": {"ts_ms": NOW_MS}}
+COMPARED = ("qps", "mean_ms", "cpu_ms")
 
 
 def profile(published: Published, candidates: int) -> dict[str, float]:
@@ -150,22 +134,98 @@ def load(
     }
 
 
-def over_http(published: Published) -> list[dict[str, float]]:
-    """Loads the real deployments on a local Ray."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = Settings(
-        storage=StorageConfig(root=str(published.root)),
-        cluster=ClusterConfig(num_cpus=4, object_store_gb=0.25),
-        serve=ServeConfig(port=port),
-    )
-    rows = []
-    with serving(settings.serve, settings.open()):
-        for candidates in SIZES:
-            bodies = [json.dumps(request_of(published, candidates, seed)).encode() for seed in range(64)]
-            rows += [{"candidates": candidates, **load(port, bodies, clients)} for clients in CLIENTS]
+class Base(Published):
+    """The same store of the ranker without anchors."""
+
+    def composed(self, catalog: Catalog) -> ComposedRanker:
+        return ComposedRanker(self.ranker, catalog.sizes)
+
+    def states(self, model: str, rng: np.random.Generator) -> dict[str, Any]:
+        return {}
+
+
+@contextmanager
+def bare(root: Path) -> Iterator[tuple[int, int]]:
+    """The application on uvicorn alone, as its port and process id."""
+    port = free_port()
+    command = [sys.executable, "-m", "tests.bench.bare_uvicorn", str(root), str(port)]
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        try:
+            wait_for(port)
+            yield port, process.pid
+        finally:
+            process.kill()
+
+
+def wait_for(port: int) -> None:
+    """Until something listens."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def measured(
+    name: str, port: int, bodies: tuple[str, ...], clients: int, cpu: Callable[[int], float]
+) -> dict[str, Any]:
+    """A closed loop against one endpoint; `cpu` tells the CPU seconds that it has taken, without the loop's process."""
+    http_load.run(Load(port=port, bodies=bodies, clients=clients, seconds=WARM_UP_S))
+    process = http_load.start(Load(port=port, bodies=bodies, clients=clients, seconds=SECONDS))
+    before = cpu(process.pid)
+    found = http_load.answers(process)
+    spent, count = cpu(0) - before, int((found.status == 200).sum())
+    return {
+        "what": name,
+        "clients": clients,
+        "errors": len(found.status) - count,
+        "qps": found.goodput(0, SECONDS),
+        "mean_ms": round(1e3 * float(found.took_s.mean()), 2),
+        "p50_ms": found.percentile_ms(50),
+        "p99_ms": found.percentile_ms(99),
+        "cpu_ms": round(1e3 * spent / count, 3),
+    }
+
+
+def of_process(pid: int) -> Callable[[int], float]:
+    """CPU seconds of one process."""
+    times = psutil.Process(pid).cpu_times
+    return lambda _: float(times().user + times().system)
+
+
+def over_http(sarm: Published, base: Published) -> list[dict[str, Any]]:
+    """SARM and Base, on uvicorn and by the start command, in turns."""
+    bodies, rows = bodies_of(sarm), []
+    with bare(sarm.root) as (sarm_port, sarm_pid), bare(base.root) as (base_port, base_pid):
+
+        def of_serving(loop: int) -> float:
+            return cpu_s([sarm_pid, base_pid, loop])
+
+        for name, published in (("sarm", sarm), ("base", base)):
+            with served(published.root) as port:
+                for clients, _ in itertools.product(CLIENTS, range(ROUNDS)):
+                    rows += [
+                        measured("uvicorn sarm", sarm_port, bodies, clients, of_process(sarm_pid)),
+                        measured("uvicorn base", base_port, bodies, clients, of_process(base_pid)),
+                        measured(f"serve {name}", port, bodies, clients, of_serving),
+                    ]
     return rows
+
+
+def medians(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each endpoint and number of clients: medians over the rounds, and the sum of errors."""
+    found = {}
+    for row in rows:
+        found.setdefault((row["clients"], row["what"]), []).append(row)
+    figures = ("qps", "mean_ms", "p50_ms", "p99_ms", "cpu_ms")
+    return [
+        {"what": what, "clients": clients, "errors": sum(row["errors"] for row in group)}
+        | {name: round(statistics.median(row[name] for row in group), 3) for name in figures}
+        for (clients, what), group in sorted(found.items())
+    ]
 
 
 def main(argv: Sequence[str] = ()) -> int:
@@ -174,20 +234,37 @@ def main(argv: Sequence[str] = ()) -> int:
         raise SystemExit(f"tests.bench.serving takes no options, got {' '.join(argv)}")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        published = store(Path(scratch) / "store")
+        published, base = store(Path(scratch) / "sarm"), store(Path(scratch) / "base", Base)
         profiles = {candidates: profile(published, candidates) for candidates in SIZES}
-        http_rows = over_http(published)
+        rows = medians(over_http(published, base))
     print(f"\none request, ms of CPU time on one thread ({AUTHORS} authors, history {HISTORY}, default sizes)")
     print("part            " + "".join(f"{candidates:>6} candidates" for candidates in SIZES))
     for name in profiles[SIZES[0]]:
         print(f"{name:<16}" + "".join(f"{profiles[candidates][name]:>17.3f}" for candidates in SIZES))
-    print(f"\nRay Serve over HTTP, one replica, one thread, closed loop, {SECONDS:.0f} s each, default flags")
-    print("candidates  clients  requests  errors     qps   p50 ms   p99 ms")
-    for row in http_rows:
+    print(f"\nover HTTP, 100 candidates, one replica, closed loop, medians of rounds of {SECONDS:.0f} s in turns")
+    print("what          clients  errors     qps  mean ms   p50 ms   p99 ms  CPU ms a request")
+    for row in rows:
         print(
-            f"{row['candidates']:>10}  {row['clients']:>7}  {row['requests']:>8}  {row['errors']:>6}  {row['qps']:>6}"
-            f"  {row['p50_ms']:>7}  {row['p99_ms']:>7}"
+            f"{row['what']:<12}  {row['clients']:>7}  {row['errors']:>6}  {row['qps']:>6}  {row['mean_ms']:>7}"
+            f"  {row['p50_ms']:>7}  {row['p99_ms']:>7}  {row['cpu_ms']:>16}"
         )
+    by = {(row["clients"], row["what"]): row for row in rows}
+    ratios = [
+        {
+            "clients": clients,
+            "serve_to_uvicorn_cpu": _ratio(by, clients, "serve sarm", "uvicorn sarm", "cpu_ms"),
+            "sarm_to_base": {
+                way: {
+                    name: _ratio(by, clients, f"{way} sarm", f"{way} base", name)
+                    for name in ("qps", "mean_ms", "cpu_ms")
+                }
+                for way in ("uvicorn", "serve")
+            },
+        }
+        for clients in CLIENTS
+    ]
+    for ratio in ratios:
+        print(json.dumps(ratio))
     result = {
         "bench": "serving",
         "machine": {
@@ -196,10 +273,15 @@ def main(argv: Sequence[str] = ()) -> int:
             "python": platform.python_version(),
         },
         "profile_cpu_ms": {str(candidates): parts for candidates, parts in profiles.items()},
-        "http": http_rows,
+        "http": rows,
+        "ratios": ratios,
     }
     print(json.dumps(result))
     return 0
+
+
+def _ratio(by: dict[tuple[int, str], dict[str, Any]], clients: int, one: str, other: str, name: str) -> float:
+    return round(by[clients, one][name] / by[clients, other][name], 3)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class Published:
         folder = self.folder("sarm", run_id)
         catalog = self.catalog(seed)
         torch.manual_seed(seed)
-        ranker = composed(self.config, catalog, self.ranker)
+        ranker = self.composed(catalog)
         with torch.no_grad():
             for parameter in ranker.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
@@ -121,7 +121,7 @@ class Published:
         rng = np.random.default_rng(seed + 1)
         bank.write(
             folder,
-            states={"sarm": self._vectors(model, rng).astype(dtype)},
+            states={name: state.astype(dtype) for name, state in self.states(model, rng).items()},
             anchor_day=self._anchor_day(),
             histories=self._histories(rng) if histories else Histories.none(self.rule),
             newest_ts_ms=NOW_MS,
@@ -194,6 +194,12 @@ class Published:
         self.describe(folder, into, made_from)
         if point:
             self.point(into)
+
+    def composed(self, catalog: Catalog) -> ComposedRanker:
+        return composed(self.config, catalog, self.ranker)
+
+    def states(self, model: str, rng: np.random.Generator) -> dict[str, npt.NDArray[np.float32]]:
+        return {"sarm": self._vectors(model, rng)}
 
     def _vectors(self, model: str, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         base = rng.integers(2, TOKEN_ROWS.num_base_rows, (len(self.author_ids) + 1, 6)).astype(np.int32)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from serve.admission import Line, OverloadedError, ReadBody, Shed
+from serve.admission import Line, OverloadedError, ReadBody, ReplicaFront
 from serve.args import AdmissionConfig
 from tests.serve.test_auth import Echo, status_of
 
@@ -104,6 +104,20 @@ def test_turns_are_taken_one_after_another_in_order_of_arrival() -> None:
     assert line.expected_wait_s == 0.0
 
 
+@pytest.mark.parametrize("pauses", range(8))
+def test_who_comes_while_the_last_one_ends_has_a_turn(pauses: int) -> None:
+    line = Line(AdmissionConfig())
+
+    async def one_after_another() -> int:
+        first = asyncio.create_task(line.turn(lambda: 1, 1))
+        for _ in range(pauses):
+            await asyncio.sleep(0)
+        second = await asyncio.wait_for(line.turn(lambda: 2, 1), timeout=10)
+        return second - await first
+
+    assert in_line(line, one_after_another) == 1
+
+
 def test_with_an_executor_so_many_have_their_turn_at_once() -> None:
     here, barrier = threading.get_ident(), threading.Barrier(3, timeout=10)
 
@@ -194,8 +208,8 @@ def test_where_the_line_is_full_requests_for_turns_are_503_unread_and_others_pas
 ) -> None:
     admission, app = AdmissionConfig(max_waiting=1), Echo()
     line = Line(admission)
-    guarded = Shed(app) if in_front_of_serve else ReadBody(app, admission, line)
-    monkeypatch.setattr(Shed, "line", line)
+    guarded = ReplicaFront(app) if in_front_of_serve else ReadBody(app, admission, line)
+    monkeypatch.setattr(ReplicaFront, "line", line)
 
     async def many() -> tuple[int | None, list[str]]:
         waits = asyncio.create_task(line.turn(lambda: 1, 1))
@@ -217,8 +231,18 @@ def test_where_the_line_is_full_requests_for_turns_are_503_unread_and_others_pas
     assert in_line(line, many) == (503, [200])
 
 
+@pytest.mark.parametrize("ready", [True, False])
+def test_haproxy_is_told_whether_there_is_a_bank_and_questions_of_others_pass(
+    monkeypatch: pytest.MonkeyPatch, ready: bool
+) -> None:
+    monkeypatch.setattr(ReplicaFront, "line", Line(AdmissionConfig()))
+    monkeypatch.setattr(ReplicaFront, "is_ready", lambda: ready, raising=False)
+    assert status_of(ReplicaFront(Echo()), path="/-/healthz") == (200 if ready else 503)
+    assert status_of(ReplicaFront(Echo()), path="/healthz") == 200
+
+
 def test_processes_without_a_replica_let_all_pass() -> None:
-    assert Shed.line is None and status_of(Shed(Echo())) == 200
+    assert ReplicaFront.line is None and status_of(ReplicaFront(Echo()), path="/-/healthz") == 200
 
 
 @pytest.mark.parametrize(

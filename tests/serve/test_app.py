@@ -15,11 +15,7 @@ import pytest
 import yaml
 
 from models import TASKS
-<<<<<<< HEAD
-=======
-from models.artifacts.store import ArtifactStore
 from models.online.config import StoreConfig
->>>>>>> store
 from pipelines.serving.serve import ServeConfig, sample_curl, serving
 from pipelines.settings import Settings
 from pipelines.tables.storage import StorageConfig

@@ -338,3 +338,11 @@ def test_many_requests_are_answered_as_one_by_one(sequence: UserSequence) -> Non
         assert [c.author_id for c in together.candidates] == order
         np.testing.assert_allclose(probabilities(together, order), probabilities(one, order), atol=1e-6)
         assert (together.user_known, together.history_used) == (one.user_known, one.history_used)
+
+
+def test_warming_up_needs_no_bank_and_changes_no_answer(tmp_path: Path, sequence: UserSequence) -> None:
+    UserSequence(watcher_of(tmp_path / "nothing")).warm_up()
+    before = sequence.rank(request())
+    sequence.warm_up()
+    after = sequence.rank(request())
+    assert after.model_copy(update={"bank_age_s": 0}) == before.model_copy(update={"bank_age_s": 0})

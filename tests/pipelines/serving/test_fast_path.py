@@ -10,12 +10,14 @@ import pytest
 
 from pipelines.serving import haproxy
 from pipelines.serving.fast_path import environment, fast_path
-from pipelines.serving.haproxy import UNAVAILABLE, on_loopback
+from pipelines.serving.haproxy import UNAVAILABLE, on_loopback, unavailable
 
 CONFIG = """frontend prometheus
     bind :9101
 frontend http_frontend
     bind *:8000
+backend default_backend
+    http-request return status 404 content-type text/plain lf-string "Path \\'%[path]\\' not found. Ping /-/routes."
 listen stats
   bind *:8404
   server one 10.0.0.7:9101 check
@@ -51,6 +53,9 @@ def test_it_becomes_haproxy_with_the_arguments_and_hands_over_from_one_that_is_l
 
 
 def test_where_no_replica_answers_it_says_so_as_the_application_would() -> None:
+    assert r'return status 503 content-type application/json hdr retry-after 1 string "{\"detail\"' in unavailable(
+        CONFIG
+    )
     head, _, body = UNAVAILABLE.partition("\r\n\r\n")
     assert head.startswith("HTTP/1.1 503 ") and f"Content-Length: {len(body)}" in head and "Retry-After: 1" in head
     assert list(json.loads(body)) == ["detail"]

@@ -5,8 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -15,7 +18,7 @@ from pipelines.runtime import config
 from pipelines.runtime.cluster import ROOT
 from pipelines.runtime.config import ConfigError, build, to_dict
 from pipelines.serving import serve
-from pipelines.serving.serve import ServeConfig, sample_curl, serving
+from pipelines.serving.serve import EndpointLostError, ServeConfig, sample_curl, serving
 from pipelines.settings import Settings
 from tests.pipelines.jobs import run_job
 
@@ -83,6 +86,56 @@ def test_the_sample_names_the_variable_and_not_the_token(monkeypatch: pytest.Mon
     monkeypatch.setenv("SOME_TOKEN", "a-secret-of-some-length")
     curl = sample_curl("http://127.0.0.1:1", ServeConfig(app={"token_env": "SOME_TOKEN"}))
     assert 'Authorization: Bearer $SOME_TOKEN"' in curl and "a-secret" not in curl
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """Says the next of `says`, the last one again and again; None closes the connection."""
+
+    says: ClassVar[list[tuple[int, bytes] | None]]
+
+    def do_GET(self) -> None:
+        said = self.says.pop(0) if len(self.says) > 1 else self.says[0]
+        if said is not None:
+            self.send_response(said[0])
+            self.end_headers()
+            self.wfile.write(said[1])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def watched(says: list[tuple[int, bytes] | None], monkeypatch: pytest.MonkeyPatch, lost_after_s: float) -> int:
+    """Looks of the watch until it stops or raises: it stops when the last of `says` is reached."""
+    monkeypatch.setattr(serve, "_LOOK_S", 0.01)
+    endpoint = type("Given", (Endpoint,), {"says": says})
+    stop = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), endpoint) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=lambda: (stop.wait(0.5), stop.set()), daemon=True).start()
+        try:
+            serve._watch(f"http://127.0.0.1:{server.server_port}", lost_after_s, stop)
+        finally:
+            stop.set()
+            server.shutdown()
+    return len(says)
+
+
+READY, NOT_READY = (200, b'{"ready":true}'), (503, b'{"ready":false}')
+
+
+def test_an_endpoint_that_comes_back_in_time_or_has_no_bank_is_watched_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert watched([READY, None, (404, b"no such path"), NOT_READY, READY], monkeypatch, lost_after_s=30) == 1
+
+
+@pytest.mark.parametrize("says", [None, (404, b"Path not found"), (500, b"Internal Server Error")])
+def test_an_endpoint_that_is_lost_ends_the_command_with_what_it_said(
+    monkeypatch: pytest.MonkeyPatch, says: tuple[int, bytes] | None
+) -> None:
+    said = "closed" if says is None else says[1].decode()
+    with pytest.raises(
+        EndpointLostError, match=rf"has not answered for .*lost_after_s: 0.1.*{said}.*start the command"
+    ):
+        watched([READY, says], monkeypatch, lost_after_s=0.1)
 
 
 @pytest.mark.ray
