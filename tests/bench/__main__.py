@@ -31,6 +31,7 @@ BENCHES = {
     "freshness": "what fresh vectors and fresh weights are worth: GAUC of the next 30 seconds",
     "stream": "how soon an author's new vector is served while a ranker follows a day by windows, under load",
     "store": "the online store: loading, reading, writing, and what a SIGKILL takes",
+    "events": "how soon an event counts in the next answer, and whether it is scored as offline",
     "deltas": "how soon a delta of the bank is served, and what deltas cost those who ask meanwhile",
 }
 """Module of this package -> what it measures. A module has `main(argv) -> int`."""
