@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import redis
 
 from models.online.config import StoreConfig
 from models.online.lives import LiveUpdate
@@ -190,11 +191,25 @@ def place_of(backend: str, folder: str) -> Iterator[tuple[str, RedisServer | Non
         yield server.url, server
 
 
+@contextmanager
+def synced(place: str, server: RedisServer | None, how: str) -> Iterator[None]:
+    """Another `appendfsync` of a server for a while."""
+    if server is None:
+        yield
+        return
+    with redis.Redis.from_url(place) as client:
+        client.config_set("appendfsync", how)
+        yield
+        client.config_set("appendfsync", "always")
+
+
 def measured(backend: str, args: argparse.Namespace) -> Mapping[str, Any]:
     """All figures of one backend."""
     with tempfile.TemporaryDirectory(dir=args.folder) as folder, place_of(backend, folder) as (place, server):
         store = opened(backend, place)
-        found: dict[str, Any] = load(store, args.users, args.views)
+        # A load of millions is no place for a sync at each command; what follows it is.
+        with synced(place, server, "no"):
+            found: dict[str, Any] = load(store, args.users, args.views)
         found |= memory(place, server)
         found |= read(store, args.users, args.views, args.reads)
         for threads, at_once in ((1, 1), (1, 100), (8, 100)):
