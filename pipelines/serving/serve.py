@@ -192,13 +192,15 @@ def _health(url: str) -> tuple[bool, bytes]:
 
 def _check_token(config: ServeConfig, run: Run) -> None:
     """Replicas of a local cluster inherit this environment: say at once what they would fail on."""
-    variable = config.app["token_env"]
-    remote = run.cluster.address or os.environ.get("RAY_ADDRESS")
-    if variable and not remote and not os.environ.get(variable):
-        raise ConfigError(
-            f"config.serve.app.token_env: the environment variable {variable} is not set; "
-            f'export {variable}="$(openssl rand -hex 32)", or take token_env out to serve without a token'
-        )
+    if run.cluster.address or os.environ.get("RAY_ADDRESS"):
+        return
+    for key in ("token_env", "admin_token_env"):
+        variable = config.app[key]
+        if variable and not os.environ.get(variable):
+            raise ConfigError(
+                f"config.serve.app.{key}: the environment variable {variable} is not set; "
+                f'export {variable}="$(openssl rand -hex 32)", or take {key} out to serve without one'
+            )
 
 
 def _check_port(config: ServeConfig, run: Run) -> None:
