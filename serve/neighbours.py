@@ -101,7 +101,8 @@ class Neighbours:
 
     def _of(self, rows: Rows) -> Floats:
         """Vectors [n, D] of rows [n], those of deltas where there are any."""
-        vectors: Floats = as_read(self._vectors.take(rows, axis=0, mode="clip"))
+        # Indexed, because `take` would copy all of a view like this one first.
+        vectors: Floats = as_read(self._vectors[rows])
         if self._slot is not None:
             over = np.flatnonzero(self._slot[rows] >= 0)
             vectors[over] = as_read(self._over[self._slot[rows[over]]])
