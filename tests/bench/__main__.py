@@ -27,6 +27,7 @@ BENCHES = {
     "kills": "what a SIGKILL at a random step of training costs, and whether the same ranker comes out",
     "faults": "random SIGKILLs of drivers, engines, workers and nodes: what is lost, done twice or left running",
     "disks": "full and read-only disks under train and follow: what is said, what stays, what is gone on from",
+    "swaps": "what a new model and bank every few seconds cost those who ask",
     "soak": "whether the endpoint stays as it is for half an hour: memory, descriptors, answers",
     "serving": "where the time of a request goes; CPU of the start command against uvicorn, and of SARM against Base",
     "overload": "1 to 128 clients, twice the capacity, and bodies that never come: what is still answered, and when",

@@ -29,7 +29,7 @@ import numpy as np
 import psutil
 
 from pipelines.serving.offered import Endpoint, Recorded, Step, offer
-from tests.bench.serving import request_of, store
+from tests.bench.served import request_of, store
 
 BODIES = 512
 SAMPLE_S = 10.0
