@@ -27,7 +27,9 @@ class RedisServer:
 
     def start(self) -> Self:
         """Returns once it answers."""
-        command = ["redis-server", "--port", "0", "--unixsocket", str(self.folder / "socket"), "--save", ""]
+        # Where it is there, the kernel ends the server with the tests, whatever these die of.
+        command = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+        command += ["redis-server", "--port", "0", "--unixsocket", str(self.folder / "socket"), "--save", ""]
         command += ["--dir", str(self.folder), *self._options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         client = redis.Redis.from_url(self.url)

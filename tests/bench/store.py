@@ -147,7 +147,8 @@ def killed(backend: str, place: str, kills: int, server: RedisServer | None) -> 
     """Writers (of redis: the server) are killed at random moments; acknowledged events that are not there after it."""
     rng, acknowledged = random.Random(2), []
     for _ in range(kills):
-        writer = subprocess.Popen([sys.executable, "-c", ENDLESS, backend, place], stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-c", ENDLESS, backend, place]
+        writer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert writer.stdout is not None
         acknowledged.append(int(writer.stdout.readline()))
         time.sleep(rng.uniform(0.1, 0.6))
