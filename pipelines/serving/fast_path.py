@@ -109,7 +109,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _end(folder: Path) -> None:
-    """Ends the processes that run by a configuration of this folder: a manager that was killed leaves its own."""
-    for config in folder.glob("*/haproxy.cfg"):
+    """Ends the processes that run by a configuration of this folder: twins, and what a manager that was killed left."""
+    for config in folder.glob("*/*.cfg"):
         for process in haproxy.running(str(config)):
             os.kill(process, signal.SIGTERM)

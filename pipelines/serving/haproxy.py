@@ -1,9 +1,13 @@
 """Starts HAProxy for Ray Serve: `haproxy.py BINARY PORTS -db -f CONFIG ...`, what Serve calls in the place of HAProxy.
 
-Serve has no setting for three things that are mended here, before this process becomes HAProxy. Its statistics and
-metrics would be bound to all interfaces: the ports named are bound to this machine alone. What it answers itself would
-be a 500 in plain text: it is a 503 of the application's kind. And the proxy of a manager that was killed would go on
-beside the new manager's on the same port, with replicas of the past: it hands over.
+Serve has no setting for some things that are mended here, before this process becomes HAProxy:
+
+- Its statistics and metrics would be bound to all interfaces: the ports named are bound to this machine alone.
+- What it answers itself would be a 500 or a 404 in plain text: it is a 503 of the application's kind.
+- Serve needs seconds to replace one that was killed. A second HAProxy, the twin, listens on the same port with the same
+  replicas: the kernel spreads connections over both, and where one is gone the other takes all. A new one listens when
+  it knows a replica, and not before.
+
 Of the standard library alone, and by file, so that it starts in a few milliseconds.
 """
 
@@ -14,6 +18,8 @@ import sys
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+TWIN = "twin.cfg"
+_NO_SHARING = "-dR"  # of the port: with the twin it is meant
 _BODY = json.dumps({"detail": "no replica answers now; ask again in a second"})
 UNAVAILABLE = (
     "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
@@ -35,6 +41,12 @@ def unavailable(config: str) -> str:
     return re.sub(r"return status 404 content-type text/plain .*", lambda _: answer, config)
 
 
+def of_twin(config: str) -> str:
+    """The configuration without what there can be once: the socket for Serve's commands, statistics and metrics."""
+    once = r"^frontend prometheus\n(?:[ \t].*\n)*|^listen stats\n(?:[ \t].*\n?)*|^[ \t]*stats socket .*\n"
+    return re.sub(once, "", config, flags=re.MULTILINE)
+
+
 def running(path: str) -> list[int]:
     """Process ids of those that were started with this path among their arguments, this one left out."""
     found = []
@@ -48,15 +60,30 @@ def running(path: str) -> list[int]:
     return found
 
 
+def without_door(config: str) -> str:
+    """The configuration that listens for no requests."""
+    return re.sub(r"^(frontend http_frontend\n)[ \t]*bind .*\n", r"\1", config, flags=re.MULTILINE)
+
+
 def main(argv: list[str]) -> None:
-    """Becomes HAProxy; returns only by an error."""
-    binary, ports, *arguments = argv
+    """Becomes HAProxy, and starts its twin; returns only by an error."""
+    binary, ports, *arguments = (each for each in argv if each != _NO_SHARING)
     config = Path(arguments[arguments.index("-f") + 1])
-    config.write_text(unavailable(on_loopback(config.read_text(), [int(port) for port in ports.split(",")])))
+    text = unavailable(on_loopback(config.read_text(), [int(port) for port in ports.split(",")]))
+    knows_replicas = re.search(r"^[ \t]+server ", text, flags=re.MULTILINE) is not None
+    config.write_text(text if knows_replicas else without_door(text))
     (config.parent / "500.http").write_text(UNAVAILABLE)  # the name of what Serve has it answer
-    if "-sf" not in arguments and (left := running(str(config))):
-        arguments += ["-sf", *map(str, left)]
+    if knows_replicas and os.fork() == 0:
+        _become_twin(binary, config.with_name(TWIN), of_twin(text))
     os.execv(binary, [binary, *arguments])
+
+
+def _become_twin(binary: str, path: Path, config: str) -> None:
+    """In the place of the twin before, which finishes what it has."""
+    os.setsid()  # Ray ends the process group of a manager that was killed
+    path.write_text(config)
+    left = running(str(path))
+    os.execv(binary, [binary, "-db", "-f", str(path), *(["-sf", *map(str, left)] if left else [])])
 
 
 if __name__ == "__main__":

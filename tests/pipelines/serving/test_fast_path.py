@@ -10,17 +10,21 @@ import pytest
 
 from pipelines.serving import haproxy
 from pipelines.serving.fast_path import environment, fast_path
-from pipelines.serving.haproxy import UNAVAILABLE, on_loopback, unavailable
+from pipelines.serving.haproxy import UNAVAILABLE, of_twin, on_loopback, unavailable
 
-CONFIG = """frontend prometheus
+CONFIG = """global
+    stats socket /tmp/admin.sock mode 666 level admin
+    stats timeout 30s
+frontend prometheus
     bind :9101
 frontend http_frontend
     bind *:8000
 backend default_backend
     http-request return status 404 content-type text/plain lf-string "Path \\'%[path]\\' not found. Ping /-/routes."
+backend ranking
+    server one 10.0.0.7:9101 check
 listen stats
   bind *:8404
-  server one 10.0.0.7:9101 check
 """
 
 
@@ -34,22 +38,57 @@ def test_the_ports_named_are_bound_to_this_machine_and_no_others() -> None:
     assert "server one 10.0.0.7:9101 check" in changed and on_loopback(changed, [8404, 9101]) == changed
 
 
-def test_it_becomes_haproxy_with_the_arguments_and_hands_over_from_one_that_is_left(tmp_path: Path) -> None:
-    config = tmp_path / "haproxy.cfg"
+def started(config: Path) -> list[str]:
+    """What is started in HAProxy's place, by its arguments."""
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        haproxy.__file__,
+        "/bin/echo",
+        "8404,9101",
+        "-db",
+        "-dR",
+        "-f",
+        str(config),
+        "-sf",
+        "7",
+    ]
+    return sorted(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines())
+
+
+def test_it_becomes_haproxy_with_a_twin_that_takes_over_from_the_twin_before(tmp_path: Path) -> None:
+    config, twin = tmp_path / "haproxy.cfg", tmp_path / "twin.cfg"
     config.write_text(CONFIG)
-    left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", str(config)])
+    left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", str(twin)])
     try:
-        command = [sys.executable, "-I", "-S", haproxy.__file__, "/bin/echo", "8404,9101", "-db", "-f", str(config)]
-        said = [
-            subprocess.run(command + more, check=True, capture_output=True, text=True).stdout
-            for more in ([], ["-sf", "7"])
-        ]
+        assert started(config) == sorted([f"-db -f {config} -sf 7", f"-db -f {twin} -sf {left.pid}"])
     finally:
         left.kill()
         left.wait()
-    assert said == [f"-db -f {config} -sf {left.pid}\n", f"-db -f {config} -sf 7\n"]
-    assert "bind 127.0.0.1:8404" in config.read_text()
+    assert started(config) == sorted([f"-db -f {config} -sf 7", f"-db -f {twin}"])
+    assert "bind 127.0.0.1:8404" in config.read_text() and "bind *:8000" in config.read_text()
+    assert "bind *:8000" in twin.read_text() and "8404" not in twin.read_text()
     assert (tmp_path / "500.http").read_bytes() == UNAVAILABLE.encode()
+
+
+def test_one_that_knows_no_replica_does_not_listen_and_leaves_the_twin_before(tmp_path: Path) -> None:
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(CONFIG.replace("server one", "# server one"))
+    assert started(config) == [f"-db -f {config} -sf 7"]
+    assert "bind *:8000" not in config.read_text() and "bind 127.0.0.1:8404" in config.read_text()
+
+
+def test_the_twin_has_the_same_door_and_replicas_and_nothing_that_there_can_be_once() -> None:
+    twin = of_twin(CONFIG)
+    assert "stats" not in twin.replace("stats timeout", "") and "bind :9101" not in twin
+    assert [line for line in CONFIG.splitlines() if line not in twin] == [
+        "    stats socket /tmp/admin.sock mode 666 level admin",
+        "frontend prometheus",
+        "    bind :9101",
+        "listen stats",
+        "  bind *:8404",
+    ]
 
 
 def test_where_no_replica_answers_it_says_so_as_the_application_would() -> None:

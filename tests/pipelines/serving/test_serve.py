@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import psutil
 import pytest
 
 from pipelines.ranking import publish
@@ -138,6 +139,13 @@ def test_an_endpoint_that_is_lost_ends_the_command_with_what_it_said(
         watched([READY, says], monkeypatch, lost_after_s=0.1)
 
 
+def haproxy_below(pid: int) -> set[tuple[str, int]]:
+    """Where HAProxy listens."""
+    found = [each for each in psutil.Process(pid).children(recursive=True) if each.name() == "haproxy"]
+    connections = [each for process in found for each in process.net_connections("tcp")]
+    return {tuple(each.laddr) for each in connections if each.status == psutil.CONN_LISTEN}
+
+
 @pytest.mark.ray
 def test_the_command_serves_until_it_is_stopped(trained: Settings) -> None:
     """In an environment that says nothing of Ray, as a user's is."""
@@ -149,11 +157,17 @@ def test_the_command_serves_until_it_is_stopped(trained: Settings) -> None:
     config.dump(replace(trained, serve=replace(trained.serve, port=port)), file)
     command = [sys.executable, "-m", "pipelines", "serve", "--config", str(file)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    lines = []
+    lines, listening = [], set()
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as job:
         for line in job.stderr or ():
             lines.append(line)
             if f"serving at http://127.0.0.1:{port}" in line:
+                listening = haproxy_below(job.pid)
                 job.send_signal(signal.SIGTERM)
     assert job.returncode == 0, "".join(lines)
+    # Requests, statistics and metrics; the twin listens for requests as well; nothing is left of either.
+    assert len(listening) == 3 and ("127.0.0.1", port) in listening
+    assert {host for host, _ in listening} == {"127.0.0.1"}
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
     assert any("serving at" in line for line in lines)
