@@ -67,8 +67,18 @@ class Neighbours:
                 return _best(rows, self._cosines(likeness, query, rows), k)
         rows = np.flatnonzero(self._anchored)
         rows = rows[rows != row]
-        parts = [self._cosines(likeness, query, rows[at : at + _ROWS]) for at in range(0, len(rows), _ROWS)]
-        return _best(rows, np.concatenate(parts) if parts else np.empty(0, np.float32), k)
+        return _best(rows, self._with_all(likeness, query)[rows], k)
+
+    def _with_all(self, likeness: Likeness, query: Floats) -> Floats:
+        """Cosines of a whitened vector [D] with every row, [N+1], block after block as they lie on disk."""
+        direction, mean = likeness.whitening.axes @ query, likeness.whitening.mean
+        blocks = (as_read(self._vectors[at : at + _ROWS]) for at in range(0, len(self._vectors), _ROWS))
+        dots = np.concatenate([(block - mean) @ direction for block in blocks])
+        lengths = likeness.lengths * np.linalg.norm(query)
+        cosines: Floats = np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0)
+        if len(self._over_rows):
+            cosines[self._over_rows] = self._cosines(likeness, query, self._over_rows)
+        return cosines
 
     def between(self, rows: Rows, others: Rows) -> Floats:
         """Cosines of rows [n] with other rows [m], [n, m]; 0 where a vector has no length.

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _NICE = 10
 _KEPT = 3
 """Likenesses that stay on a node, those made last."""
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Of numpy, torch and faiss: the other cores are for who answers."""
 _ROOT = Path(__file__).resolve().parents[1]
 _TRANSIENT = (OSError, MemoryError)
 
@@ -131,7 +133,7 @@ class Preparation:
         ended = subprocess.run(
             command,
             cwd=_ROOT,
-            env=os.environ | {"PYTHONPATH": str(_ROOT)},
+            env=os.environ | _ONE_THREAD | {"PYTHONPATH": str(_ROOT)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             close_fds=True,

@@ -184,7 +184,8 @@ def swapped(folder: Path) -> dict[str, Any]:
     )
     watcher.start()
     ranking, ids = UserSequence(watcher), watcher.current.bank.catalog.author_ids
-    requests, took, done = [asked(ids, seed) for seed in range(64)], [], threading.Event()
+    requests, done = [asked(ids, seed) for seed in range(64)], threading.Event()
+    took: list[tuple[float, float]] = []
 
     def ask() -> None:
         while not done.is_set():
