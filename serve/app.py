@@ -58,6 +58,8 @@ _WRITERS = 8
 _NEVER_REACHED = 100_000
 """Requests in one replica at which Serve would keep others waiting, in slots that a slow body holds: serve/admission.py
 turns away long before."""
+_QUESTIONS_AT_ONCE, _QUESTIONS_QUEUED = 16, 64
+"""Of each replica of the author cache; those beyond are answered 503."""
 
 
 class AuthorCacheReplica(AuthorCache):
@@ -261,18 +263,16 @@ def build(args: ServeArgs) -> Application:
     if args.store.path is not None:
         store = replace(args.store, path=os.path.abspath(args.store.path))
         args = args.model_copy(update={"store": store})
-    limits: dict[str, Any] = {
-        "max_ongoing_requests": _NEVER_REACHED,
-        "max_queued_requests": -1,
-        # A line for each request costs more than the request's way through the router.
-        "logging_config": {"enable_access_log": False},
-    }
+    # A line for each request costs more than the request's way through the router.
+    quiet: dict[str, Any] = {"logging_config": {"enable_access_log": False}}
     cache = deployment(
         AuthorCacheReplica,
         name="AuthorCache",
         num_replicas=args.author_replicas,
         ray_actor_options={"num_cpus": args.author_num_cpus},
-        **limits,
+        max_ongoing_requests=_QUESTIONS_AT_ONCE,
+        max_queued_requests=_QUESTIONS_QUEUED,
+        **quiet,
     )
     in_front: Callable[[type[Any]], type[Any]] = ingress()
     ranker = deployment(
@@ -280,6 +280,8 @@ def build(args: ServeArgs) -> Application:
         name="UserSequence",
         num_replicas=args.replicas,
         ray_actor_options={"num_cpus": args.num_cpus},
-        **limits,
+        max_ongoing_requests=_NEVER_REACHED,
+        max_queued_requests=-1,
+        **quiet,
     )
     return ranker.bind(args, cache.bind(args))
