@@ -55,10 +55,10 @@ class Answers(NamedTuple):
     said: dict[str, str]
     """By status that is not 200: the beginning of the first answer with it, head and all."""
 
-    def percentile_ms(self, percentile: float, status: int = 200) -> float:
-        """Of the latencies of answers with this status."""
+    def percentile_ms(self, percentile: float, status: int = 200) -> float | None:
+        """Of the latencies of answers with this status; None where there are none."""
         chosen = self.took_s[self.status == status]
-        return round(1e3 * float(np.percentile(chosen, percentile)), 2) if len(chosen) else float("nan")
+        return round(1e3 * float(np.percentile(chosen, percentile)), 2) if len(chosen) else None
 
     def between(self, start_s: float, end_s: float) -> Answers:
         """Those that were meant to leave then."""
