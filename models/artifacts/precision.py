@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 
 def as_read(state: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """A state as models read it: float16 becomes float32, everything else stays as it is."""
     if state.dtype != np.float16:
         return state
+    import torch  # here, because jobs that read no bank import this module, too
+
     # By torch, which does 30 numbers in the time of one of numpy. It refuses to share what cannot be written to.
     read: npt.NDArray[Any] = torch.from_numpy(state if state.flags.writeable else np.array(state)).float().numpy()
     return read
