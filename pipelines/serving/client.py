@@ -1,7 +1,7 @@
 """A typed client of the running endpoint, for programs in Python.
 
 with Client("http://127.0.0.1:8000", os.environ.get("SERVE_TOKEN")) as client:
-    best = client.rank(17, [101, 102, 103]).candidates[0]
+    best = client.rank(Question(user_id=17, candidates=[101, 102, 103])).candidates[0]
     print(best.author_id, best.score, best.probabilities["click"])
 """
 
@@ -11,7 +11,7 @@ import http.client
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -39,6 +39,59 @@ class Click:
     ts_ms: int
     """Milliseconds since 1970."""
     watch_time_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """Whom to rank for a user."""
+
+    user_id: int
+    candidates: Sequence[int] | None = None
+    """Authors; None = those of `lives`, or without these all who are on air."""
+    lives: Sequence[int] | None = None
+    history: Sequence[Click] | None = None
+    """None = what the endpoint knows."""
+    ts_ms: int | None = None
+    """The moment, None = now."""
+    model: str | None = None
+    """Who answers, None = as users are split."""
+
+    def body(self) -> dict[str, Any]:
+        """The request as JSON."""
+        history = None if self.history is None else [asdict(click) for click in self.history]
+        lists = {"candidates": self.candidates, "lives": self.lives}
+        body: dict[str, Any] = {name: None if ids is None else list(ids) for name, ids in lists.items()}
+        body |= {"user_id": self.user_id, "history": history, "model": self.model}
+        if self.ts_ms is not None:
+            body["context"] = {"ts_ms": self.ts_ms}
+        return {name: value for name, value in body.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """What a user did, for the online store."""
+
+    event_id: str
+    """The same id again changes nothing."""
+    kind: str
+    """exposure, click, exit, follow, like, comment or gift."""
+    user_id: int
+    author_id: int
+    live_id: int
+    ts_ms: int
+    watch_time_s: float | None = None
+    """Of an exit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of events."""
+
+    accepted: int
+    duplicate: int
+    rejected: int
+    rejections: list[Mapping[str, Any]]
+    """Of each that was rejected: its index, the field, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,24 +157,19 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def rank(
-        self,
-        user_id: int,
-        candidates: Sequence[int],
-        *,
-        history: Sequence[Click] | None = None,
-        ts_ms: int | None = None,
-    ) -> Ranking:
-        """Ranks authors for a user; without a history the endpoint takes what it knows, without a time it is now."""
-        request: dict[str, Any] = {"user_id": user_id, "candidates": list(candidates)}
-        if history is not None:
-            request["history"] = [
-                {"author_id": click.author_id, "ts_ms": click.ts_ms, "watch_time_s": click.watch_time_s}
-                for click in history
-            ]
-        if ts_ms is not None:
-            request["context"] = {"ts_ms": ts_ms}
-        return Ranking.of(self.post("/rank", request))
+    def rank(self, question: Question) -> Ranking:
+        """Ranks for a user."""
+        return Ranking.of(self.post("/rank", question.body()))
+
+    def rank_many(self, questions: Sequence[Question]) -> list[Ranking]:
+        """Ranks for several users at once, 64 at most; in the order of the questions."""
+        answer = self.post("/rank/batch", {"requests": [question.body() for question in questions]})
+        return [Ranking.of(each) for each in answer["answers"]]
+
+    def tell(self, events: Sequence[Event]) -> Taken:
+        """Tells the online store what users did, 1,000 events at most. Needs a token of the role admin."""
+        items = [{name: value for name, value in asdict(event).items() if value is not None} for event in events]
+        return Taken(**self.post("/events", {"events": items}))
 
     def similar(self, author_id: int, k: int = 10) -> list[tuple[int, float]]:
         """The nearest authors, and their cosines."""

@@ -2,12 +2,25 @@
 
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines.serving.client import Click, Client, EndpointError, Ranked
+from models.online.config import StoreConfig
+from models.online.embedded import EmbeddedStore
+from pipelines.serving.client import Click, Client, EndpointError, Event, Question, Ranked, Taken
+from serve.admission import Line
+from serve.api import create_api
+from serve.args import AdmissionConfig
+from serve.events import EventSink
+from serve.online import Online
+from serve.user_sequence import UserSequence
 from tests.pipelines.serving.endpoint import Endpoint
+from tests.serve.conftest import AUTHOR_IDS, NOW_MS, USER_IDS, Published, watcher_of
+from tests.serve.test_page import served
 
 ANSWER = {
     "candidates": [
@@ -26,8 +39,11 @@ ANSWER = {
 def test_a_ranking_is_typed_and_keeps_what_it_does_not_name(endpoint: Endpoint):
     endpoint.answer = lambda path, body: (200, ANSWER)
     with Client(endpoint.url, "secret") as client:
-        ranking = client.rank(17, [1, 2], history=[Click(5, 1_000, 2.5)], ts_ms=9_000)
-        client.rank(17, (1, 2))
+        own = [Click(5, 1_000, 2.5)]
+        ranking = client.rank(Question(user_id=17, candidates=[1, 2], history=own, ts_ms=9_000, model="b"))
+        client.rank(Question(user_id=17, candidates=(1, 2), history=[]))
+        client.rank(Question(user_id=17, lives=(7,)))
+        client.rank(Question(user_id=17))
     assert ranking.candidates == [
         Ranked(2, 1.5, {"click": 0.25, "gift": 0.5}, True),
         Ranked(1, 1.25, {"click": 0.125, "gift": 0.0}, False),
@@ -36,11 +52,39 @@ def test_a_ranking_is_typed_and_keeps_what_it_does_not_name(endpoint: Endpoint):
     assert (ranking.user_known, ranking.degraded, ranking.answer["bank_delta"]) == (True, False, 7)
     history = [{"author_id": 5, "ts_ms": 1_000, "watch_time_s": 2.5}]
     assert [body for _, _, body in endpoint.asked] == [
-        {"user_id": 17, "candidates": [1, 2], "history": history, "context": {"ts_ms": 9_000}},
-        {"user_id": 17, "candidates": [1, 2]},
+        {"user_id": 17, "candidates": [1, 2], "history": history, "context": {"ts_ms": 9_000}, "model": "b"},
+        {"user_id": 17, "candidates": [1, 2], "history": []},
+        {"user_id": 17, "lives": [7]},
+        {"user_id": 17},
     ]
     assert {headers["authorization"] for headers in endpoint.headers} == {"Bearer secret"}
     assert endpoint.connections == 1
+
+
+def test_many_are_ranked_at_once_in_their_order(endpoint: Endpoint):
+    endpoint.answer = lambda path, body: (200, {"answers": [ANSWER | {"bank_version": "b2"}, ANSWER]})
+    with Client(endpoint.url) as client:
+        answers = client.rank_many([Question(user_id=1, candidates=[2]), Question(user_id=3)])
+    assert [answer.bank_version for answer in answers] == ["b2", "b1"]
+    assert endpoint.asked == [
+        ("POST", "/rank/batch", {"requests": [{"user_id": 1, "candidates": [2]}, {"user_id": 3}]})
+    ]
+
+
+def test_events_are_told(endpoint: Endpoint):
+    rejections = [{"index": 1, "field": "kind", "message": "wanted a kind"}]
+    answer = {"accepted": 1, "duplicate": 0, "rejected": 1, "rejections": rejections}
+    endpoint.answer = lambda path, body: (200, answer)
+    click = Event(event_id="e1", kind="click", user_id=1, author_id=2, live_id=3, ts_ms=4)
+    exit = Event(event_id="e2", kind="exit", user_id=1, author_id=2, live_id=3, ts_ms=9, watch_time_s=0.0)
+    with Client(endpoint.url) as client:
+        assert client.tell([click, exit]) == Taken(1, 0, 1, rejections)
+    own = {"user_id": 1, "author_id": 2, "live_id": 3}
+    ((_, path, body),) = endpoint.asked
+    assert path == "/events" and body["events"] == [
+        {"event_id": "e1", "kind": "click", "ts_ms": 4, **own},
+        {"event_id": "e2", "kind": "exit", "ts_ms": 9, "watch_time_s": 0.0, **own},
+    ]
 
 
 def test_neighbours_and_health(endpoint: Endpoint):
@@ -65,7 +109,7 @@ def test_any_other_status_is_raised_with_its_text(endpoint: Endpoint, status: in
             client.get("/bank")
         assert (seen.value.status, seen.value.retry_after_s) == (status, None)
         with pytest.raises(EndpointError, match=f"POST /rank: wanted status 200, got {status}"):
-            client.rank(1, [2])
+            client.rank(Question(user_id=1, candidates=[2]))
         endpoint.answer = lambda path, body: (200, {"fine": True})
         assert client.get("/bank") == {"fine": True}, "the connection is still of use"
     assert endpoint.connections == 1
@@ -107,3 +151,28 @@ def test_nobody_there_is_an_error_of_the_system():
     with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(ConnectionRefusedError):
         client.health()
     assert time.monotonic() - started < 10
+
+
+def test_what_is_sent_is_what_the_application_takes(tmp_path: Path):
+    made = Published(tmp_path / "store")
+    made.publish("a")
+    store = EmbeddedStore(StoreConfig(backend="embedded", path=str(tmp_path / "online"), map_gib=0.1))
+    told = EventSink(store, clock_ms=lambda: NOW_MS), ThreadPoolExecutor(1)
+    ranking: Any = UserSequence(watcher_of(made.root), online=Online(store))
+    authors: Any = None
+    config = AdmissionConfig()
+    user, author = int(USER_IDS[0]), int(AUTHOR_IDS[0])
+    exposure = Event(event_id="e", kind="exposure", user_id=user, author_id=author, live_id=1, ts_ms=NOW_MS - 9_000)
+    click = replace(exposure, event_id="c", kind="click", ts_ms=NOW_MS - 8_000)
+    question = Question(user_id=user, candidates=AUTHOR_IDS[:3].tolist(), ts_ms=NOW_MS)
+    with served(create_api(ranking, authors, Line(config), config, told=told)) as url, Client(url) as client:
+        published = client.rank(question).history_used
+        assert client.tell([exposure, click, click]) == Taken(2, 1, 0, [])
+        one, other = client.rank_many([question, replace(question, history=[Click(author, NOW_MS - 1, 0.5)] * 2)])
+        assert (one.history_used, one.answer["history_source"]) == (published + 1, "store")
+        assert (other.history_used, other.answer["history_source"]) == (2, "request")
+        assert {ranked.author_id for ranked in one.candidates} == set(AUTHOR_IDS[:3].tolist())
+        assert client.health()["ready"]
+        with pytest.raises(EndpointError, match="is on air"):
+            client.rank(Question(user_id=user))
+    store.close()
