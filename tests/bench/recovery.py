@@ -1,6 +1,6 @@
 """What a SIGKILL of each part of serving costs those who ask, and how soon it is back.
 
-    python -m tests.bench recovery [--rate 60] [--seconds 25] [--parts ranker,proxy]
+    python -m tests.bench recovery [--rate 60] [--seconds 25] [--parts ranker,proxy] [--replicas 2]
 
 An open loop of requests; the part is killed after 5 s. Once as it is, and once with a client that asks a second time
 `--retry-after-s` later. Prints a table; the last line is one JSON object.
@@ -70,13 +70,14 @@ def main(argv: Sequence[str] = ()) -> int:
     parser.add_argument("--seconds", type=float, default=25.0)
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--retry-after-s", type=float, default=1.0)
+    parser.add_argument("--replicas", type=int, default=1, help="of the ranker")
     parser.add_argument("--plain", action="store_true", help="without HAProxy")
     args = parser.parse_args(argv)
     parts = [part for part in args.parts.split(",") if not (args.plain and part in ("proxy", "haproxy"))]
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         published = store(Path(scratch) / "store")
-        with served(published.root, high_throughput=not args.plain) as port:
+        with served(published.root, high_throughput=not args.plain, app={"replicas": args.replicas}) as port:
             for part in parts:
                 for retry_after_s in (None, args.retry_after_s):
                     load = Load(
