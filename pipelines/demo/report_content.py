@@ -235,6 +235,15 @@ class Published(TypedDict):
     gate: NotRequired[dict[str, Any]]
 
 
+class CardsPublished(TypedDict):
+    """Job cards; only the first two where they were current already."""
+
+    run_id: str
+    how: str
+    authors: NotRequired[int]
+    with_frames: NotRequired[int]
+
+
 class Served(TypedDict):
     """The demo, of the running endpoint."""
 
@@ -308,5 +317,6 @@ class Report(TypedDict, total=False):
     gates: Gates
     analysis: Analysis
     publish: Published
+    cards: NotRequired[CardsPublished]
     serve: Served
     ranked: list[Ranked]
