@@ -29,6 +29,8 @@ from serve.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 _NICE = 10
+_LOWERED = f"import os, runpy; os.nice({_NICE}); runpy.run_module('serve.prepare', run_name='__main__', alter_sys=True)"
+"""What the helper runs: of low priority before it imports anything, which takes it longest."""
 _KEPT = 3
 """Likenesses that stay on a node, those made last."""
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -77,7 +79,9 @@ class Preparation:
         store = ArtifactStore.open(self.root, self.cache_dir)
         seals = _seals(store)
         if not seals.holds(self.seal):
-            self._by_helper()
+            with seals.lock(f"{self.seal}.starting"):  # others wait here, and not in helpers that have imported torch
+                if not seals.holds(self.seal):
+                    self._by_helper()
             if not seals.holds(self.seal):
                 raise ArtifactError(
                     f"bank {self.version}: files changed while they were verified; versions are never written over: "
@@ -129,7 +133,7 @@ class Preparation:
         root = self.root if "://" in self.root else os.path.abspath(self.root)
         cache_dir = self.cache_dir and os.path.abspath(self.cache_dir)
         asked = json.dumps(asdict(self) | {"root": root, "cache_dir": cache_dir})
-        command = [sys.executable, "-m", "serve.prepare", asked]
+        command = [sys.executable, "-c", _LOWERED, asked]
         ended = subprocess.run(
             command,
             cwd=_ROOT,
@@ -154,7 +158,6 @@ class Preparation:
 
 def main(argv: list[str]) -> int:
     """Prepares what the argument names; the last line of stdout says why not, if not."""
-    os.nice(_NICE)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells at length which processors it was not built for
     try:
