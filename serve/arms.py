@@ -53,7 +53,7 @@ class ArmRankings:
         """Args: `main` answers for CURRENT; `watcher` and `ranking` make what an arm beside it needs."""
         self._store, self._main, self._config, self._meter = store, main, config, meter
         self._make_watcher, self._make_ranking = watcher, ranking
-        self._arms, self._running = Arms(), dict[str, _Running]()
+        self._in_use: tuple[Arms, dict[str, _Running]] = Arms(), {}
         self._stopped, self._shadowing = threading.Event(), threading.Lock()
         self._shadows = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._thread: threading.Thread | None = None
@@ -68,7 +68,7 @@ class ArmRankings:
         """Ends the threads. What is loaded stays usable."""
         self._stopped.set()
         self._shadows.shutdown(cancel_futures=True)
-        for running in self._running.values():
+        for running in self._in_use[1].values():
             running.watcher.stop()
 
     def _follow(self) -> None:
@@ -82,13 +82,13 @@ class ArmRankings:
         except (OSError, ValueError) as error:
             log.error("the arms stay as they were: %s", error)
             return
-        if arms == self._arms:
+        if arms == self._in_use[0]:
             return
-        before, running = self._running, dict[str, _Running]()
+        before, running = self._in_use[1], dict[str, _Running]()
         for name, arm in arms.by_name.items():
             same = before.get(name)
             running[name] = self._begun(arm) if same is None or same.arm.bank != arm.bank else _with(same, arm)
-        self._arms, self._running = arms, running
+        self._in_use = arms, running  # in one step: a request reads it once
         for name, old in before.items():
             if name not in running or running[name].watcher is not old.watcher:
                 old.watcher.stop()
@@ -99,18 +99,18 @@ class ArmRankings:
         watcher.start()
         return _Running(arm=arm, watcher=watcher, ranking=self._make_ranking(watcher))
 
-    def arm_of(self, request: RankRequest) -> str:
+    @staticmethod
+    def _arm_of(request: RankRequest, arms: Arms, running: Mapping[str, _Running]) -> str:
         """The arm that answers. Raises UnknownArmError for one that is named and cannot.
 
         An arm of a user whose bank is not loaded leaves its users to CURRENT, and its watcher says why.
         """
-        running = self._running
         if request.model is not None:
             if request.model != MAIN and not (request.model in running and running[request.model].watcher.loaded):
                 known = [MAIN, *(name for name, each in running.items() if each.watcher.loaded)]
                 raise UnknownArmError(f"model: wanted one of {', '.join(known)}, got {request.model}; see GET /models")
             return request.model
-        name = self._arms.of_user(request.user_id) if running else MAIN
+        name = arms.of_user(request.user_id) if running else MAIN
         return name if name in running and running[name].watcher.loaded else MAIN
 
     def rank(self, request: RankRequest) -> RankResponse:
@@ -119,13 +119,14 @@ class ArmRankings:
 
     def rank_many(self, requests: Sequence[RankRequest], mark: Mark = unmarked) -> list[RankResponse]:
         """An answer to each request, those of one arm from one version. Raises as UserSequence.rank does."""
-        if not self._running and all(request.model in (None, MAIN) for request in requests):
+        arms, running = self._in_use
+        if not running and all(request.model in (None, MAIN) for request in requests):
             return [_named(answer, MAIN) for answer in self._main.rank_many(requests, mark)]
-        chosen = [self.arm_of(request) for request in requests]
+        chosen = [self._arm_of(request, arms, running) for request in requests]
         answers: dict[int, RankResponse] = {}
         for name in dict.fromkeys(chosen):
             places = [place for place, arm in enumerate(chosen) if arm == name]
-            ranking = self._main if name == MAIN else self._running[name].ranking
+            ranking = self._main if name == MAIN else running[name].ranking
             answered = ranking.rank_many([requests[place] for place in places], mark)
             answers |= {place: _named(answer, name) for place, answer in zip(places, answered, strict=True)}
         self._shadow(requests[0], answers[0])
@@ -133,7 +134,7 @@ class ArmRankings:
 
     def _shadow(self, request: RankRequest, answer: RankResponse) -> None:
         """Has shadows score a share of what was answered, one request at a time: what comes meanwhile goes without."""
-        for name, running in self._running.items():
+        for name, running in self._in_use[1].items():
             if running.arm.shadow and running.watcher.loaded and random.random() < running.arm.share:
                 if self._shadowing.acquire(blocking=False):
                     self._shadows.submit(self._compare, name, running, request, answer)
@@ -156,9 +157,10 @@ class ArmRankings:
     def models(self) -> list[ArmResponse]:
         """What answers here, CURRENT first."""
         main = self._main.health()
-        share = 1.0 - sum(arm.share for arm in self._arms.by_name.values() if not arm.shadow)
+        arms, every = self._in_use
+        share = 1.0 - sum(arm.share for arm in arms.by_name.values() if not arm.shadow)
         found = [_described(MAIN, main, max(0.0, round(share, 9)), False, main.reason)]
-        for name, running in self._running.items():
+        for name, running in every.items():
             health, arm = running.ranking.health(), running.arm
             found.append(_described(name, health, arm.share, arm.shadow, running.watcher.last_failure))
         return found

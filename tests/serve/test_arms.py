@@ -115,6 +115,20 @@ def test_an_arm_whose_bank_cannot_be_used_leaves_its_users_to_current(endpoint: 
     assert not arm.ready and arm.reason is not None and "NaN" in arm.reason
 
 
+def test_an_arm_that_ends_while_it_is_asked_still_answers(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint.split(b=Arm(bank="b"))
+    main, ranks = endpoint.arms._main, endpoint.arms._main.rank_many
+
+    def ends(*asked: Any) -> Any:
+        endpoint.split()
+        return ranks(*asked)
+
+    monkeypatch.setattr(main, "rank_many", ends)
+    answers = endpoint.arms.rank_many([request(1, "current"), request(1, "b")])
+    assert [answer.bank_version for answer in answers] == ["a", "b"]
+    assert len(endpoint.arms.models()) == 1
+
+
 def test_a_damaged_pointer_leaves_the_arms_as_they_were(endpoint: Endpoint, caplog: pytest.LogCaptureFixture) -> None:
     endpoint.split(b=Arm(bank="b"))
     (endpoint.made.root / "artifacts/bank/ARMS").write_text("{")
@@ -148,7 +162,7 @@ def test_a_shadow_that_fails_disturbs_nobody(endpoint: Endpoint, monkeypatch: py
     def broken(_: Any) -> Any:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(endpoint.arms._running["s"].ranking, "rank", broken)
+    monkeypatch.setattr(endpoint.arms._in_use[1]["s"].ranking, "rank", broken)
     assert endpoint.arms.rank(request(1)).bank_version == "a"
     deadline = time.monotonic() + 20
     while ("shadow_failures", 1.0, {"arm": "s"}) not in endpoint.meter.counted:
