@@ -78,9 +78,8 @@ def progress_lines(log: logging.Logger, watch: Watch = unwatched) -> Iterator[Li
     finally:
         done.set()
         thread.join(timeout=_PATIENCE_S)
-        if thread.is_alive():  # the actor has died, and has not started again
-            log.info("%s", _LOST)
-        ray.kill(mailbox)
+        ray.kill(mailbox)  # one that has died, and has not started again, still holds the thread
+        thread.join(timeout=_PATIENCE_S)
 
 
 def _show(mailbox: Any, log: logging.Logger, watch: Watch, done: threading.Event) -> None:
@@ -93,7 +92,8 @@ def _show(mailbox: Any, log: logging.Logger, watch: Watch, done: threading.Event
         has_ended = done.wait(_EVERY_S)
         try:
             items = ray.get(mailbox.take.remote())
-        except RayActorError:  # the block has ended, and killed it
+        except RayActorError:  # it does not start again: the block waited for it in vain, or Ray cannot
+            log.info("%s", _LOST)
             return
         for item in items:
             if isinstance(item, str):
