@@ -6,6 +6,7 @@ A ranking request makes one hop, from the proxy into a replica that holds the ba
 authors make a second one, to the author cache.
 """
 
+import gc
 import logging
 import os
 import time
@@ -41,7 +42,7 @@ from serve.comparing import Comparing
 from serve.events import EventSink
 from serve.explain import Reason
 from serve.likeness import EXACT_BELOW
-from serve.loading import compared, compared_here, compared_vectors
+from serve.loading import Between, at_once, compared, compared_here, compared_vectors
 from serve.meters import RayMeter
 from serve.online import Online
 from serve.prepare import Preparation
@@ -66,7 +67,7 @@ class AuthorCacheReplica(AuthorCache):
     """The author cache with its own watcher."""
 
     def __init__(self, args: ServeArgs) -> None:
-        _log_with_serve()
+        _set_up_process()
         store = ArtifactStore.open(args.root, args.cache_dir)
         self._watcher_of_bank: SnapshotWatcher[Bank] = SnapshotWatcher(store, partial(load_bank, args), args.watch)
         self._watcher_of_bank.start()
@@ -82,16 +83,19 @@ class UserSequenceReplica:
     """The ingress: HTTP and ranking in one process."""
 
     def __init__(self, args: ServeArgs, authors: DeploymentHandle) -> None:
-        _log_with_serve()
-        torch.set_num_threads(1)
+        _set_up_process()
         self._args, self._authors = args, authors
+        # Where vectors or views come from elsewhere, threads wait for them.
+        waits = args.lookup != "local" or args.store.backend == "redis"
+        executor = ThreadPoolExecutor(args.threads, thread_name_prefix="rank") if waits else None
+        self._line = ReplicaFront.line = Line(args.admission, executor, args.threads)
         self._tokens = Tokens.read(args.token_env, args.admin_token_env, args.tokens_file)
         self._artifacts = store = ArtifactStore.open(args.root, args.cache_dir)
         self._online = opened_store(args.store, sum(node["Alive"] for node in ray.nodes()))
         self._views = Online(self._online, round(args.store.max_live_s * 1000))
         self._config, self._meter = RankConfig(weights=args.weights), RayMeter()
         self._sink = None if self._online is None else EventSink(self._online)
-        load = partial(load_snapshot, args)
+        load = partial(load_snapshot, args, between=self._line.between)
         self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch, keep=1)
         self._watcher.start()
         lookup = None if args.lookup == "local" else partial(remote_lookup, authors, args.lookup_timeout_s)
@@ -101,19 +105,16 @@ class UserSequenceReplica:
         self._arms = self._rankings(main)
         self._arms.start()
         self._health = Health(self._watcher, lambda snapshot: snapshot.bank)
-        # Where vectors or views come from elsewhere, threads wait for them.
-        waits = lookup is not None or args.store.backend == "redis"
-        executor = ThreadPoolExecutor(args.threads, thread_name_prefix="rank") if waits else None
-        self._line = ReplicaFront.line = Line(args.admission, executor, args.threads)
         ReplicaFront.is_ready = lambda: bool(self._watcher.loaded)
 
     def _rankings(self, main: UserSequence) -> ArmRankings:
         # The author cache has the bank of CURRENT alone.
         store, watch, held = self._artifacts, self._args.watch, self._args.model_copy(update={"lookup": "local"})
+        load = partial(load_snapshot, held, between=self._line.between)
         return ArmRankings(
             store,
             main,
-            watcher=lambda which: SnapshotWatcher(store, partial(load_snapshot, held), watch, keep=1, which=which),
+            watcher=lambda which: SnapshotWatcher(store, load, watch, keep=1, which=which),
             ranking=lambda watcher: UserSequence(watcher, self._config, online=self._views),
             config=watch,
             meter=self._meter,
@@ -156,10 +157,11 @@ def load_bank(args: ServeArgs, version: str) -> Bank:
     return compared(bank, Comparing(replace(preparation, likeness=True)))
 
 
-def load_snapshot(args: ServeArgs, version: str) -> Snapshot:
+def load_snapshot(args: ServeArgs, version: str, *, between: Between = at_once) -> Snapshot:
     """A version that can be ranked with these arguments. Raises as `Preparation.load`, and where weights do not fit."""
     with_states = args.lookup == "local"
-    snapshot = Preparation(root=args.root, version=version, cache_dir=args.cache_dir, with_states=with_states).load()
+    preparation = Preparation(root=args.root, version=version, cache_dir=args.cache_dir, with_states=with_states)
+    snapshot = preparation.load(between)
     fusion_weights(args.weights, snapshot.tasks)
     return snapshot
 
@@ -234,6 +236,15 @@ async def _asked(response: Awaitable[AnswerT]) -> AnswerT:
         raise error.cause from error
     except (RayError, RayServeException) as error:
         raise NotReadyError(f"the author cache does not answer now: {type(error).__name__}") from error
+
+
+def _set_up_process() -> None:
+    """One thread a replica, as replicas share cores; and what is imported is left out of garbage collections, as a look
+    through all of it keeps requests waiting for a tenth of a second."""
+    _log_with_serve()
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()
 
 
 def _log_with_serve() -> None:

@@ -27,36 +27,48 @@ from serve import probe
 from serve.likeness import Likeness
 from serve.neighbours import Neighbours
 from serve.snapshot import Bank, Moment, Snapshot, anchored, check_states
+from serve.verify import equal, verify
 
 log = logging.getLogger(__name__)
-_SAME = {"model_weights": "model.safetensors"}
-"""Key of a bank's lineage -> the file of its model of which it is the hash."""
-_PINNED = ("tokenizer",)
-"""Keys of lineage that a bank and its model must agree on, where both have them."""
+Between = Callable[[Callable[[], Any]], Any]
+"""Calls a part of the work and returns its result: at once, or between two answers (serve/admission.py)."""
 
 
-def load_snapshot(store: ArtifactStore, version: str, *, with_states: bool = True, believed: bool = False) -> Snapshot:
-    """The bank `version` and its model, verified. Raises ArtifactError or ValueError on any mismatch.
+def at_once(work: Callable[[], Any]) -> Any:
+    """Calls it: a `Between` for who answers nobody meanwhile."""
+    return work()
+
+
+def load_snapshot(
+    store: ArtifactStore,
+    version: str,
+    *,
+    with_states: bool = True,
+    believed: bool = False,
+    between: Between = at_once,
+) -> Snapshot:
+    """The bank `version` and its model, verified, mapped, and asked its probe.
+
+    Raises ArtifactError or ValueError on any mismatch.
 
     Without states only row 0 is read: the others are then asked of the author cache. `believed` is for files that this
-    node has looked at before (serve/prepare.py): they are mapped, and only the probe is asked.
+    node has verified before (serve/prepare.py). What takes milliseconds is done by `between`, a part at a time.
     """
     started = time.perf_counter()
-    folder, manifest = store.verified("bank", version, None if with_states else bank_files.SOURCE, believed=believed)
+    if not believed:
+        verify(store, version, with_states=with_states)
+    folder, manifest = store.verified("bank", version, None if with_states else bank_files.SOURCE, believed=True)
     elsewhere = None if with_states else partial(store.read_part, "bank", version)
-    stored = bank_files.read(folder, elsewhere, every_row=not believed)
-    asked = probe_files.read(folder)
-    _check_lineage(version, manifest, (*stored.files, *asked.files))
-    model_folder, of_model = store.verified(
-        manifest.made_from["ranker"], manifest.made_from["model"], believed=believed
-    )
-    _check_pair(f"bank {version}", manifest, of_model)
+    stored = bank_files.read(folder, elsewhere, every_row=False)
+    model_folder, _ = store.verified(manifest.made_from["ranker"], manifest.made_from["model"], believed=True)
     bank = _bank(version, manifest, stored, Catalog.load(model_folder / "catalog.safetensors"))
-    model = ComposedRanker.load(model_folder, mapped=believed)
-    _check_model(model, bank, every_row=not believed)
+    model: ComposedRanker = between(lambda: ComposedRanker.load(model_folder, mapped=True))
+    _check_model(model, bank)
     bank = replace(bank, sources=dict(model.items()))
-    snapshot = Snapshot(bank=bank, model=model, scorer=Scorer(model), histories=stored.histories)
-    probe.check(snapshot, asked)
+    scorer = between(lambda: Scorer(model))
+    snapshot = Snapshot(bank=bank, model=model, scorer=scorer, histories=stored.histories)
+    for check in probe.checks(snapshot, probe_files.read(folder)):
+        between(check)
     log.info("loaded bank %s with model %s in %.1f s", version, bank.model_version, time.perf_counter() - started)
     return snapshot
 
@@ -93,38 +105,8 @@ def compared_vectors(bank: Bank) -> Array | None:
     return next(iter(bank.vectors(bank.states).values()), None)
 
 
-def _check_lineage(version: str, manifest: Manifest, read: tuple[str, ...]) -> None:
-    """Raises ArtifactError where a manifest lacks what serving believes: the model, the time, the hash of each file."""
-    subject = f"bank {version}"
-    for key in ("ranker", "model"):
-        if not manifest.made_from.get(key):
-            raise ArtifactError(
-                f"{subject}: wanted made_from.{key} in its manifest, got {dict(manifest.made_from)}; publish it again"
-            )
-    if not manifest.published_ts_ms:
-        raise ArtifactError(f"{subject}: wanted published_ts_ms in its manifest, got none; publish it again")
-    if unlisted := [name for name in read if name not in manifest.files]:
-        raise ArtifactError(
-            f"{subject}: wanted hashes of all its files in its manifest, got none of {', '.join(unlisted)}; "
-            "publish it again"
-        )
-
-
-def _check_pair(subject: str, bank: Manifest, model: Manifest) -> None:
-    """Raises ArtifactError where the bank was made with other weights, or another tokenizer, than the model's."""
-    of = f"of {model.kind} {model.run_id}"
-    for key, file in _SAME.items():
-        if key not in bank.made_from:
-            raise ArtifactError(f"{subject}: wanted made_from.{key} in its manifest, got none; publish it again")
-        _equal(subject, f"made_from.{key} ({file} {of})", bank.made_from[key], model.files.get(file))
-    for key in _PINNED:
-        if key in model.made_from:
-            wanted = model.made_from[key]
-            _equal(subject, f"made_from.{key} (that {of})", bank.made_from.get(key), wanted)
-
-
 def _bank(version: str, manifest: Manifest, stored: StoredBank, catalog: Catalog) -> Bank:
-    _equal(f"bank {version}", "rows (authors of its model's catalog + 1)", stored.rows, catalog.num_authors + 1)
+    equal(f"bank {version}", "rows (authors of its model's catalog + 1)", stored.rows, catalog.num_authors + 1)
     return Bank(
         version=version,
         model_version=manifest.made_from["model"],
@@ -138,18 +120,13 @@ def _bank(version: str, manifest: Manifest, stored: StoredBank, catalog: Catalog
     )
 
 
-def _check_model(model: ComposedRanker, bank: Bank, *, every_row: bool) -> None:
+def _check_model(model: ComposedRanker, bank: Bank) -> None:
     subject = f"bank {bank.version} with model {bank.model_version}"
-    _equal(subject, "sources", sorted(bank.states), sorted(model.sources))
+    equal(subject, "sources", sorted(bank.states), sorted(model.sources))
     if not model.sizes.cover(bank.catalog.sizes):
-        _equal(subject, "sizes of the catalog", bank.catalog.sizes, model.sizes)
+        equal(subject, "sizes of the catalog", bank.catalog.sizes, model.sizes)
     held = {name: state if len(state) else bank.cold_start[name][None] for name, state in bank.states.items()}
-    check_states(subject, dict(model.items()), held if every_row else {name: of[:1] for name, of in held.items()})
-    if not every_row:
-        return
-    broken = [name for name, tensor in model.state_dict().items() if not bool(tensor.isfinite().all())]
-    if broken:
-        raise ArtifactError(f"{subject}: weights {broken[:5]} hold NaN or infinity; train again")
+    check_states(subject, dict(model.items()), held)
 
 
 def _event_time(version: str, text: str | None) -> int | None:
@@ -161,8 +138,3 @@ def _event_time(version: str, text: str | None) -> int | None:
             f"bank {version}: wanted made_from.{UNTIL} in milliseconds since 1970, got {text!r}; publish it again"
         )
     return int(text)
-
-
-def _equal(subject: str, what: str, got: Any, wanted: Any) -> None:
-    if got != wanted:
-        raise ArtifactError(f"{subject}: {what}: got {got}, wanted {wanted}; publish a bank and its model together")

@@ -1,4 +1,5 @@
-"""Once per version and node: a helper process downloads a bank and its model, reads every byte and row, and seals them.
+"""Once per version and node: a helper process downloads a bank and its model, reads every byte and row, and seals them
+(serve/verify.py).
 
 Another makes that by which authors are compared, which takes longer than all the rest.
 
@@ -18,19 +19,23 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from models.artifacts import bank as bank_files
 from models.artifacts.manifest import MANIFEST, ArtifactError
 from models.artifacts.seals import Files, Seals
 from models.artifacts.store import ArtifactStore
 from serve.likeness import Likeness
-from serve.loading import fit_likeness, load_snapshot
-from serve.snapshot import Snapshot
+from serve.verify import verify
+
+if TYPE_CHECKING:
+    from serve.loading import Between
+    from serve.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
-_NICE = 10
+_NICE = 19
 _LOWERED = f"import os, runpy; os.nice({_NICE}); runpy.run_module('serve.prepare', run_name='__main__', alter_sys=True)"
-"""What the helper runs: of low priority before it imports anything, which takes it longest."""
+"""What the helper runs: of low priority before it imports anything."""
 _KEPT = 3
 """Likenesses that stay on a node, those made last."""
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -63,13 +68,18 @@ class Preparation:
         """Name of its seal."""
         return f"{self.version}{'' if self.with_states else '.without-states'}{'.likeness' if self.likeness else ''}"
 
-    def load(self) -> Snapshot:
+    def load(self, between: Between | None = None) -> Snapshot:
         """The snapshot, mapped, of a version that this node has verified: by a helper, where it has not yet.
 
-        Raises ArtifactError or ValueError for one that is refused, and PreparationError for what may pass.
+        `between` as `load_snapshot` has it. Raises ArtifactError or ValueError for one that is refused, and
+        PreparationError for what may pass.
         """
-        store = self._prepared()
-        return load_snapshot(store, self.version, with_states=self.with_states, believed=True)
+        # Here and below: it imports torch, which takes a helper that verifies longer than all it does.
+        from serve.loading import at_once, load_snapshot
+
+        store, how = self._prepared(), between or at_once
+        with _seals(store).lock("loading"):  # by one process of the node at a time: the other cores answer
+            return load_snapshot(store, self.version, with_states=self.with_states, believed=True, between=how)
 
     def load_likeness(self) -> Likeness:
         """That by which authors are compared, mapped; made by a helper where it is not there yet. Raises as `load`."""
@@ -79,7 +89,7 @@ class Preparation:
         store = ArtifactStore.open(self.root, self.cache_dir)
         seals = _seals(store)
         if not seals.holds(self.seal):
-            with seals.lock(f"{self.seal}.starting"):  # others wait here, and not in helpers that have imported torch
+            with seals.lock(f"{self.seal}.starting"):  # others wait here, and not in helpers
                 if not seals.holds(self.seal):
                     self._by_helper()
             if not seals.holds(self.seal):
@@ -90,7 +100,7 @@ class Preparation:
         return store
 
     def here(self) -> None:
-        """Verifies and seals in this process; nothing where another has done so. Raises as `load_snapshot`."""
+        """Verifies and seals in this process; nothing where another has done so. Raises as `verify`."""
         store = ArtifactStore.open(self.root, self.cache_dir)
         seals = _seals(store)
         with seals.lock(self.seal):
@@ -99,10 +109,12 @@ class Preparation:
             if self.likeness:
                 seals.put(self.seal, self._make_likeness(replace(self, likeness=False).load()))
             else:
-                load_snapshot(store, self.version, with_states=self.with_states)
+                verify(store, self.version, with_states=self.with_states)
                 seals.put(self.seal, self._files(store))
 
     def _make_likeness(self, snapshot: Snapshot) -> Files:
+        from serve.loading import fit_likeness
+
         kept = self._likeness_folder(ArtifactStore.open(self.root, self.cache_dir))
         made = fit_likeness(snapshot.bank)
         fresh = kept.with_name(f".{kept.name}.{os.getpid()}")

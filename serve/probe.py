@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -22,8 +24,11 @@ class _Held:
         self.current = snapshot
 
 
-def check(snapshot: Snapshot, probe: Probe) -> None:
-    """Ranks the requests of the probe as any other. Raises ArtifactError where a score is not the one recorded."""
+def checks(snapshot: Snapshot, probe: Probe) -> Iterator[Callable[[], None]]:
+    """Ranks the requests of the probe as any other, each by one call of what is yielded.
+
+    Raises ArtifactError where the bank is another one, and a call does where a score is not the one recorded.
+    """
     bank = snapshot.bank
     subject = f"bank {bank.version} with model {bank.model_version}"
     if snapshot.tasks != probe.tasks:
@@ -41,9 +46,13 @@ def check(snapshot: Snapshot, probe: Probe) -> None:
     else:
         probe.check_rows(subject, bank.states)
     ranking = UserSequence(cast("SnapshotWatcher[Snapshot]", _Held(snapshot)), lookup=lookup)
-    for request, user_id in enumerate(probe.user_ids.tolist()):
-        candidates = probe.candidates[request].tolist()
-        asked = RankRequest(user_id=user_id, candidates=candidates, context=Context(ts_ms=probe.ts_ms))
-        by_author = {answer.author_id: answer for answer in ranking.rank(asked).candidates}
-        got = [[getattr(by_author[author_id], task) for task in probe.tasks] for author_id in candidates]
-        probe.check_scores(subject, request, np.array(got))
+    for request in range(len(probe.user_ids)):
+        yield partial(_check, ranking, probe, subject, request)
+
+
+def _check(ranking: UserSequence, probe: Probe, subject: str, request: int) -> None:
+    candidates = probe.candidates[request].tolist()
+    asked = RankRequest(user_id=int(probe.user_ids[request]), candidates=candidates, context=Context(ts_ms=probe.ts_ms))
+    by_author = {answer.author_id: answer for answer in ranking.rank(asked).candidates}
+    got = [[getattr(by_author[author_id], task) for task in probe.tasks] for author_id in candidates]
+    probe.check_scores(subject, request, np.array(got))

@@ -18,6 +18,8 @@ TOLERANCE_MS = 86_400_000
 
 _MS_PER_DAY = 86_400_000
 _ROWS = 65_536
+_NOT_FINITE = np.uint16(0x7C00)
+"""Exponent of a float16 that is NaN or infinity."""
 _AGAIN = "publish it again"
 
 Array = npt.NDArray[Any]
@@ -39,24 +41,34 @@ def check_state(subject: str, state: Array) -> None:
         return
     parts = state.shape[1] if state.ndim > 2 else 1
     split = state.reshape(len(state), parts, -1)
-    first, same = as_read(split[0]), np.ones(parts, dtype=np.bool_)
+    first, same = _bits(split[0]), np.ones(parts, dtype=np.bool_)
     for start in range(0, len(split), _ROWS):
-        block = as_read(split[start : start + _ROWS])
-        # NaN is neither above the one nor below the other.
-        if not (block.max() <= LARGEST and block.min() >= -LARGEST):
-            bad = ~(np.abs(block) <= LARGEST).all(axis=(1, 2))
+        block = split[start : start + _ROWS]
+        if not _all_fit(block):
+            bad = ~(np.abs(as_read(block)) <= LARGEST).all(axis=(1, 2))
             row = start + int(np.flatnonzero(bad)[0])
             got = "NaN or infinity" if not np.isfinite(split[row]).all() else f"{np.abs(split[row]).max():.3g}"
             raise ArtifactError(
                 f"{subject}: row {row} holds {got}, wanted numbers up to {LARGEST:.0e}; {_AGAIN}, or train again"
             )
         if same.any():
-            same &= (block == first).all(axis=(0, 2))
+            same &= (_bits(block) == first).all(axis=(0, 2))
     if len(split) > 1 and same.any():
         raise ArtifactError(
             f"{subject}: vectors {np.flatnonzero(same).tolist()} are the same in all {len(split)} rows; "
             "the model has learnt no author"
         )
+
+
+def _all_fit(block: Array) -> bool:
+    if block.dtype == np.float16:  # none of them is above LARGEST; by their bits, as numpy counts in them slowly
+        return not ((block.view(np.uint16) & _NOT_FINITE) == _NOT_FINITE).any()
+    # NaN is neither above the one nor below the other.
+    return bool(block.max() <= LARGEST and block.min() >= -LARGEST)
+
+
+def _bits(block: Array) -> Array:
+    return block.view(np.uint16) if block.dtype == np.float16 else block
 
 
 def check_histories(

@@ -19,6 +19,7 @@ from models.artifacts import bank, probe
 from models.artifacts.bank_delta import UNTIL
 from models.artifacts.manifest import ArtifactError
 from models.artifacts.precision import stored_as
+from models.artifacts.probe_record import record
 from models.config import DayText
 from models.history import HistoryRule
 from models.sarm.memory_bank import MemoryBank
@@ -108,7 +109,7 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
             histories=histories(storage, clicks, rule),
             newest_ts_ms=day_start_ms(max([before, *map(day_after, clicks)])),
         )
-        probe.write(folder, probe.record(ranker.model, ranker.catalog, stored))
+        probe.write(folder, record(ranker.model, ranker.catalog, stored))
         artifacts.publish(KIND, folder, run_id, made_from | {"evaluation": judged.get("evaluation", "none: gate off")})
     anchored = anchor_day[anchor_day != NO_ANCHOR]
     bank_mb = sum(table.nbytes for table in stored.states.values()) / 2**20

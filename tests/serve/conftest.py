@@ -20,6 +20,7 @@ from models.artifacts.bank import NO_ANCHOR, Histories
 from models.artifacts.bank_delta import UNTIL, BankDelta, fold
 from models.artifacts.delta_store import DeltaStore
 from models.artifacts.manifest import CURRENT, MANIFEST, Manifest
+from models.artifacts.probe_record import record
 from models.artifacts.store import ArtifactStore
 from models.catalog import Catalog
 from models.composed import ComposedRanker, Sources
@@ -137,7 +138,7 @@ class Published:
         """Records the probe of the bank in a folder."""
         of_model = self.folder("sarm", model)
         catalog = Catalog.load(of_model / "catalog.safetensors")
-        probe.write(folder, probe.record(ComposedRanker.load(of_model), catalog, bank.read(folder)))
+        probe.write(folder, record(ComposedRanker.load(of_model), catalog, bank.read(folder)))
 
     def weights(self, model: str) -> str:
         """Hash of a model's weights."""

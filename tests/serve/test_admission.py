@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from models.artifacts.manifest import ArtifactError
 from serve.admission import Line, OverloadedError, ReadBody, ReplicaFront
 from serve.args import AdmissionConfig
 from tests.serve.test_auth import Echo, status_of
@@ -21,6 +22,32 @@ Message = MutableMapping[str, Any]
 def read_body(app: Echo, **config: Any) -> ReadBody:
     admission = AdmissionConfig(**config)
     return ReadBody(app, admission, Line(admission))
+
+
+def test_work_of_another_thread_is_done_where_turns_are_taken() -> None:
+    line = Line(AdmissionConfig())
+
+    async def scenario() -> tuple[int, int]:
+        turned = await line.turn(threading.get_ident, 1)
+        return turned, await asyncio.to_thread(line.between, threading.get_ident)
+
+    assert line.between(threading.get_ident) == threading.get_ident()  # nobody has asked yet, so nobody waits
+    turned, between = asyncio.run(scenario())
+    assert between == turned == threading.get_ident()
+
+
+def test_what_work_between_turns_raises_is_the_callers() -> None:
+    line = Line(AdmissionConfig())
+
+    def fails() -> None:
+        raise ArtifactError("another bank")
+
+    async def scenario() -> None:
+        await line.turn(int, 1)
+        with pytest.raises(ArtifactError, match="another bank"):
+            await asyncio.to_thread(line.between, fails)
+
+    asyncio.run(scenario())
 
 
 def test_a_body_within_the_bound_arrives_whole() -> None:

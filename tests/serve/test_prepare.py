@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -174,3 +175,11 @@ def test_the_command_says_in_its_last_line_why_not(
     assert prepare.main([json.dumps(asked)]) == 1
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["may_pass"] is False and "bank/v=x: wanted MANIFEST.json, got none" in told["error"]
+
+
+def test_the_helper_that_verifies_does_not_import_torch(published: Published) -> None:
+    """It would take ten times as long, beside those who are answered."""
+    asked = json.dumps({"root": str(published.root), "version": "a", "cache_dir": str(published.root.parent / "cache")})
+    code = "import sys; from serve.prepare import main; assert main(sys.argv[1:]) == 0; print('torch' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["False"]
