@@ -45,7 +45,7 @@ from serve.schema import (
     StatsResponse,
 )
 from serve.tracing import Trace, provider_to
-from serve.user_sequence import DuplicateCandidatesError
+from serve.user_sequence import DamagedError, DuplicateCandidatesError
 from serve.watcher import NotReadyError
 
 _MAX_ERRORS = 10
@@ -252,6 +252,7 @@ def _add_errors(api: FastAPI) -> None:
         NoVectorsError: (404, {}),
         NotReadyError: (503, _RETRY_AFTER),
         OverloadedError: (503, _RETRY_AFTER),
+        DamagedError: (503, _RETRY_AFTER),
     }
 
     def handler(status: int, headers: dict[str, str]) -> Callable[[Request, Exception], Response]:

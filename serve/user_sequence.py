@@ -49,6 +49,10 @@ class DuplicateCandidatesError(ValueError):
     """A candidate was given twice."""
 
 
+class DamagedError(RuntimeError):
+    """What was whole when it was loaded no longer is: someone writes to files that are in use."""
+
+
 class UserSequence:
     """Ranks candidates. A plain class: serve/app.py makes it a deployment, tests and benchmarks use it as it is.
 
@@ -71,7 +75,7 @@ class UserSequence:
         """Candidates in descending order of the fused score, with probabilities and flags.
 
         Raises DuplicateCandidatesError naming the id, NotReadyError before a first version is loaded, ValueError for
-        weights that do not fit its tasks, and as `Online.fill`.
+        weights that do not fit its tasks, DamagedError where a score is not a number, and as `Online.fill`.
         """
         return self.rank_many([request])[0]
 
@@ -85,6 +89,11 @@ class UserSequence:
         asked = [self._asked(snapshot, each, now_ms) for each in filled]
         mark("gather")
         scores = snapshot.scorer.score([each.rows for each in asked])
+        if not all(score.isfinite().all() for score in scores):
+            raise DamagedError(
+                f"scores of bank {snapshot.version} are not numbers: its files, or those of model "
+                f"{snapshot.bank.model_version}, were written to while in use; publish again under a new run id"
+            )
         mark("forward")
         weights = fusion_weights(self._weights, snapshot.tasks)
         answers = [

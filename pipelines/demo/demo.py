@@ -49,7 +49,7 @@ def run(settings: "Settings") -> dict[str, Any]:
         _empty(run_dir)
     stages = StageTimer(run_dir)
     report_json.merge(run_dir, "seed", settings.seed)
-    with MemoryWatch() as memory, connected(settings.cluster):
+    with MemoryWatch() as memory, serve.environment_of(settings.serve, run), connected(settings.cluster):
         with stages("world"):
             stages.keep(world.run(settings.world, run))
         with stages("distil"):

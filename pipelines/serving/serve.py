@@ -106,7 +106,7 @@ def serving(config: ServeConfig, run: Run) -> Iterator[str]:
         log.warning("other machines can reach port %d and no token is asked for; set serve.app.token_env", config.port)
     _check_token(config, run)
     _check_port(config, run)
-    with _environment(config, run), connected(run.cluster):
+    with environment_of(config, run), connected(run.cluster):
         from ray import serve as ray_serve
 
         application = _application(config, run)
@@ -136,10 +136,11 @@ def serving(config: ServeConfig, run: Run) -> Iterator[str]:
 
 
 @contextmanager
-def _environment(config: ServeConfig, run: Run) -> Iterator[None]:
-    """What a Ray that is started within inherits."""
-    if is_shared(run.cluster) or is_connected():
+def environment_of(config: ServeConfig, run: Run) -> Iterator[None]:
+    """What a Ray that is started within inherits, so that `serving` there is as fast as alone. Nothing for others."""
+    if is_shared(run.cluster):
         log.info("Ray runs already: how requests reach replicas is what its nodes were started with")
+    if is_shared(run.cluster) or is_connected():
         yield
         return
     with environment(STEADY), fast_path() if config.high_throughput else nullcontext():

@@ -63,7 +63,7 @@ def served(root: Path, **config: Any) -> Iterator[int]:
     settings = Settings(
         storage=StorageConfig(root=str(root)),
         cluster=ClusterConfig(num_cpus=4, object_store_gb=0.25),
-        serve=ServeConfig(port=free_port(), **config),
+        serve=ServeConfig(**{"port": free_port()} | config),
     )
     with serving(settings.serve, settings.open()):
         yield settings.serve.port

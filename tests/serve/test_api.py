@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.artifacts.bank import source_file
 from models.artifacts.store import ArtifactStore
 from serve.admission import Line
 from serve.api import create_api
@@ -232,6 +234,15 @@ def test_bank_and_health(client: TestClient) -> None:
     assert client.get("/bank").json()["bank_version"] == "a"
     health = client.get("/healthz")
     assert health.status_code == 200 and health.json()["ready"]
+
+
+def test_files_that_are_written_to_while_in_use_are_503_and_never_null(published: Published) -> None:
+    with client_over(published) as client:
+        assert client.post("/rank", json=body()).status_code == 200
+        np.lib.format.open_memmap(published.folder("bank", "a") / source_file("sarm"), mode="r+")[1:] = np.nan
+        answer = client.post("/rank", json=body())
+    assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+    assert "scores of bank a are not numbers" in answer.json()["detail"]
 
 
 def test_nothing_published_is_503_and_asks_to_try_again(shared: Published) -> None:
