@@ -32,6 +32,8 @@ STEADY = {
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
+    # Replicas are no batch jobs: by default Ray gives its workers a low priority (nice 15), and all else goes first.
+    "RAY_worker_niceness": "0",
     # From when a replica is told to stop until it refuses: HAProxy has learnt of it by then.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }
