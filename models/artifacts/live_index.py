@@ -1,5 +1,4 @@
-"""The artifact "live_index": lives that may be on air, each with a vector of what it shows; which are nearest to a user."""
-
+"""The artifact "live_index": lives that may be on air, each with a vector of what it shows, and who is nearest to whom."""
 from __future__ import annotations
 
 import json
