@@ -1,0 +1,132 @@
+"""The artifact "live_index": lives that may be on air, each with a vector of what it shows; and the nearest to a user."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from models.artifacts.manifest import ArtifactError
+
+FORMAT = 1
+"""Version of the files' layout; an index of another one is refused."""
+NO_END = int(np.iinfo(np.int64).max)
+"""End of a live that goes on as far as anybody knows."""
+
+_HEAD, _LIVES = "index.json", "lives.safetensors"
+_TYPES = {
+    "live_ids": np.dtype(np.int64),
+    "author_ids": np.dtype(np.int64),
+    "start_ts_ms": np.dtype(np.int64),
+    "end_ts_ms": np.dtype(np.int64),
+    "vectors": np.dtype(np.float32),
+}
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+class Nearest(NamedTuple):
+    """Rows of an index, the nearest first."""
+
+    rows: Ints
+    """[k]."""
+    scores: Floats
+    """[k], inner products with the user's vector."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LiveIndex:
+    """n lives. All of them are compared, whoever asks: 100,000 of width 64 take 1.5 ms of one core, memory 25 MB.
+
+    Example:
+        >>> ids, times = np.arange(3), np.array([0, 0, 900])
+        >>> index = LiveIndex(
+        ...     live_ids=ids, author_ids=ids, start_ts_ms=times, end_ts_ms=times + 600, until_ts_ms=900,
+        ...     vectors=np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]], np.float32),
+        ... )
+        >>> index.nearest(np.array([1.0, 0.5], np.float32), k=5, ts_ms=100).rows.tolist()
+        [0, 1]
+    """
+
+    live_ids: Ints
+    """[n], ascending, unique."""
+    author_ids: Ints
+    """[n]."""
+    start_ts_ms: Ints
+    """[n], ms since 1970."""
+    end_ts_ms: Ints
+    """[n], NO_END where it is not known; a live is on air from its start until before its end."""
+    vectors: Floats
+    """[n, D]."""
+    until_ts_ms: int
+    """What was on screen until then is in the vectors."""
+
+    def __post_init__(self) -> None:
+        """Raises ArtifactError for lives that nobody can be asked about."""
+        size = len(self.live_ids)
+        for name, dtype in _TYPES.items():
+            array = getattr(self, name)
+            wanted = (size, *array.shape[1:2]) if name == "vectors" else (size,)
+            if array.dtype != dtype or array.shape != wanted or 0 in wanted[1:]:
+                raise ArtifactError(f"live_index: {name}: wanted {dtype} {wanted}, got {array.dtype} {array.shape}")
+        if not (self.live_ids[1:] > self.live_ids[:-1]).all():
+            raise ArtifactError("live_index: wanted live_ids ascending and unique")
+        if not (self.end_ts_ms > self.start_ts_ms).all():
+            row = int(np.flatnonzero(self.end_ts_ms <= self.start_ts_ms)[0])
+            raise ArtifactError(f"live_index: live {self.live_ids[row]}: wanted an end after its start")
+        if not np.isfinite(self.vectors).all():
+            row = int(np.flatnonzero(~np.isfinite(self.vectors).all(axis=1))[0])
+            raise ArtifactError(f"live_index: vector of live {self.live_ids[row]} holds NaN or infinity")
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.vectors.shape[1])
+
+    def on_air(self, ts_ms: int) -> npt.NDArray[np.bool_]:
+        """[n], which lives are on air at a moment."""
+        return (self.start_ts_ms <= ts_ms) & (ts_ms < self.end_ts_ms)
+
+    def nearest(self, user: Floats, k: int, ts_ms: int) -> Nearest:
+        """The k lives on air with the largest inner product with user [D]; fewer where fewer are on air.
+
+        Equal ones are ordered by id. Exact.
+        """
+        scores = self.vectors @ user
+        on_air = self.on_air(ts_ms)
+        scores[~on_air] = -np.inf
+        k = min(k, int(np.count_nonzero(on_air)))
+        if not k:
+            return Nearest(np.empty(0, np.int64), np.empty(0, np.float32))
+        # All that are level with the last one, of which a partition alone would take any.
+        least = np.partition(scores, len(scores) - k)[len(scores) - k]
+        rows = np.flatnonzero(scores >= least)
+        rows = rows[np.argsort(-scores[rows], kind="stable")[:k]]
+        return Nearest(rows, scores[rows])
+
+    def save(self, folder: Path) -> None:
+        """Write index.json and lives.safetensors."""
+        head = {"format": FORMAT, "until_ts_ms": self.until_ts_ms}
+        (folder / _HEAD).write_text(json.dumps(head, indent=1) + "\n", encoding="utf-8")
+        save_file({name: np.ascontiguousarray(getattr(self, name)) for name in _TYPES}, folder / _LIVES)
+
+    @classmethod
+    def load(cls, folder: Path) -> LiveIndex:
+        """Read what `save` wrote. Raises ArtifactError for another format, and where a file does not fit."""
+        try:
+            head: dict[str, Any] = json.loads((folder / _HEAD).read_text(encoding="utf-8"))
+            found, until_ts_ms = head["format"], int(head["until_ts_ms"])
+            lives = load_file(folder / _LIVES)
+            arrays = {name: lives[name] for name in _TYPES}
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ArtifactError(f"live_index {folder}: cannot be read ({error!r}); run the job index again") from error
+        if found != FORMAT:
+            raise ArtifactError(f"live_index {folder}: format: got {found}, wanted {FORMAT}; run the job index again")
+        return cls(until_ts_ms=until_ts_ms, **arrays)
