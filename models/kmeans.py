@@ -30,7 +30,7 @@ def nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
         tensor([0, 0, 1])
     """
     squares, rows = centroids.square().sum(dim=1), max(1, _SCORES // len(centroids))
-    return torch.cat([_nearest(chunk, centroids, squares) for chunk in vectors.split(rows)])
+    return torch.cat([_nearest(chunk, centroids, squares) for chunk in torch.split(vectors, rows)])
 
 
 def _nearest(vectors: Tensor, centroids: Tensor, squares: Tensor) -> Tensor:
@@ -56,7 +56,9 @@ def _exact(vectors: Tensor, centroids: Tensor, candidates: Tensor) -> Tensor:
     distances = torch.cat(
         [
             (vectors[of].double() - centroids[to].double()).square().sum(dim=1)
-            for of, to in zip(*(at.split(max(1, _PAIRS // vectors.shape[1])) for at in (rows, columns)), strict=True)
+            for of, to in zip(
+                *(torch.split(at, max(1, _PAIRS // vectors.shape[1])) for at in (rows, columns)), strict=True
+            )
         ]
     )
     least = distances.new_full((len(vectors),), torch.inf).scatter_reduce(0, rows, distances, "amin")
@@ -96,7 +98,7 @@ class Moments:
 
 
 def kmeans(vectors: Tensor, clusters: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Lloyd's rounds from k-means++ seeds: vectors [n, E] -> centroids [K, E], and how many vectors each is the mean of.
+    """Lloyd's rounds from k-means++ seeds: vectors [n, E] -> centroids [K, E], and how many each is the mean of.
 
     Ends after `iterations` rounds, or when one changes nothing. Raises ValueError for fewer vectors than clusters.
     """

@@ -89,6 +89,12 @@ class ResidualQuantizer:
         return self.centroids[0].shape[1]
 
     @property
+    def mean(self) -> Tensor:
+        """[E], of the vectors that the first level was fitted on."""
+        weights = self.counts[0].double() / self.counts[0].sum().clamp(min=1)
+        return (weights @ self.centroids[0].double()).to(self.centroids[0].dtype)
+
+    @property
     def offsets(self) -> Tensor:
         """[L] int64: a level's code plus its offset is a number that no code of another level has."""
         return torch.tensor([0, *accumulate(self.clusters)][:-1], device=self.centroids[0].device)

@@ -21,11 +21,9 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def clustered(size: int, width: int, seed: int = 0) -> Tensor:
     """Vectors of length 1 around 300 places, off the origin, as language models give them."""
-    places, of = (
-        random(300, width, seed=seed),
-        torch.randint(300, (size,), generator=torch.Generator().manual_seed(seed)),
-    )
-    return torch.nn.functional.normalize(1 + places[of] + 0.4 * random(size, width, seed=seed + 1), dim=1)
+    of = torch.randint(300, (size,), generator=torch.Generator().manual_seed(seed))
+    places, noise = random(300, width, seed=seed), random(size, width, seed=seed + 1)
+    return torch.nn.functional.normalize(1 + places[of] + 0.4 * noise, dim=1)
 
 
 def error(quantizer: ResidualQuantizer, vectors: Tensor) -> float:
