@@ -22,6 +22,7 @@ from pipelines.samples.examples import ExamplesConfig
 from pipelines.samples.windows_config import WindowsConfig
 from pipelines.semantics.anchors import AnchorsConfig
 from pipelines.semantics.base_tokenizer import BaseTokenizerConfig
+from pipelines.semantics.codes import CodesConfig
 from pipelines.semantics.embed import EmbedConfig
 from pipelines.semantics.vocabulary import VocabularyConfig
 from pipelines.serving.load_events import LoadEventsConfig
@@ -47,12 +48,12 @@ def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> "Settings"
 
 
 def inherit_test_days(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as YAML gives it, in which tokenizers leave out the days that `train` leaves out."""
+    """A configuration as YAML gives it, in which vocabularies and codebooks leave out the days that train does."""
     train = raw.get("train")
     days = train.get("test_days") if isinstance(train, Mapping) else None
     if type(days) is not int or days < 0:  # what is wrong with it, the section itself says
         return dict(raw)
-    own = {job: raw.get(job) or {} for job in ("base_tokenizer", "vocabulary")}
+    own = {job: raw.get(job) or {} for job in ("base_tokenizer", "vocabulary", "codes")}
     return {**raw, **{job: merged({"test_days": days}, keys) for job, keys in own.items() if isinstance(keys, Mapping)}}
 
 
@@ -114,6 +115,8 @@ class Settings:
     """MovieLens ratings to tables."""
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     """Frozen embeddings of the anchors, for two-stage rankers."""
+    codes: CodesConfig = field(default_factory=CodesConfig)
+    """Segments as codes."""
     study: StudyConfig = field(default_factory=StudyConfig)
     """Variants x seeds, and the table that compares them."""
     tune: TuneConfig = field(default_factory=TuneConfig)

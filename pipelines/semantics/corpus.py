@@ -1,4 +1,4 @@
-"""The anchors that tokenizers learn from: those that are known before the days that rankers are scored on."""
+"""The days that tokenizers and codebooks learn from: known before those that rankers are scored on."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,20 +7,23 @@ from pipelines.tables.contract import FIELDS, ContractError
 from pipelines.tables.storage import Storage, batches
 
 
-def corpus_days(storage: Storage, *, until: str | None, test_days: int) -> list[str]:
-    """Days of anchors up to and including `until`; for None, those before the newest `test_days` days of impressions.
+def corpus_days(
+    storage: Storage, *, until: str | None, test_days: int, table: str = "anchors", job: str = "anchors"
+) -> list[str]:
+    """Days of a table, which `job` writes, up to and including `until`.
 
-    Where nobody was shown anything yet, that is every day. Raises ContractError where there is none.
+    For None, those before the newest `test_days` days of impressions; where nobody was shown anything yet, that is
+    every day. Raises ContractError where there is none.
     """
-    anchors, shown = storage.listing("anchors"), storage.days("impressions")
+    found, shown = storage.listing(table), storage.days("impressions")
     before = shown[max(0, len(shown) - test_days)] if until is None and test_days and shown else None
-    days = anchors.up_to(before=before, until=until)
+    days = found.up_to(before=before, until=until)
     if days:
         return days
     where = f"before {before}, the first day that is scored" if before else f"up to {until or 'today'}"
-    remedy = "name one of them as `until` to read it" if anchors.days else "run the job anchors first"
+    remedy = "name one of them as `until` to read it" if found.days else f"run the job {job} first"
     raise ContractError(
-        f"table anchors: wanted at least one day {where}, got {', '.join(anchors.days[:3]) or 'none'}; {remedy}"
+        f"table {table}: wanted at least one day {where}, got {', '.join(found.days[:3]) or 'none'}; {remedy}"
     )
 
 

@@ -110,6 +110,7 @@ _COMMENT = pa.struct(
         pa.field("engagement", pa.float32()),
     ]
 )
+_SEGMENT = {"author_id": pa.int64(), "live_id": pa.int64(), "segment": pa.int32()}
 _SIX = {field: _strings() for field in FIELDS}
 _EXPOSURE = dict.fromkeys(("impression_id", "user_id", "author_id", "live_id", "ts_ms"), pa.int64())
 _HISTORY = {
@@ -146,9 +147,7 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 row="30-second slice of a live",
                 key=("author_id", "live_id", "segment"),
                 schema=_schema(
-                    author_id=pa.int64(),
-                    live_id=pa.int64(),
-                    segment=pa.int32(),
+                    **_SEGMENT,
                     start_ts_ms=pa.int64(),
                     frames=pa.list_(_FRAME),
                     speech=(pa.string(), "null"),
@@ -192,6 +191,25 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 row="anchor's text as a frozen vector of the multimodal model",
                 key=("author_id",),
                 schema=_schema(author_id=pa.int64(), embedding=pa.list_(pa.float32()), model=pa.string()),
+            ),
+            TableSpec(
+                name="segment_embeddings",
+                row="segment as a frozen vector of the multimodal model; of one width within a day",
+                key=("author_id", "live_id", "segment"),
+                schema=_schema(
+                    author_id=pa.int64(),
+                    live_id=pa.int64(),
+                    segment=pa.int32(),
+                    end_ts_ms=pa.int64(),
+                    embedding=pa.list_(pa.float16()),
+                    model=pa.string(),
+                ),
+            ),
+            TableSpec(
+                name="segment_codes",
+                row="segment as codes of a codebook, one per level",
+                key=("author_id", "live_id", "segment"),
+                schema=_schema(**_SEGMENT, end_ts_ms=pa.int64(), codes=pa.list_(pa.int32()), codebook=pa.string()),
             ),
             TableSpec(
                 name="rejections",
@@ -252,8 +270,7 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
 CARRIED = ("authors", "users", "anchors", "anchor_embeddings")
 """Tables whose newest row of every author, or user, is carried from day to day: see newest.py."""
 
-
-BY_ROW = ("segments",)
+BY_ROW = ("segments", "segment_embeddings")
 """Tables of which a bad row costs no more than itself: the jobs that read them set it aside and go on. `validate` finds
 it; a job that writes or reads it refuses no more than nulls in it, or in its key."""
 

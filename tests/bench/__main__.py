@@ -13,6 +13,7 @@ BENCHES = {
     "anchors": "author-days a second through the anchor job",
     "poison": "what becomes of an anchor batch of which 1 % of the authors are poisoned",
     "tokenizer": "training and encoding of the Live-Streaming Tokenizer over the Qwen vocabulary",
+    "codes": "residual codes beside faiss: error, equal codes, and the time and memory of a million segments",
     "workers": "examples a second of the plain loop, and of Ray Train on one and two workers",
     "exchange": "milliseconds of a training step of one worker and of two, without Ray, by shared memory and by gloo",
     "ids": "milliseconds of a training step by the number of ids, whole tables against rows alone",

@@ -143,7 +143,7 @@ def test_a_bank_goes_from_device_to_device(tmp_path) -> None:
 def test_packed_sequences_and_codes() -> None:
     torch.manual_seed(0)
     mask, ids, vectors = torch.rand(3, 4) < 0.5, torch.randint(5, (3, 4)), torch.randn(40, 3)
-    config = ResidualConfig(levels=2, clusters=4)
+    config = ResidualConfig(clusters=(4, 3))
     quantizer = ResidualQuantizer.fit(vectors, config)
     with second_device() as device:
         places, distinct = Places(mask.to(device)), Distinct(ids.to(device))

@@ -52,7 +52,7 @@ TINY_TRAIN: dict[str, Any] = {
     "scaling": {"num_workers": 2},
     "ranker": to_dict(TINY_RANKER),
     "models": {"sarm": TINY_SARM, **{name: {"width": 8} for name in ("tags", "mllm_target", "mllm_history")}}
-    | {"sids": {"width": 8, "codes": {"levels": 2, "clusters": 8}}},
+    | {"sids": {"width": 8, "codes": {"clusters": [8, 4]}}},
 }
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.quantize import ResidualQuantizer
@@ -132,25 +131,24 @@ class SemanticIdCodes(State):
     def __init__(self, config: SemanticIdsConfig, context: Context) -> None:
         self._embeddings = FrozenEmbeddings(context)
         if context.learnt is not None:
-            self._quantizer = ResidualQuantizer(centroids=load_file(context.learnt / _CENTROIDS)["centroids"])
+            self._quantizer = ResidualQuantizer.load(context.learnt / _CENTROIDS)
         else:
             (current,) = FrozenEmbeddings(context).advance(before=context.days[-1])
             self._quantizer = ResidualQuantizer.fit(current[_present(current)], config.codes)
-        levels, clusters, _ = self._quantizer.centroids.shape
-        self._first_of_level = 1 + torch.arange(levels) * clusters
-        self._table = torch.zeros(context.catalog.num_authors + 1, levels, dtype=torch.int64)
-        self.facts = CodeFacts(num_codes=1 + levels * clusters)
+        clusters = self._quantizer.clusters
+        self._table = torch.zeros(context.catalog.num_authors + 1, len(clusters), dtype=torch.int64)
+        self.facts = CodeFacts(num_codes=1 + sum(clusters))
 
     def advance(self, before: str) -> Inputs:
         """Codes [N+1, levels] int64, 0 = none; every level has codes of its own."""
         (embeddings,) = self._embeddings.advance(before)
         present = _present(embeddings)
-        self._table[present] = self._quantizer.codes(embeddings[present]) + self._first_of_level
+        self._table[present] = 1 + self._quantizer.offsets + self._quantizer.codes(embeddings[present])
         return (self._table,)
 
     def save(self, folder: Path) -> None:
         """The centroids."""
-        save_file({"centroids": self._quantizer.centroids}, folder / _CENTROIDS)
+        self._quantizer.save(folder / _CENTROIDS)
 
 
 def _width(storage: Storage) -> int:
