@@ -34,9 +34,15 @@ class AuthorDay:
     bad_frames: tuple[str, ...]
     """Messages about frames that could not be decoded."""
 
-    def content(self) -> list[dict[str, Any]]:
+    def content(self, instruction: str = prompt.INSTRUCTION) -> list[dict[str, Any]]:
         """The user message, see `prompt.content`."""
-        return prompt.content(profile=self.profile, frames=self.frames, speech=self.speech, comments=self.comments)
+        return prompt.content(
+            profile=self.profile,
+            frames=self.frames,
+            speech=self.speech,
+            comments=self.comments,
+            instruction=instruction,
+        )
 
 
 def gather(profile: str, segments: Sequence[Mapping[str, Any]], config: PromptConfig) -> AuthorDay:

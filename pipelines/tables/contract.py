@@ -64,6 +64,9 @@ CLOSED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """By table and column, the values that there are."""
 
+SEGMENT_MS = 30_000
+"""Length of a segment: it ends so long after its `start_ts_ms`, however soon its frames do."""
+
 PARTITION = "day"
 """Names the folders of a table's days; a column of this name inside files is passed over."""
 
@@ -192,6 +195,19 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 row="anchor's text as a frozen vector of the multimodal model",
                 key=("author_id",),
                 schema=_schema(author_id=pa.int64(), embedding=pa.list_(pa.float32()), model=pa.string()),
+            ),
+            TableSpec(
+                name="segment_embeddings",
+                row="segment as a frozen vector of the multimodal model; of one width within a day",
+                key=("author_id", "live_id", "segment"),
+                schema=_schema(
+                    author_id=pa.int64(),
+                    live_id=pa.int64(),
+                    segment=pa.int32(),
+                    end_ts_ms=pa.int64(),
+                    embedding=pa.list_(pa.float16()),
+                    model=pa.string(),
+                ),
             ),
             TableSpec(
                 name="rejections",
