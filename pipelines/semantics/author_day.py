@@ -46,9 +46,13 @@ class AuthorDay:
 
 
 def gather(profile: str, segments: Sequence[Mapping[str, Any]], config: PromptConfig) -> AuthorDay:
-    """Chooses keyframes, their segments' speech, and comments; `segments` are one author's rows in time order."""
+    """Chooses keyframes, their segments' speech, and comments; `segments` are one author's rows in time order.
+
+    Where there is no frame, the speech is that of the first segments.
+    """
     frames, bad = keyframes.select(segments, config.num_frames)
-    spoken = [segments[i]["speech"] for i in sorted({frame.segment for frame in frames})]
+    shown = sorted({frame.segment for frame in frames}) or range(min(len(segments), max(config.num_frames, 1)))
+    spoken = [segments[i]["speech"] for i in shown]
     return AuthorDay(
         profile=" ".join(profile.split()),
         frames=tuple(frame.jpeg for frame in frames),

@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import fs as pafs
 
 from pipelines.tables import contract
-from pipelines.tables.contract import SEGMENT_MS, ContractError
+from pipelines.tables.contract import SEGMENT_MS
 from pipelines.tables.day_rows import damaged
 from pipelines.tables.fingerprint import digest
-from pipelines.tables.listing import content_of
+from pipelines.tables.listing import content_of, is_brought
 from pipelines.tables.storage import Storage
 
 TABLE = "segments"
@@ -61,7 +62,7 @@ def slices_of(storage: Storage, day: str) -> Iterator[Slice]:
     """The slices of a day, in the order of its rows; from the files' footers. Equal files follow one another once."""
     if not (files := storage.files(TABLE, day)):
         return
-    contents = [digest(content_of(info)) for info in storage.filesystem.get_file_info(files)]
+    contents = [digest(_content(info)) for info in storage.filesystem.get_file_info(files)]
     for group in storage.dataset(TABLE, day).groups(KEY[0]):
         for first in range(0, group.rows, SLICE_ROWS):
             yield Slice(
@@ -72,6 +73,12 @@ def slices_of(storage: Storage, day: str) -> Iterator[Slice]:
                 first=first,
                 rows=min(SLICE_ROWS, group.rows - first),
             )
+
+
+def _content(file: pafs.FileInfo) -> str:
+    """What a file holds, wherever in the day it stands."""
+    name = str(file.base_name)
+    return content_of(file) if is_brought(name) else name.rpartition("-")[2]
 
 
 def check_keys(storage: Storage, day: str) -> int:
@@ -98,34 +105,28 @@ class SliceReader:
     def read(self, wanted: Slice) -> dict[SegmentKey, dict[str, Any] | ValueError]:
         """The rows by their key, in order; a ValueError in place of one that cannot be read.
 
-        Rows have the columns of the contract but `start_ts_ms`, and `end_ts_ms`. Raises OSError where the storage keeps
-        failing, and ContractError where not even keys can be read.
+        Rows have the columns of the contract but `start_ts_ms`, and `end_ts_ms`. Raises what Arrow raises where the
+        storage keeps failing, for keys too.
         """
         for attempt in range(1, _TRIES + 1):
             try:
                 return _by_key(self._raw(wanted, _COLUMNS), wanted.day)
-            except ContractError as error:  # damaged pages: what lies in them is lost, whose it was is not
-                self._open = None
-                return {key: ValueError(str(error)) for key in _keys(self._raw(wanted, KEY), wanted.day)}
-            except OSError:
-                self._open = None
-                if attempt == _TRIES:
-                    raise
-                time.sleep(attempt)
-        raise AssertionError("not reached")
+            except (OSError, pa.ArrowException) as error:
+                self._open, fault = None, damaged(TABLE, wanted.day, error)
+                if attempt < _TRIES:
+                    time.sleep(attempt)
+        # Of damaged pages what lies in them is lost, and whose it was is not.
+        return dict.fromkeys(_keys(self._raw(wanted, KEY), wanted.day), fault)
 
     def _raw(self, wanted: Slice, columns: Sequence[str]) -> pa.Table:
         """A slice with the types of its file."""
         source = (wanted.path, wanted.group, len(columns))
         if self._open != source or wanted.first < self._at:
             self._open, self._rows, self._at = source, self._stream(wanted, columns), 0
-        try:
-            for rows in self._rows:
-                first, self._at = self._at, self._at + SLICE_ROWS
-                if first == wanted.first:
-                    return rows
-        except pa.ArrowException as error:
-            raise damaged(TABLE, wanted.day, error) from error
+        for rows in self._rows:
+            first, self._at = self._at, self._at + SLICE_ROWS
+            if first == wanted.first:
+                return rows
         raise AssertionError(f"{wanted}: the row group holds {self._at} rows")
 
     def _stream(self, wanted: Slice, columns: Sequence[str]) -> Iterator[pa.Table]:
