@@ -1,9 +1,9 @@
 """How fast segments become vectors, where the CPU time goes, and whether a vector depends on its batch.
 
-The real engine on the shipped student. The rate leaves out the engine's start: it counts from the first batch that comes
-back. CPU seconds are those of the stages' processes, start included; what is inside the engine's is told apart by timing
-its parts alone, one segment at a time. For the difference, a small world is embedded twice: as usual, and with one
-segment in the engine at a time.
+The real engine on the shipped student. The rate leaves out the engine's start: it counts from the first batch that
+comes back. CPU seconds are those of the stages' processes, start included; what is inside the engine's is told apart by
+timing its parts alone, one segment at a time. For the difference, a small world is embedded twice: as usual, and with
+one segment in the engine at a time.
 """
 
 import argparse
