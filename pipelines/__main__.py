@@ -45,6 +45,7 @@ JOBS = {  # word: module below pipelines/, help
     "movielens": ("sources.movielens", "MovieLens ratings as tables, for studies on real interactions"),
     "kuailive": ("sources.kuailive", "a downloaded KuaiLive or KuaiLive-M3 as tables"),
     "embed": ("semantics.embed", "frozen embeddings of the anchors, for two-stage sources"),
+    "embed_segments": ("semantics.embed_segments", "frozen embeddings of segments: what is on screen, every 30 s"),
     "codes": ("semantics.codes", "a codebook of segment embeddings, and every segment as a few codes"),
     "study": ("studies.study", "variants x seeds: a table of a paper, with intervals"),
     "tune": ("studies.tune", "choose how a study's rows are trained, with an equal budget for each"),

@@ -24,6 +24,7 @@ from pipelines.semantics.anchors import AnchorsConfig
 from pipelines.semantics.base_tokenizer import BaseTokenizerConfig
 from pipelines.semantics.codes import CodesConfig
 from pipelines.semantics.embed import EmbedConfig
+from pipelines.semantics.embed_segments import EmbedSegmentsConfig
 from pipelines.semantics.vocabulary import VocabularyConfig
 from pipelines.serving.load_events import LoadEventsConfig
 from pipelines.serving.loadtest import LoadtestConfig
@@ -115,6 +116,8 @@ class Settings:
     """MovieLens ratings to tables."""
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     """Frozen embeddings of the anchors, for two-stage rankers."""
+    embed_segments: EmbedSegmentsConfig = field(default_factory=EmbedSegmentsConfig)
+    """Frozen embeddings of segments: what is on screen."""
     codes: CodesConfig = field(default_factory=CodesConfig)
     """Segments as codes."""
     study: StudyConfig = field(default_factory=StudyConfig)

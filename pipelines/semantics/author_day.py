@@ -34,15 +34,25 @@ class AuthorDay:
     bad_frames: tuple[str, ...]
     """Messages about frames that could not be decoded."""
 
-    def content(self) -> list[dict[str, Any]]:
+    def content(self, instruction: str = prompt.INSTRUCTION) -> list[dict[str, Any]]:
         """The user message, see `prompt.content`."""
-        return prompt.content(profile=self.profile, frames=self.frames, speech=self.speech, comments=self.comments)
+        return prompt.content(
+            profile=self.profile,
+            frames=self.frames,
+            speech=self.speech,
+            comments=self.comments,
+            instruction=instruction,
+        )
 
 
 def gather(profile: str, segments: Sequence[Mapping[str, Any]], config: PromptConfig) -> AuthorDay:
-    """Chooses keyframes, their segments' speech, and comments; `segments` are one author's rows in time order."""
+    """Chooses keyframes, their segments' speech, and comments; `segments` are one author's rows in time order.
+
+    Where there is no frame, the speech is that of the first segments.
+    """
     frames, bad = keyframes.select(segments, config.num_frames)
-    spoken = [segments[i]["speech"] for i in sorted({frame.segment for frame in frames})]
+    shown = sorted({frame.segment for frame in frames}) or range(min(len(segments), max(config.num_frames, 1)))
+    spoken = [segments[i]["speech"] for i in shown]
     return AuthorDay(
         profile=" ".join(profile.split()),
         frames=tuple(frame.jpeg for frame in frames),

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pipelines.runtime.config import ConfigError
 from pipelines.semantics import comments, prompt
@@ -44,22 +43,30 @@ class Budget:
     """How the checkpoint's processor counts."""
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, prompts: PromptConfig, config: EngineConfig) -> "Budget":
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        prompts: PromptConfig,
+        config: EngineConfig,
+        question: prompt.Question = prompt.ANCHOR,
+    ) -> "Budget":
         """Raises ConfigError, with what was got and what is needed, where no prompt fits."""
         images = checkpoint.images
         if config.frame_tokens < images.fewest_tokens and prompts.num_frames:
             raise ConfigError(
-                f"anchors.engine.frame_tokens {config.frame_tokens}: the processor of {checkpoint.folder} makes at "
-                f"least {images.fewest_tokens} tokens of a frame; set it to that or more"
+                f"{question.job}.engine.frame_tokens {config.frame_tokens}: the processor of {checkpoint.folder} makes "
+                f"at least {images.fewest_tokens} tokens of a frame; set it to that or more"
             )
         frame = min(config.frame_tokens, images.most_tokens)
+        nothing = prompt.content(profile="", frames=(), speech=(), comments=(), instruction=question.instruction)
+        counter = TokenCounter(checkpoint.folder, question.job)
         budget = cls(
             max_model_len=0,
-            fixed=TokenCounter(checkpoint.folder).count(prompt.rendered(_nothing(), checkpoint.chat_template)),
+            fixed=counter.count(prompt.rendered(nothing, checkpoint.chat_template)),
             text=prompts.num_frames * prompts.max_speech_chars
             + prompts.num_comments * comments.MAX_CHARS
             + _PROFILE_CHARS,
-            answer=config.max_answer_tokens,
+            answer=config.max_answer_tokens if question.answered else 0,
             num_frames=prompts.num_frames,
             frame=frame,
             least=max(images.fewest_tokens, min(frame, _FEW)),
@@ -67,7 +74,7 @@ class Budget:
         )
         length = config.max_model_len or min(budget.full, checkpoint.longest)
         budget = replace(budget, max_model_len=length)
-        budget._check(checkpoint)
+        budget._check(checkpoint, question.job)
         return budget
 
     @property
@@ -80,18 +87,18 @@ class Budget:
         """What a request costs whose frames are as small as may be, and whose day has no text."""
         return self.fixed + self.num_frames * (self.least + MARKS) + self.answer
 
-    def _check(self, checkpoint: Checkpoint) -> None:
+    def _check(self, checkpoint: Checkpoint, job: str) -> None:
         if self.max_model_len > checkpoint.longest:
             raise ConfigError(
-                f"anchors.engine.max_model_len {self.max_model_len}: the checkpoint {checkpoint.folder} holds at most "
+                f"{job}.engine.max_model_len {self.max_model_len}: the checkpoint {checkpoint.folder} holds at most "
                 f"{checkpoint.longest} (max_position_embeddings in its config.json); set it to that or less"
             )
         if self.smallest > self.max_model_len:
             raise ConfigError(
-                f"anchors.engine.max_model_len: wanted at least {self.smallest} tokens (instruction {self.fixed}, "
+                f"{job}.engine.max_model_len: wanted at least {self.smallest} tokens (instruction {self.fixed}, "
                 f"{self.num_frames} frames of {self.least + MARKS}, answer {self.answer}), got {self.max_model_len} "
                 f"for {checkpoint.folder}; set it to {min(self.full, checkpoint.longest)}, or lower "
-                "anchors.prompt.num_frames or anchors.engine.max_answer_tokens"
+                f"{job}.prompt.num_frames{f' or {job}.engine.max_answer_tokens' if self.answer else ''}"
             )
 
     def room(self, text: int) -> int:
@@ -106,8 +113,9 @@ class Budget:
 class TokenCounter:
     """Counts tokens with a checkpoint's own tokenizer, and makes a day's text fit."""
 
-    def __init__(self, folder: Path) -> None:
-        self._tokenizer = load_tokenizer(folder / TOKENIZER, "anchors.model")
+    def __init__(self, folder: Path, job: str = prompt.ANCHOR.job) -> None:
+        """Args: `job` is who asks, as errors name it."""
+        self._job, self._tokenizer = job, load_tokenizer(folder / TOKENIZER, f"{job}.model")
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
@@ -134,10 +142,6 @@ class TokenCounter:
             else:
                 raise PromptTooLong(
                     f"the prompt needs {budget.max_model_len + missing} tokens, {text} of them for the profile; wanted "
-                    f"at most anchors.engine.max_model_len = {budget.max_model_len}"
+                    f"at most {self._job}.engine.max_model_len = {budget.max_model_len}"
                 )
         return day, text
-
-
-def _nothing() -> list[dict[str, Any]]:
-    return prompt.content(profile="", frames=(), speech=(), comments=())

@@ -23,9 +23,10 @@ from pipelines.semantics import preflight
 from pipelines.semantics.attempts import Attempts
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.checkpoint import model_fingerprint
-from pipelines.semantics.engine import check_room, processor_kwargs
+from pipelines.semantics.engine import check_room
 from pipelines.semantics.engine_config import EngineConfig
 from pipelines.semantics.engine_pool import engine_errors, watched_processor
+from pipelines.semantics.pooling import check_pooling, pooling_kwargs
 from pipelines.semantics.watch import ERROR
 from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
@@ -52,8 +53,7 @@ class EmbedConfig:
     """vLLM; `max_model_len` is 1024 where nothing else is said."""
 
     def __post_init__(self) -> None:
-        if self.pooling not in ("MEAN", "LAST"):
-            raise ValueError(f"pooling: wanted MEAN or LAST, got {self.pooling!r}")
+        check_pooling(self.pooling)
         if self.engine.max_model_len is None:
             object.__setattr__(self, "engine", replace(self.engine, max_model_len=_CONTEXT))
 
@@ -73,7 +73,7 @@ def embed_stores(config: EmbedConfig, run: Run, stores: Sequence[Storage]) -> di
             raise ContractError(f"table anchors of {storage.url}: wanted a day, got none; run the job anchors first")
         made_from = {day: {"anchors": anchors.stamp(day), "model": model} for day in anchors.days}
         for day in due_days(storage, TABLE, made_from):
-            if _came_with_the_data(storage, day):
+            if came_with_the_data(storage, TABLE, day):
                 log.info("embed | %s | kept: these embeddings came with the data; remove them to make ours", day)
             else:
                 due.append((storage, day, made_from[day], storage.read("anchors", day, ["author_id", "text"])))
@@ -94,11 +94,11 @@ def embed_stores(config: EmbedConfig, run: Run, stores: Sequence[Storage]) -> di
     return {"days_done": len(due), "texts": len(texts)}
 
 
-def _came_with_the_data(storage: Storage, day: str) -> bool:
-    """True where another job or a user wrote the day's embeddings: KuaiLive's titles have no other source."""
-    if not storage.holds(TABLE, day):
+def came_with_the_data(storage: Storage, table: str, day: str) -> bool:
+    """True where another job or a user wrote the day's embeddings: KuaiLive's have no other source."""
+    if not storage.holds(table, day):
         return False
-    commit = storage.commit_of(TABLE, day)
+    commit = storage.commit_of(table, day)
     return commit is None or "model" not in commit.made_from
 
 
@@ -144,18 +144,8 @@ def token_ids(texts: list[str], config: EmbedConfig) -> list[list[int]]:
 
 def embed_kwargs(config: EmbedConfig) -> dict[str, Any]:
     """What ray.data.llm is told: the anchors' engine, as an embedding model of plain text."""
-    kwargs = processor_kwargs(config.model, PromptConfig(), config.engine)
-    engine_kwargs = kwargs["engine_kwargs"] | {
-        "limit_mm_per_prompt": {"image": 0, "video": 0},
-        "pooler_config": {"pooling_type": config.pooling, "use_activation": True},
-    }
-    return kwargs | {
-        "task_type": "embed",
-        "engine_kwargs": engine_kwargs | config.engine.engine_kwargs,
-        "should_continue_on_error": False,
-        "chat_template_stage": {"enabled": False},
-        "prepare_multimodal_stage": {"enabled": False},
-    }
+    kwargs = pooling_kwargs(config.model, PromptConfig(num_frames=0), config.engine, config.pooling, "embed")
+    return kwargs | {"should_continue_on_error": False}
 
 
 def _table(rows: pa.Table, vectors: dict[str, npt.NDArray[np.float32]], model: str) -> pa.Table:

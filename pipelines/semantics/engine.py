@@ -51,7 +51,7 @@ _ENVIRONMENT = {
 }
 _CONTEXT = 1024
 """Tokens of an engine whose `max_model_len` nobody has fitted to a checkpoint."""
-_GATHER_CPUS, _LIGHT_CPUS = 0.5, 0.1
+GATHER_CPUS, LIGHT_CPUS = 0.5, 0.1
 """What a stage before or after the engines reserves: it waits for them most of the time."""
 
 
@@ -59,7 +59,7 @@ def check_room(config: EngineConfig, *, can_grow: bool) -> None:
     """A batch whose stages do not all have CPUs stands still. Raises ConfigError where the cluster cannot grow."""
     import ray
 
-    needed = engine_pool.cpus(config) + config.gather_workers * _GATHER_CPUS + _LIGHT_CPUS
+    needed = engine_pool.cpus(config) + config.gather_workers * GATHER_CPUS + LIGHT_CPUS
     if (there := ray.cluster_resources().get("CPU", 0.0)) >= needed:
         return
     wanted = f"wanted {needed:g} CPUs at once, for engines, gatherers and what goes between, got {there:g}"
@@ -68,8 +68,8 @@ def check_room(config: EngineConfig, *, can_grow: bool) -> None:
     log.warning("the cluster's CPUs: %s; the batch waits until nodes join, or ask for fewer engines", wanted)
 
 
-def _to_request(row: dict[str, Any], max_tokens: int) -> dict[str, Any]:
-    """A gathered row as ray.data.llm's request. Greedy, and one schema for the whole job.
+def request(row: dict[str, Any]) -> dict[str, Any]:
+    """A gathered row as ray.data.llm's request, beside what is wanted of it.
 
     A row that has a reason already passes the engine by, as rows do that failed.
     """
@@ -85,13 +85,13 @@ def _to_request(row: dict[str, Any], max_tokens: int) -> dict[str, Any]:
         "frames": None,
         "num_frames": len(frames),
         "multimodal_data": {"image": pixels} if pixels else None,
-        "sampling_params": {
-            "max_tokens": max_tokens,
-            "temperature": 0.0,
-            "detokenize": True,
-            "structured_outputs": {"json": prompt.schema()},
-        },
     }
+
+
+def _to_request(row: dict[str, Any], max_tokens: int) -> dict[str, Any]:
+    """A request for an answer: greedy, and of one schema for the whole job."""
+    answer = {"max_tokens": max_tokens, "temperature": 0.0, "detokenize": True}
+    return request(row) | {"sampling_params": answer | {"structured_outputs": {"json": prompt.schema()}}}
 
 
 def _from_answer(row: dict[str, Any]) -> dict[str, Any]:
@@ -140,10 +140,10 @@ def answers(root: str, keys: list[Key], model: str, prompts: PromptConfig, confi
         batch_size=config.batch_size,
         batch_format="pyarrow",
         concurrency=config.gather_workers,
-        num_cpus=_GATHER_CPUS,
+        num_cpus=GATHER_CPUS,
         label_selector=config.gather_labels or None,
     )
-    done = processor(gathered).map_batches(_conform, batch_format="pyarrow", num_cpus=_LIGHT_CPUS)
+    done = processor(gathered).map_batches(_conform, batch_format="pyarrow", num_cpus=LIGHT_CPUS)
     with engine_errors({"the engine": attempts, "the process that reads segments": gatherings}):
         yield from done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 

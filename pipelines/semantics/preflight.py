@@ -55,14 +55,19 @@ def look(model: str, *, use_gpu: bool, key: str = "anchors.model") -> Checkpoint
     return checkpoint
 
 
-def fitted(checkpoint: Checkpoint, prompts: PromptConfig, config: EngineConfig) -> EngineConfig:
+def fitted(
+    checkpoint: Checkpoint,
+    prompts: PromptConfig,
+    config: EngineConfig,
+    question: prompt.Question = prompt.ANCHOR,
+) -> EngineConfig:
     """The engine's configuration with all that this checkpoint needs. Raises ConfigError where its prompts do not fit.
 
     What `engine_kwargs` says stands.
     """
-    budget = Budget.of(checkpoint, prompts, config)
+    budget = Budget.of(checkpoint, prompts, config, question)
     config = replace(config, max_model_len=budget.max_model_len)
-    _check_memory(checkpoint, config)
+    _check_memory(checkpoint, config, question.job)
     kwargs: dict[str, Any] = dict(overrides(checkpoint, config))
     if budget.frame < checkpoint.images.most_tokens:  # what it starts up for, too: a picture of 16,384 tokens otherwise
         block = checkpoint.images.block
@@ -118,13 +123,13 @@ def _check_template(checkpoint: Checkpoint, key: str) -> None:
         )
 
 
-def _check_memory(checkpoint: Checkpoint, config: EngineConfig) -> None:
+def _check_memory(checkpoint: Checkpoint, config: EngineConfig, job: str) -> None:
     """vLLM refuses to start where keys and values of one request do not fit; on GPUs it knows better than we do."""
     length, gib = config.max_model_len or 0, kv_gib(checkpoint, config)
     if not config.use_gpu and gib > config.kv_cache_gb:
         raise ConfigError(
-            f"anchors.engine.kv_cache_gb: one request of {length} tokens takes {gib:.2f} GiB in {checkpoint.folder}, "
-            f"got {config.kv_cache_gb}; set it to {int(gib) + 1} or more, or lower anchors.engine.max_model_len"
+            f"{job}.engine.kv_cache_gb: one request of {length} tokens takes {gib:.2f} GiB in {checkpoint.folder}, "
+            f"got {config.kv_cache_gb}; set it to {int(gib) + 1} or more, or lower {job}.engine.max_model_len"
         )
 
 

@@ -6,6 +6,7 @@ Order and steps follow SARM, Appendix B: profile, keyframes, speech, comments, t
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipelines.tables.contract import FIELD_LIMITS, FIELDS
@@ -42,16 +43,37 @@ def schema() -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What a job asks about what it shows the model."""
+
+    job: str
+    """Its section of the configuration, as errors name it."""
+    instruction: str
+    """Text behind what is shown; "" = none."""
+    answered: bool
+    """Whether the model writes an answer, for which tokens are kept."""
+
+
+ANCHOR = Question(job="anchors", instruction=INSTRUCTION, answered=True)
+"""Asks for the anchor of an author's day."""
+
+
 PROMPT_HASH = digest([SECTIONS, INSTRUCTION])
 SCHEMA_HASH = digest(schema())
 
 
 def content(
-    *, profile: str, frames: Sequence[bytes], speech: Sequence[str], comments: Sequence[str]
+    *,
+    profile: str,
+    frames: Sequence[bytes],
+    speech: Sequence[str],
+    comments: Sequence[str],
+    instruction: str = INSTRUCTION,
 ) -> list[dict[str, Any]]:
     """One user message's content parts in OpenAI form, frames as data URLs."""
     before = f"{SECTIONS[0]}\n{_plain(profile)}\n{SECTIONS[1]}\n"
-    lines = [SECTIONS[2], *map(_plain, speech), SECTIONS[3], *map(_plain, comments), INSTRUCTION]
+    lines = [SECTIONS[2], *map(_plain, speech), SECTIONS[3], *map(_plain, comments), instruction]
     return [
         {"type": "text", "text": before},
         *({"type": "image_url", "image_url": {"url": data_url(frame)}} for frame in frames),

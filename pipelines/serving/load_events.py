@@ -25,14 +25,13 @@ from models.visits import EVENT_COLUMNS, EVENT_KINDS, EXIT, EXPOSURE, Columns, j
 from pipelines.runtime.run import Run
 from pipelines.samples.event_reader import event_columns
 from pipelines.tables.columns import to_numpy
-from pipelines.tables.contract import ContractError
+from pipelines.tables.contract import SEGMENT_MS, ContractError
 from pipelines.tables.storage import Storage
 
 log = logging.getLogger(__name__)
 TABLES = ("events", "impressions")
 _IMPRESSION = ["user_id", "author_id", "live_id", "ts_ms", "click", "watch_time_s"]
 _SEGMENT = ["author_id", "live_id", "segment", "start_ts_ms"]
-_SEGMENT_MS = 30_000
 _TOLD_AT_ONCE = 1_000
 
 
@@ -156,7 +155,7 @@ def _lives_of(segments: pa.Table) -> pa.Table:
 
 
 def _update(row: dict[str, int], on_air_ms: int) -> LiveUpdate:
-    end_ms = row["newest_ts_ms"] + _SEGMENT_MS
+    end_ms = row["newest_ts_ms"] + SEGMENT_MS
     return LiveUpdate(
         live_id=row["live_id"],
         author_id=row["author_id"],

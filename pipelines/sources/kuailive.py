@@ -2,8 +2,8 @@
 
 An exposure belongs to a room that is on air, from its start until before its end; others land in `rejections`, and so
 do rows with a cell that cannot be used. KuaiLive has no text, so its anchors hold category and operation tag alone,
-and the titles' embeddings that come with it become `anchor_embeddings`; M3's anchors hold the titles. KuaiLive has no
-follows: a like stands in their place.
+and the titles' embeddings that come with it become `anchor_embeddings`; M3's anchors hold the titles, and the
+embeddings of its segments become `segment_embeddings`. KuaiLive has no follows: a like stands in their place.
 Memory: the exposures of the whole release, about 100 bytes each.
 Run: python -m pipelines kuailive --config my.yaml --set kuailive.source=DIR
 """
@@ -21,7 +21,9 @@ import pyarrow.compute as pc
 from models.config import PathText
 from pipelines.runtime.run import Run
 from pipelines.semantics import embed
+from pipelines.sources import kuailive_segments
 from pipelines.sources.kuailive_files import Release, read_kuailive, read_m3
+from pipelines.sources.kuailive_segments import Spool, spooled
 from pipelines.sources.refusals import summary
 from pipelines.sources.release_file import RUNNING
 from pipelines.sources.rows import anchor_row, author_row, rows_by_day, to_table
@@ -32,7 +34,7 @@ from pipelines.tables.contract import ContractError
 log = logging.getLogger(__name__)
 STAGE = "kuailive"
 RELEASES = {"kuailive": read_kuailive, "m3": read_m3}
-TABLES = ("authors", "anchors", embed.TABLE, "users", "impressions")
+TABLES = ("authors", "anchors", embed.TABLE, "users", "impressions", kuailive_segments.TABLE)
 """What it writes beside rejections."""
 
 
@@ -80,19 +82,36 @@ def run(config: KuaiLiveConfig, run: Run) -> dict[str, Any]:
     refused = {days[0][0]: [row for file in release.files for row in file.refused]}
     for day, rows in rows_by_day(pa.concat_tables([off_air for _, off_air in parts]), "ts_ms"):
         refused.setdefault(day, []).extend(rows.drop_columns(["ts_ms"]).to_pylist())
-    written = Written(storage, STAGE)
-    written.check(run.guard(STAGE, config.replace), "impressions", len(exposures))
-    _write_rooms(written, release)
-    written.write("users", days[0][0], release.users)
-    for day, rows in days:
-        written.write("impressions", day, rows)
-        log.info("kuailive | %s | %d impressions", day, len(rows))
+    written, guard = Written(storage, STAGE), run.guard(STAGE, config.replace)
+    with spooled(release.segment_shards, release.rooms, config.utc_offset_h, run.folder) as spool:
+        written.check(guard, "impressions", len(exposures))
+        written.check(guard, kuailive_segments.TABLE, spool.rows)
+        _write_rooms(written, release)
+        written.write("users", days[0][0], release.users)
+        for day, rows in days:
+            written.write("impressions", day, rows)
+            log.info("kuailive | %s | %d impressions", day, len(rows))
+        embedded, of_segments = _write_segments(written, spool)
+    refused[days[0][0]] += of_segments
     written.finish(TABLES, refused)
     return {
         "impressions": len(exposures),
+        "segment_embeddings": embedded,
         "rejections": sum(map(len, refused.values())),
         "days": [day for day, _ in days],
     }
+
+
+def _write_segments(written: Written, spool: Spool) -> tuple[int, list[dict[str, str]]]:
+    """Writes all days of a spool. Returns how many rows, and what was refused."""
+    for line in summary(spool.files):
+        log.warning("kuailive | %s", line)
+    repeated: list[dict[str, str]] = []
+    for day in spool.days:
+        written.write(kuailive_segments.TABLE, day, spool.read(day, repeated))
+        log.info("kuailive | lives of %s | their segments' embeddings are written", day)
+    refused = [*spool.off_air, *(row for file in spool.files for row in file.refused), *repeated]
+    return spool.rows - len(repeated), refused
 
 
 def _on_air(exposures: pa.Table, rooms: pa.Table, place: str) -> tuple[pa.Table, pa.Table]:

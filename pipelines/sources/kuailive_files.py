@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.runtime.config import ConfigError
+from pipelines.sources import kuailive_segments
 from pipelines.sources.refusals import Bools, Floats, Ints, Refusals
 from pipelines.sources.release_file import RUNNING, ReleaseFile
 from pipelines.sources.rows import coded
@@ -43,6 +44,8 @@ class Release:
     """Embeddings of titles; `rooms` says in its column title_row which one is a room's (-1 = none)."""
     files: Sequence[Refusals]
     """What was read, with the rows that were refused."""
+    segment_shards: Sequence[Path] = ()
+    """Files with embeddings of segments: see kuailive_segments.py."""
 
 
 class _Folder:
@@ -71,6 +74,10 @@ class _Folder:
         )
         self.opened.append(file)
         return file
+
+    def shards(self, name: str) -> list[Path]:
+        """The Parquet files of a folder that a download may lack, in order."""
+        return sorted((self._path / name).glob("*.parquet"))
 
     def vectors(self, name: str) -> npt.NDArray[np.float32]:
         """An array file, mapped. Raises ContractError where it is missing or cannot be read."""
@@ -133,6 +140,7 @@ def read_m3(source: str, long_view_s: float, utc_offset_h: float) -> Release:
         tags={},
         title_vectors=None,
         files=folder.opened,
+        segment_shards=folder.shards(kuailive_segments.FOLDER),
     )
 
 

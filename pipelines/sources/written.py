@@ -28,9 +28,9 @@ class Written:
         old = sum(commit.rows for commit in commits if commit is not None and dict(commit.made_from) == self._ours)
         guard.check(f"table {name}, all days", old=old, kept=min(old, new), new=new)
 
-    def write(self, name: str, day: str, rows: pa.Table) -> None:
-        """Commits a day, saying which job it is from."""
-        self._storage.write(name, day, [rows], self._ours)
+    def write(self, name: str, day: str, rows: pa.Table | Iterable[pa.Table]) -> None:
+        """Commits a day, of one file or of several, saying which job it is from."""
+        self._storage.write(name, day, [rows] if isinstance(rows, pa.Table) else rows, self._ours)
         self._days.add((name, day))
 
     def finish(self, names: Iterable[str], refused: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

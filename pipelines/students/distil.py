@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pipelines.runtime.scaling import TrainScaling
 from pipelines.runtime.shared import require_shared
 from pipelines.semantics import prompt
 from pipelines.semantics.author_day import PromptConfig
+from pipelines.students import questions
 from pipelines.students.loop import LoopConfig
 from pipelines.students.pairs import Collator, Pair, load, vocabulary_texts
 from pipelines.students.student import StudentConfig
@@ -68,6 +69,8 @@ class DistilConfig:
     """Adapters for a downloaded checkpoint; None trains every weight."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
     """How much of an author's day the model reads; must equal the anchor job's."""
+    questions: int = 0
+    """Questions about each segment that are learnt beside anchors (LARM 2.1, at most five); 0 = none."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """How long and how fast."""
     scaling: TrainScaling = field(default_factory=TrainScaling)
@@ -78,6 +81,8 @@ class DistilConfig:
     """Failures (a lost worker, node or controller is one) after which fine-tuning begins again, from `base`."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.questions <= len(questions.QUESTIONS):
+            raise ValueError(f"distil.questions: wanted 0 to {len(questions.QUESTIONS)}, got {self.questions}")
         if self.lora is not None and self.base is None:
             raise ValueError(
                 "distil.lora: wanted distil.base too, got none; give the folder of a downloaded checkpoint"
@@ -92,8 +97,7 @@ def run(config: DistilConfig, run: Run) -> dict[str, Any]:
             f"distil.base {config.base}: wanted a folder with config.json, got none; download a Qwen-VL first"
         )
     storage = run.storage
-    pairs = _pairs(storage, config)
-    held_out, rest = pairs[: config.held_out], pairs[config.held_out :]
+    held_out, rest = _pairs(storage, config)
     output = Path(config.output).absolute()
     work = run.folder.resolve() / "distil" / "work"  # emptied: a base or an output may lie beside it
     shutil.rmtree(work, ignore_errors=True)
@@ -102,12 +106,15 @@ def run(config: DistilConfig, run: Run) -> dict[str, Any]:
         from pipelines.students import student
 
         student.create(config.student, vocabulary_texts(rest), run.seed, start)
-    del pairs, rest  # the workers read their own, and the machine may be theirs too
+    del rest  # the workers read their own, and the machine may be theirs too
     with connected(run.cluster):
         places = {"storage.root": storage.url, "run_dir": str(work), "distil.output": str(output.parent)}
         require_shared(places | ({"distil.base": f"{start}/config.json"} if config.base else {}), config.scaling)
         trained = _fit(config, run, str(start), storage.url, work)
     scores = measure(work / "trained", held_out, config.loop.batch_size)
+    if config.questions:
+        asked = questions.load(storage, config.prompt, config.questions, only={pair.author_id for pair in held_out})
+        scores["questions"] = answered(work / "trained", asked[: config.held_out], config.loop.batch_size)
     card = {
         "command": "python -m pipelines distil --config <the config below>",
         "config": to_dict(config),
@@ -121,14 +128,18 @@ def run(config: DistilConfig, run: Run) -> dict[str, Any]:
     return {key: card[key] for key in ("seconds", "steps", "loss", "held_out")} | {"output": config.output}
 
 
-def _pairs(storage: Storage, config: DistilConfig) -> list[Pair]:
+def _pairs(storage: Storage, config: DistilConfig) -> tuple[list[Pair], list[Pair]]:
+    """Pairs that are held out, all of them anchors, and those to learn; questions are of other authors."""
     pairs = load(storage, config.prompt)
     if len(pairs) <= config.held_out:
         raise contract.ContractError(
             f"tables segments and anchors: wanted more than distil.held_out = {config.held_out} author-days with an "
             f"anchor, got {len(pairs)}; write a teacher's anchors first, or lower distil.held_out"
         )
-    return pairs
+    held_out, rest = pairs[: config.held_out], pairs[config.held_out :]
+    if config.questions:
+        rest += questions.load(storage, config.prompt, config.questions, without={pair.author_id for pair in held_out})
+    return held_out, rest
 
 
 def _fit(config: DistilConfig, run: Run, start: str, root: str, work: Path) -> dict[str, Any]:
@@ -166,7 +177,7 @@ def _worker(raw: dict[str, Any]) -> None:
     module: torch.nn.Module = AnswerLoss(model.to(device))
     if world_size > 1:
         module = torch.nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
-    pairs = _pairs(Storage.open(raw["root"]), config)[config.held_out :]
+    _, pairs = _pairs(Storage.open(raw["root"]), config)
     figures = train(
         module, Collator(processor), pairs, config.loop,
         seed=raw["seed"], rank=rank, world_size=world_size, device=str(device),
@@ -206,30 +217,44 @@ def _line(row: dict[str, float], loop: LoopConfig) -> str:
 
 def measure(checkpoint: Path, pairs: Sequence[Pair], batch_size: int) -> dict[str, Any]:
     """Valid-JSON rate and exact agreement of each field on held-out pairs, generated greedily by transformers."""
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
     from pipelines.semantics.agreement import agreement
 
-    processor = AutoProcessor.from_pretrained(checkpoint)
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint).eval()
-    collate = Collator(processor)
     written: dict[int, dict[str, list[str]]] = {}
     truth = {number: json.loads(pair.answer) for number, pair in enumerate(pairs)}
-    with torch.inference_mode():
-        for first in range(0, len(pairs), batch_size):
-            batch = collate(pairs[first : first + batch_size], with_answer=False)
-            output = model.generate(**batch, max_new_tokens=160, do_sample=False)
-            for row, ids in enumerate(output[:, batch["input_ids"].shape[1] :]):
-                try:
-                    written[first + row] = prompt.parse(processor.tokenizer.decode(ids, skip_special_tokens=True))
-                except ValueError as error:
-                    log.info("distil | held-out answer %d is not an anchor: %s", first + row, error)
+    for number, text in enumerate(_generated(checkpoint, pairs, batch_size)):
+        try:
+            written[number] = prompt.parse(text)
+        except ValueError as error:
+            log.info("distil | held-out answer %d is not an anchor: %s", number, error)
     return {
         "author_days": len(pairs),
         "valid_rate": round(len(written) / len(pairs), 4),
         "agreement": {field: round(share, 4) for field, share in agreement(written, truth).items()},
     }
+
+
+def answered(checkpoint: Path, pairs: Sequence[Pair], batch_size: int) -> dict[str, float]:
+    """By question, the share of held-out pairs of which the answer is the teacher's, word by word."""
+    right: dict[str, list[bool]] = {}
+    for pair, text in zip(pairs, _generated(checkpoint, pairs, batch_size), strict=True):
+        right.setdefault(pair.question, []).append(text.strip() == pair.answer)
+    return {question: round(sum(of_it) / len(of_it), 4) for question, of_it in right.items()}
+
+
+def _generated(checkpoint: Path, pairs: Sequence[Pair], batch_size: int) -> Iterator[str]:
+    """What the model answers to each pair's question."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint).eval()
+    collate = Collator(processor)
+    for first in range(0, len(pairs), batch_size):
+        batch = collate(pairs[first : first + batch_size], with_answer=False)
+        with torch.inference_mode():
+            output = model.generate(**batch, max_new_tokens=160, do_sample=False)
+        for ids in output[:, batch["input_ids"].shape[1] :]:
+            yield processor.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def publish(trained: Path, output: Path, card: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Pairs to distil from: an author's day (segments) and the anchor a teacher wrote for it."""
+"""Pairs to distil from: an author's day (segments) and the anchor a teacher wrote for it. questions.py has others."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +22,8 @@ class Pair:
     author_id: int
     day: AuthorDay
     answer: str
+    question: str = prompt.INSTRUCTION
+    """What is asked."""
 
 
 def load(storage: Storage, config: PromptConfig, limit: int | None = None) -> list[Pair]:
@@ -51,11 +53,13 @@ def vocabulary_texts(pairs: Sequence[Pair]) -> Iterator[str]:
     """Every text a student reads or writes, for training its tokenizer."""
     for pair in pairs:
         yield from (pair.day.profile, *pair.day.speech, *pair.day.comments, pair.answer)
+        if pair.question != prompt.INSTRUCTION:  # which is one token
+            yield pair.question
 
 
 def messages(pair: Pair, *, with_answer: bool) -> list[dict[str, Any]]:
     """Chat messages of a pair in the form Hugging Face processors take."""
-    turns: list[dict[str, Any]] = [{"role": "user", "content": prompt.with_marks(pair.day.content())}]
+    turns: list[dict[str, Any]] = [{"role": "user", "content": prompt.with_marks(pair.day.content(pair.question))}]
     return [*turns, {"role": "assistant", "content": pair.answer}] if with_answer else turns
 
 

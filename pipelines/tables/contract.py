@@ -64,6 +64,9 @@ CLOSED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """By table and column, the values that there are."""
 
+SEGMENT_MS = 30_000
+"""Length of a segment: it ends so long after its `start_ts_ms`, however soon its frames do."""
+
 PARTITION = "day"
 """Names the folders of a table's days; a column of this name inside files is passed over."""
 

@@ -119,11 +119,11 @@ def is_older(file: pafs.FileInfo, seconds: float) -> bool:
 def _state(files: Files) -> str:
     """What tells a day's content: that it is committed, our files by number and hash, a user's by size and time too."""
     parts = [name for name in files if name.endswith(_ROWS) or name == MARKER]
-    return " ".join(sorted(_content(files[name]) if name != MARKER else name for name in parts))
+    return " ".join(sorted(content_of(files[name]) if name != MARKER else name for name in parts))
 
 
-def _content(file: pafs.FileInfo) -> str:
-    """Equal for files of equal rows: of ours, the name without the run that wrote it."""
+def content_of(file: pafs.FileInfo) -> str:
+    """What tells a file of rows, equal for equal rows: of ours, the name without the run that wrote it."""
     name = file.base_name
     if is_brought(name):
         return f"{name!r} {file.size} {file.mtime_ns}"

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.tables.contract import SEGMENT_MS
 from pipelines.world.lexicon import Lexicon
 from pipelines.world.render import jpeg, render
-
-SEGMENT_MS = 30_000
 
 _THEME = ("today we do {}", "welcome back to {}", "this stream is {}", "we are here for {}", "all day long {}")
 _HIGHLIGHT = ("quick break for a {} moment", "now a short {} moment", "someone asked for a {} moment")

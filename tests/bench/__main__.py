@@ -11,6 +11,7 @@ BENCHES = {
     "seeds": "AUC and GAUC of Base and SARM over seeds, with semantic tastes on and off",
     "daily": "cost of a daily run on day 5, 50 and 500 of a platform",
     "anchors": "author-days a second through the anchor job",
+    "segments": "segments a second through the job embed_segments, where the time goes, and batched against single",
     "poison": "what becomes of an anchor batch of which 1 % of the authors are poisoned",
     "tokenizer": "training and encoding of the Live-Streaming Tokenizer over the Qwen vocabulary",
     "codes": "residual codes beside faiss: error, equal codes, and the time and memory of a million segments",

@@ -64,6 +64,12 @@ def test_the_content_holds_the_chosen_parts():
     assert "said" in last["text"] and "comment b" in last["text"]
 
 
+def test_where_there_is_no_frame_the_first_segments_are_heard():
+    silent = [{**row(number, f"said {number}"), "frames": []} for number in range(3)]
+    assert gather("Mila", silent, PromptConfig(num_frames=2)).speech == ("said 0", "said 1")
+    assert gather("Mila", silent, PromptConfig(num_frames=0)).speech == ("said 0",)
+
+
 def test_a_day_is_streamed_author_by_author(tiny_store: Path):
     storage = Storage.open(str(tiny_store / "store"))
     day = storage.days("segments")[0]

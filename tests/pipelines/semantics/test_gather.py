@@ -48,15 +48,15 @@ def stored(root: Path, rows: list[dict[str, Any]]) -> Storage:
     folder = Path(storage.folder("segments", DAY))
     folder.mkdir(parents=True)
     schema = contract.spec("segments").schema
-    loose = pa.schema([pa.field(f.name, _loose(f.type), True) for f in schema])
+    loose = pa.schema([pa.field(f.name, nullable(f.type), True) for f in schema])
     pq.write_table(pa.Table.from_pylist(rows, schema=loose), folder / "a.parquet")
     return storage
 
 
-def _loose(kind: pa.DataType) -> pa.DataType:
+def nullable(kind: pa.DataType) -> pa.DataType:
     """The same type, with nulls allowed at every depth."""
     if pa.types.is_list(kind):
-        return pa.list_(_loose(kind.value_type))
+        return pa.list_(nullable(kind.value_type))
     if pa.types.is_struct(kind):
         return pa.struct([pa.field(f.name, f.type, True) for f in kind])
     return kind

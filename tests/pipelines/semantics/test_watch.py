@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.checkpoint import STUDENT
 from pipelines.semantics.engine_config import EngineConfig
 from pipelines.semantics.engine_pool import EngineError
-from pipelines.semantics.gather import Gather
+from pipelines.semantics.gather import Gather, Key, Prompts
 from pipelines.semantics.watch import Watched
 from tests.pipelines.semantics.test_gather import DAY, segment, stored
 
@@ -107,12 +107,18 @@ class WatchedStartsLate(Watched, StartsLate):
 class CrashingGather(Gather):
     """A gatherer that one author's frames kill, as a broken decoder would."""
 
-    def _gathered(self, keys: list[Any]) -> list[dict[str, Any]]:
-        rows = [key for key in keys if key[1] == CRASHES_GATHER]
-        if rows:
-            self._wait(self._attempts.took.remote(self._me, keys))
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._prompts = CrashingPrompts(*args[:1])
+
+
+class CrashingPrompts(Prompts):
+    """What dies in it."""
+
+    def of(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
+        if any(author == CRASHES_GATHER for _, author in keys):
             os._exit(1)
-        return super()._gathered(keys)
+        return super().of(keys)
 
 
 def asked(root: str, authors: int, config: EngineConfig) -> list[dict[str, Any]]:

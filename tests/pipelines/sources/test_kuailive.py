@@ -81,7 +81,7 @@ def test_clicks_and_exposures_become_impressions_with_labels(tmp_path: Path, aut
     settings = _settings(tmp_path, _kuailive(tmp_path / "in", author))
     counts = run_job(kuailive, settings)
     storage = Storage.open(settings.storage.root)
-    assert counts == {"impressions": 4, "rejections": 2, "days": ["2025-05-05", "2025-05-06"]}
+    assert counts == {"impressions": 4, "segment_embeddings": 0, "rejections": 2, "days": ["2025-05-05", "2025-05-06"]}
     rows = storage.read_days("impressions", counts["days"]).to_pylist()
     assert [_labels(row) for row in rows] == [
         (5, 11, 1, 0, 1, 1), (5, 11, 1, 0, 0, 0), (5, 21, 0, 0, 0, 0), (6, 21, 1, 1, 1, 0)
@@ -220,7 +220,8 @@ def test_m3_has_date_times(tmp_path: Path, kind: pa.DataType, offset_h: int) -> 
             table = table.set_column(at, column, times.cast(kind))
         pq.write_table(table, source / f"{name}.parquet")
     settings = _settings(tmp_path, str(source), "m3", utc_offset_h=offset_h)
-    assert run_job(kuailive, settings) == {"impressions": 3, "rejections": 0, "days": ["2025-05-05"]}
+    counts = run_job(kuailive, settings)
+    assert (counts["impressions"], counts["rejections"], counts["days"]) == (3, 0, ["2025-05-05"])
     rows = Storage.open(settings.storage.root).read("impressions", "2025-05-05").to_pylist()
     assert {row["user_id"]: row["ts_ms"] for row in rows} == {5: D1 + H, 6: D1 + 2 * H, 7: D1 + H}
 
