@@ -239,6 +239,35 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 ),
             ),
             TableSpec(
+                name="oracle_live",
+                row="true probabilities of an impression given what is on screen now, given past segments alone, "
+                "given the author alone (simulated live worlds only)",
+                key=("impression_id",),
+                oracle=True,
+                schema=_schema(
+                    impression_id=pa.int64(),
+                    **{
+                        f"{known}_{task}": pa.float32()
+                        for known in ("present", "past", "author")
+                        for task in ("click", "follow", "long_view", "gift")
+                    },
+                ),
+            ),
+            TableSpec(
+                name="oracle_segments",
+                row="what a segment really shows (simulated live worlds only)",
+                key=("author_id", "live_id", "segment"),
+                oracle=True,
+                schema=_schema(
+                    author_id=pa.int64(),
+                    live_id=pa.int64(),
+                    segment=pa.int32(),
+                    act=pa.int32(),
+                    **dict.fromkeys(("theme", "category", "scene"), pa.string()),
+                    intensity=pa.int32(),
+                ),
+            ),
+            TableSpec(
                 name="oracle_anchors",
                 row="true anchor of an author on a day (simulated platforms only)",
                 key=("author_id",),
