@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.tables.contract import TASKS_COLUMNS
+from pipelines.tables.truth import KNOWLEDGE
 from pipelines.world.live.programme import outlook
 from pipelines.world.live.screen import Screen, act_liking, beside_liking
 from pipelines.world.platform.phrases import PhraseBook
@@ -18,10 +19,6 @@ from pipelines.world.tastes import Stage
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-KNOWLEDGE = ("present", "past", "author")
-"""What a probability may be given beside the author's law, from most to least: the act on screen and since when; that
-of the newest segment that has ended, as a point-in-time model knows it at best; nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 from models.metrics import auc, gauc
 from pipelines.tables.contract import TASKS_COLUMNS, ContractError
 from pipelines.tables.storage import Storage
-from pipelines.world.live.chances import KNOWLEDGE
+from pipelines.tables.truth import KNOWLEDGE
 
 FUTURE = "future"
 _REDRAWS = 30

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pipelines.tables.contract import TASKS_COLUMNS
-from pipelines.world.live.chances import KNOWLEDGE, LiveChances
+from pipelines.tables.truth import KNOWLEDGE
+from pipelines.world.live.chances import LiveChances
 from pipelines.world.live.config import LiveConfig
 from tests.pipelines.world.live.conftest import CONFIG, laws_of
 
@@ -35,7 +36,7 @@ def shown(acts: dict[int, int], chances: LiveChances = CHANCES) -> dict[str, np.
 
 
 def walked(start: np.ndarray) -> dict[str, np.ndarray]:
-    """The expectation of the true chances at SEGMENT over its state, of chances `start` [Q], and the four that follow."""
+    """The expectation of the true chances at SEGMENT over its state, of chances `start` [Q], and the four after it."""
     programme = PLANS[LIVE].course.programme
     result = {task: np.zeros(len(USER)) for task in TASKS_COLUMNS}
     for way in itertools.product(range(len(start)), repeat=5):
