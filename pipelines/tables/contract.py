@@ -4,7 +4,6 @@ Knows nothing about storage. Tables are Hive-partitioned by `day=YYYY-MM-DD`; th
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import pyarrow as pa
@@ -12,7 +11,10 @@ import pyarrow.compute as pc
 
 from models import MASK, TASKS
 from models.visits import EVENT_KINDS
-from pipelines.tables import casting
+from pipelines.tables import casting, truth
+from pipelines.tables.spec import TableSpec
+from pipelines.tables.spec import schema as _schema
+from pipelines.tables.spec import strings as _strings
 
 FIELDS = ("point_of_interest", "theme", "topic", "target_audience", "format", "scene")
 """The six dimensions of a semantic anchor, in canonical order (SARM, Appendix B)."""
@@ -73,35 +75,6 @@ PARTITION = "day"
 
 class ContractError(ValueError):
     """A table breaks the contract; the message names table, day, column, wanted, got and the remedy."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableSpec:
-    """One table of the contract."""
-
-    name: str
-    """Folder name under `tables/`."""
-    schema: pa.Schema
-    """Columns in order; nullable=False columns must hold no null."""
-    key: tuple[str, ...]
-    """Columns whose combination is unique within a day."""
-    row: str
-    """What one row is."""
-    oracle: bool = False
-    """True for the simulator's truth, which no training job may read."""
-
-
-def _strings() -> pa.DataType:
-    return pa.list_(pa.string())
-
-
-def _schema(**columns: pa.DataType | tuple[pa.DataType, str]) -> pa.Schema:
-    """Schema from `name=type`, or `name=(type, "null")` for a nullable column."""
-    fields = []
-    for name, kind in columns.items():
-        nullable = isinstance(kind, tuple)
-        fields.append(pa.field(name, kind[0] if isinstance(kind, tuple) else kind, nullable=nullable))
-    return pa.schema(fields)
 
 
 _FRAME = pa.struct([pa.field("offset_ms", pa.int32()), pa.field("jpeg", pa.binary())])
@@ -250,22 +223,13 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 schema=_schema(**_EXPOSURE, **_TOLD, **_HISTORY),
             ),
             TableSpec(
-                name="oracle_impressions",
-                row="true probabilities of an impression (simulated platforms only)",
-                key=("impression_id",),
-                oracle=True,
-                schema=_schema(
-                    impression_id=pa.int64(),
-                    **dict.fromkeys(("click", "follow", "long_view", "gift"), pa.float32()),
-                ),
-            ),
-            TableSpec(
                 name="oracle_anchors",
                 row="true anchor of an author on a day (simulated platforms only)",
                 key=("author_id",),
                 oracle=True,
                 schema=_schema(author_id=pa.int64(), **_SIX),
             ),
+            *truth.TABLES,
         )
     }
 )

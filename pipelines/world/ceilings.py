@@ -14,7 +14,8 @@ from pipelines.tables.days import day_number
 from pipelines.tables.storage import Storage
 from pipelines.world import behaviour, tastes
 from pipelines.world.config import WorldConfig
-from pipelines.world.laws import Sessions, open_laws
+from pipelines.world.laws import Laws, Sessions, open_laws
+from pipelines.world.live.laws import Live
 from pipelines.world.lives import LivePlan
 from pipelines.world.platform.chances import LOGITS
 from pipelines.world.platform.content import content_liking, liking_of, make_stage
@@ -45,9 +46,7 @@ def ceilings(
     for past in range(number):
         newest |= {plan.author_id: plan for plan in laws.plan(past)}
     before, today = [newest[author] for author in sorted(newest)], laws.plan(number)
-    views: _Views = (
-        _Sessions(config, seed, laws) if isinstance(laws, Sessions) else _Platform(Platform(config, seed), number)
-    )
+    views = _views(laws, config, seed, number)
     now, past_stage = views.stage(today), views.stage(before)
     user = _positions(views.user_id, seen["user_id"], "user", day)
     live = _positions(now.author_id, seen["author_id"], "author", day)
@@ -102,6 +101,12 @@ class _Views(Protocol):
         """What users and authors are like on average."""
 
 
+def _views(laws: Laws, config: WorldConfig, seed: int, day: int) -> _Views:
+    if isinstance(laws, Sessions):
+        return _Sessions(config, seed, laws)
+    return _Live(laws, day) if isinstance(laws, Live) else _Platform(Platform(config, seed), day)
+
+
 class _Sessions:
     def __init__(self, config: WorldConfig, seed: int, laws: Sessions) -> None:
         self._laws, self._seed = laws, seed
@@ -141,3 +146,15 @@ class _Platform:
     def rest(self, stage: Stage, user: Ints, live: Ints) -> Floats:
         readiness: Floats = self._viewers.readiness["click"][user]
         return readiness + np.float32(LOGITS["click"][3]) * stage.quality[live]
+
+
+class _Live(_Platform):
+    def __init__(self, laws: Live, day: int) -> None:
+        super().__init__(laws, day)
+        self._live = laws
+
+    def main(self, stage: Stage, user: Ints, live: Ints) -> Floats:
+        return self._live.chances(self._viewers, stage.plans).content(user, live)
+
+    def moment(self, stage: Stage, user: Ints, live: Ints, ts_ms: Ints) -> Floats:
+        return self._live.chances(self._viewers, stage.plans).content(user, live, ts_ms)

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from datetime import date
 
+from pipelines.world.live.config import LiveConfig
+
 LAWS = ("sessions", "platform")
-PLATFORM_ONLY = ("laws", "new_user_share", "taste_drift")
+PLATFORM_ONLY = ("laws", "new_user_share", "taste_drift", "live")
 """Keys that say nothing in a world of the laws `sessions`."""
 _SHARES = (
     "new_author_share",
@@ -23,6 +25,8 @@ class WorldConfig:
 
     laws: str = "sessions"
     """How the platform works: `sessions` (phrases liked one by one, no memory) or `platform` (docs/world.md)."""
+    live: LiveConfig | None = None
+    """What is on screen moves from act to act and decides what viewers do; only with the laws `platform`."""
     first_day: date = date(2026, 1, 1)
     """First simulated day."""
     num_days: int = 6
@@ -76,6 +80,11 @@ class WorldConfig:
     teacher: bool = False
     """True also writes the true anchors as `anchors`, in place of a large teacher model, for distillation."""
 
+    @property
+    def content_matters(self) -> bool:
+        """Whether anybody likes any content."""
+        return self.semantic_taste and (self.live is None or self.live.live_taste)
+
     def __post_init__(self) -> None:
         if self.laws not in LAWS:
             raise ValueError(f"world.laws: wanted one of {', '.join(LAWS)}, got {self.laws}")
@@ -85,6 +94,13 @@ class WorldConfig:
         for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"world.{name}: wanted a share in 0..1, got {getattr(self, name)}")
+        if self.live is not None and self.laws != "platform":
+            raise ValueError(f"world.live: wanted the laws platform, got {self.laws}; set world.laws: platform")
+        if self.live is not None and self.recorded_segments:
+            raise ValueError(
+                f"world.live: wanted all segments recorded, got {self.recorded_segments}; "
+                "set world.recorded_segments: 0"
+            )
         if not 0 <= self.warmup_days < self.num_days:
             raise ValueError(f"world.warmup_days: wanted 0 or more and fewer than num_days, got {self.warmup_days}")
         if self.num_points < 36:

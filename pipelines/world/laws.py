@@ -1,12 +1,16 @@
 """What the world job asks of the laws of a world, and the laws `sessions` as an answer."""
 
+from collections.abc import Mapping
 from typing import Protocol
+
+import pyarrow as pa
 
 from pipelines.tables.storage import Storage
 from pipelines.world import behaviour
 from pipelines.world.authors import Author, make_authors, plan_day
 from pipelines.world.config import WorldConfig
 from pipelines.world.lexicon import Lexicon, lexicon
+from pipelines.world.live.laws import Live
 from pipelines.world.lives import LivePlan
 from pipelines.world.platform.laws import Platform
 
@@ -25,6 +29,9 @@ class Laws(Protocol):
     def plan(self, day: int) -> list[LivePlan]:
         """The lives of a day, sorted by author id."""
 
+    def revealed(self, plans: list[LivePlan]) -> Mapping[str, pa.Table]:
+        """What lives really show beside their anchors, by the table of the oracle that tells it."""
+
     def watch(self, storage: Storage, name: str, day: int, plans: list[LivePlan], made_from: dict[str, str]) -> None:
         """Writes what users did on a watched day: users, impressions, events and the oracle's probabilities."""
 
@@ -41,6 +48,10 @@ class Sessions:
         """The lives of a day, sorted by author id."""
         return plan_day(self.everyone, day, self._config, self._seed)
 
+    def revealed(self, plans: list[LivePlan]) -> Mapping[str, pa.Table]:
+        """Nothing: anchors say all."""
+        return {}
+
     def watch(self, storage: Storage, name: str, day: int, plans: list[LivePlan], made_from: dict[str, str]) -> None:
         """Writes what users did on a watched day."""
         behaviour.write_day(storage, name, day, self.everyone, plans, self.words, self._config, self._seed, made_from)
@@ -48,4 +59,6 @@ class Sessions:
 
 def open_laws(config: WorldConfig, seed: int) -> Laws:
     """The world of a configuration."""
+    if config.live is not None:
+        return Live(config, config.live, seed)
     return Platform(config, seed) if config.laws == "platform" else Sessions(config, seed)

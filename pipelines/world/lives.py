@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipelines.tables.contract import SEGMENT_MS
 from pipelines.world.lexicon import Lexicon
+from pipelines.world.live.programme import Course
 from pipelines.world.render import jpeg, render
 
 _THEME = ("today we do {}", "welcome back to {}", "this stream is {}", "we are here for {}", "all day long {}")
@@ -21,6 +22,8 @@ _AUDIENCE = ("good for {}", "hello to all {}", "made for {}", "greetings {}")
 _POINT_SAID = ("soon comes {}", "stay for {}", "nobody skips {}")
 _POINT_WRITTEN = ("{} please", "here for {}", "love {}", "when is {}", "{} is the best")
 _SMALL_TALK = ("lol", "first", "hi everyone", "nice one", "hahaha", "so good", "where are you from", "can you hear me")
+_EXCITEMENT = {-1: (0.75, 0.35, 0), 0: (1.0, 1.0, 1), 1: (1.35, 3.0, 4)}
+"""By the intensity of an act: factors of viewers, and of likes and gifts of each, and further comments."""
 _ASIDE = ("uh", "okay", "right", "well", "so", "let me see")
 
 
@@ -42,10 +45,24 @@ class LivePlan:
     scene: int
     popularity: float
     """Relative size of the audience, 0..1."""
+    course: Course | None = None
+    """What is on screen, segment by segment, where it moves from act to act (`world.live`); it has no highlights."""
 
     def theme_at(self, segment: int) -> int:
         """The theme on air in a segment."""
+        if self.course is not None:
+            return self.course.themes[self.course.acts[segment]]
         return next((theme for first, end, theme in self.highlights if first <= segment < end), self.theme)
+
+    def scene_at(self, segment: int) -> int:
+        """The scene on air in a segment."""
+        return self.scene if self.course is None else self.course.act_at(segment).scene
+
+    def excitement_at(self, segment: int) -> tuple[float, float, int]:
+        """In a segment: factors of how many watch and of how much they like and give, and how many more comment."""
+        if self.course is None:
+            return 1.0, 1.0 if self.theme_at(segment) == self.theme else 3.0, 0
+        return _EXCITEMENT[self.course.act_at(segment).intensity]
 
     def recorded(self, count: int) -> list[int]:
         """Evenly spread segments that the platform keeps; 0 keeps all."""
@@ -61,8 +78,8 @@ def segment_rows(
     rows = []
     for order, segment in enumerate(plan.recorded(recorded)):
         theme = plan.theme_at(segment)
-        viewers = int(1 + 400 * plan.popularity * rng.uniform(0.5, 1.5))
-        excitement = 3.0 if theme != plan.theme else 1.0
+        crowd, excitement, more = plan.excitement_at(segment)
+        viewers = int(1 + 400 * plan.popularity * crowd * rng.uniform(0.5, 1.5))
         rows.append(
             {
                 "author_id": plan.author_id,
@@ -72,12 +89,12 @@ def segment_rows(
                 "frames": [
                     {
                         "offset_ms": int((i + 0.5) * SEGMENT_MS / frames),
-                        "jpeg": jpeg(render(plan.scene, plan.format, rng, frame_size)),
+                        "jpeg": jpeg(render(plan.scene_at(segment), plan.format, rng, frame_size)),
                     }
                     for i in range(frames)
                 ],
                 "speech": _speech(plan, order, theme, words, rng),
-                "comments": _comments(plan, order, words, rng),
+                "comments": _comments(plan, order, more, words, rng),
                 "viewers": viewers,
                 "likes": int(rng.poisson(0.2 * viewers * excitement)),
                 "gifts": int(rng.poisson(0.02 * viewers * excitement)),
@@ -111,13 +128,13 @@ def _speech(plan: LivePlan, order: int, theme: int, words: Lexicon, rng: np.rand
     return " . ".join(parts)
 
 
-def _comments(plan: LivePlan, order: int, words: Lexicon, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Two comments on points of interest (engaged viewers) and one to three of small talk, in time order."""
+def _comments(plan: LivePlan, order: int, more: int, words: Lexicon, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Two comments on points of interest (engaged viewers) and one to three and `more` of small talk, in time order."""
     texts = []
     for i in range(2):
         point = plan.points[(2 * order + i) % len(plan.points)]
         texts.append((_pick(_POINT_WRITTEN, rng).format(words.points_of_interest[point]), rng.uniform(0.5, 1.0)))
-    texts += [(_pick(_SMALL_TALK, rng), rng.uniform(0.0, 0.4)) for _ in range(int(rng.integers(1, 4)))]
+    texts += [(_pick(_SMALL_TALK, rng), rng.uniform(0.0, 0.4)) for _ in range(int(rng.integers(1, 4)) + more)]
     offsets: NDArray[np.int64] = np.sort(rng.integers(0, SEGMENT_MS, size=len(texts)))
     rng.shuffle(texts)
     return [

@@ -21,8 +21,10 @@ from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
 from pipelines.world.authors import Author, day_name, true_anchor
 from pipelines.world.config import PLATFORM_ONLY, WorldConfig
-from pipelines.world.laws import open_laws
+from pipelines.world.laws import Laws, open_laws
 from pipelines.world.lexicon import CATEGORIES, FORMATS, SCENES, Lexicon
+from pipelines.world.live.laws import FORMAT as LIVE_FORMAT
+from pipelines.world.live.next_act import NextActs
 from pipelines.world.lives import LivePlan, segment_rows
 from pipelines.world.platform.laws import FORMAT as PLATFORM_FORMAT
 
@@ -43,6 +45,7 @@ def run(config: WorldConfig, run: Run) -> dict[str, Any]:
     laws = open_laws(config, seed)
     made_from = _lineage(config, seed)
     counts = {"authors": len(laws.everyone), "lives": 0, "segments": 0, "impressions": 0}
+    next_acts = NextActs()
     started = time.perf_counter()
     for day in range(config.num_days):
         name = day_name(config.first_day, day)
@@ -50,10 +53,11 @@ def run(config: WorldConfig, run: Run) -> dict[str, Any]:
         watched = config.impressions and day >= config.warmup_days
         # Authors are written last: they tell that the day is whole.
         if not storage.is_current("authors", name, made_from):
-            _write_content(storage, name, day, plans, laws.words, config, seed, made_from)
+            _write_content(storage, name, day, plans, laws, config, seed, made_from)
             if watched:
                 laws.watch(storage, name, day, plans, made_from)
             _write_authors(storage, name, day, laws.everyone, config, made_from)
+        next_acts.see(plans)
         counts["lives"] += len(plans)
         counts["segments"] += sum(len(p.recorded(config.recorded_segments)) for p in plans)
         if watched and (impressions := storage.commit_of("impressions", name)) is not None:
@@ -64,14 +68,16 @@ def run(config: WorldConfig, run: Run) -> dict[str, Any]:
             day + 1, config.num_days, counts["lives"], counts["impressions"], took,
             took / (day + 1) * (config.num_days - day - 1),
         )  # fmt: skip
-    return counts
+    return counts | next_acts.figures()
 
 
 def _lineage(config: WorldConfig, seed: int) -> dict[str, str]:
     """What the world's tables are made from. Keys that the laws `sessions` do not know are no part of such a world."""
     told = asdict(config) | {"first_day": str(config.first_day)}
+    if config.live is not None:
+        return {"config": digest([PLATFORM_FORMAT, LIVE_FORMAT, told, seed])}
     if config.laws == "platform":
-        return {"config": digest([PLATFORM_FORMAT, told, seed])}
+        return {"config": digest([PLATFORM_FORMAT, {k: v for k, v in told.items() if k != "live"}, seed])}
     return {"config": digest([FORMAT, {k: v for k, v in told.items() if k not in PLATFORM_ONLY}, seed])}
 
 
@@ -80,15 +86,16 @@ def _write_content(
     name: str,
     day: int,
     plans: list[LivePlan],
-    words: Lexicon,
+    laws: Laws,
     config: WorldConfig,
     seed: int,
     made_from: dict[str, str],
 ) -> None:
     if not storage.is_current("segments", name, made_from):
-        storage.write("segments", name, _segments(plans, day, words, config, seed), made_from)
-    truth = [{"author_id": p.author_id} | true_anchor(p, words) for p in plans]
-    storage.write("oracle_anchors", name, [_table("oracle_anchors", truth)], made_from)
+        storage.write("segments", name, _segments(plans, day, laws.words, config, seed), made_from)
+    truth = [{"author_id": p.author_id} | true_anchor(p, laws.words) for p in plans]
+    for table, rows in ({"oracle_anchors": _table("oracle_anchors", truth)} | dict(laws.revealed(plans))).items():
+        storage.write(table, name, [rows], made_from)
     if config.teacher:
         storage.write("anchors", name, [_table("anchors", [_taught(row) for row in truth])], made_from)
         newest.carry(storage, "anchors", until=name)

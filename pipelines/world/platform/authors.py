@@ -158,16 +158,16 @@ def _plan(
         for _ in range(int(rng.integers(0, 4))):
             first = int(rng.integers(num_segments))
             other = others[int(rng.integers(len(others)))]
-            highlights.append((first, first + int(rng.integers(2, 13)), _worded(other, rng)))
+            highlights.append((first, first + int(rng.integers(2, 13)), worded(other, rng)))
     return LivePlan(
         author_id=author.author_id,
         live_id=author.author_id * 1000 + day,
         start_ts_ms=start_of_day + start,
         num_segments=num_segments,
-        theme=_worded(main, rng),
+        theme=worded(main, rng),
         highlights=tuple(highlights),
-        topics=tuple(_worded(t, rng) for t in author.topics[programme * topics :][:topics]),
-        points=tuple(_worded(p, rng) for p in author.points[programme * points :][:points]),
+        topics=tuple(worded(t, rng) for t in author.topics[programme * topics :][:topics]),
+        points=tuple(worded(p, rng) for p in author.points[programme * points :][:points]),
         audiences=today(author.audiences, author.usual[2], rng),
         format=author.format if rng.random() < _STEADY else int(rng.integers(len(FORMATS))),
         scene=author.scene if rng.random() < _STEADY else int(rng.integers(len(SCENES))),
@@ -175,6 +175,6 @@ def _plan(
     )
 
 
-def _worded(phrase: int, rng: np.random.Generator) -> int:
+def worded(phrase: int, rng: np.random.Generator) -> int:
     """The phrase in one of the author's wordings: hosts say the same in other words on another day."""
     return phrase + int(rng.integers(WORDINGS))

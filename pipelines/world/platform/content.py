@@ -1,6 +1,6 @@
 """What the lives of a day say, as attribute values, and how much viewers like it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,9 @@ _INTERACTION = 0.25  # of the likings of a theme's thing and mood
 _CURRENT_THEME = 0.4  # how much the theme of the moment counts against the live's main theme
 
 
-def content_rows(lives: Sequence[LivePlan], book: PhraseBook) -> Floats:
+def content_rows(lives: Sequence[LivePlan], book: PhraseBook, weight: Mapping[str, float] = FIELD_WEIGHTS) -> Floats:
     """Weight of each attribute value in the content of each live, [n, V], the field's weight included."""
-    values, weight = book.attributes, FIELD_WEIGHTS
+    values = book.attributes
     rows = np.zeros((len(lives), len(values)), np.float32)
     for row, live in zip(rows, lives, strict=True):
         np.add.at(row, book.point_values[list(live.points)], weight["point"] / (2 * len(live.points)) ** 0.5)
@@ -77,11 +77,12 @@ def content_liking(viewers: Viewers, stage: Stage, book: PhraseBook, user: Ints,
     """How much users like what lives show at a moment, for pairs of equal length."""
     now, main = stage.theme_at(live, ts_ms), stage.theme[live]
     liking = liking_of(viewers, stage.phrases[live], main, book, user)
-    moved = _theme(viewers, now, book, user) - _theme(viewers, main, book, user)
+    moved = theme_liking(viewers, now, book, user) - theme_liking(viewers, main, book, user)
     return liking + np.float32(_CURRENT_THEME) * moved
 
 
-def _theme(viewers: Viewers, theme: Ints, book: PhraseBook, user: Ints) -> Floats:
+def theme_liking(viewers: Viewers, theme: Ints, book: PhraseBook, user: Ints) -> Floats:
+    """How much users like themes, the field's weight included, for pairs of equal length."""
     single = viewers.taste[user[:, None], book.theme_values[theme]].sum(axis=1) / np.float32(3**0.5)
     liking: Floats = np.float32(FIELD_WEIGHTS["theme"]) * (single + _together(viewers, theme, book, user))
     return liking

@@ -1,5 +1,8 @@
 """The laws `platform`: writes what viewers did on a day, from the follow list that the days before left."""
 
+from collections.abc import Mapping
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 
@@ -12,9 +15,10 @@ from pipelines.world.config import WorldConfig
 from pipelines.world.lives import LivePlan
 from pipelines.world.platform import follows
 from pipelines.world.platform.authors import make_authors, plan_day
+from pipelines.world.platform.chances import chances
 from pipelines.world.platform.content import make_stage
 from pipelines.world.platform.viewers import Viewers, make_viewers
-from pipelines.world.platform.visits import Scene, simulate
+from pipelines.world.platform.visits import Columns, Scene, simulate
 
 FORMAT = "platform 2"
 """In the lineage of the tables: raise the number with every change after which equal seeds give other rows."""
@@ -31,20 +35,25 @@ class Platform:
         """The lives of a day, sorted by author id."""
         return plan_day(self.everyone, day, self._config, self.seed)
 
+    def revealed(self, plans: list[LivePlan]) -> Mapping[str, pa.Table]:
+        """Nothing: anchors say all."""
+        return {}
+
     def viewers(self, day: int) -> Viewers:
         """All viewers, with their tastes on a day."""
         return make_viewers(self._config, self.words.attributes, self.seed, day)
 
     def watch(self, storage: Storage, name: str, day: int, plans: list[LivePlan], made_from: dict[str, str]) -> None:
-        """Writes users who join, impressions, events and the oracle's probabilities."""
+        """Writes users who join, impressions, events and the oracle's tables."""
         config, viewers = self._config, self.viewers(day)
         joined = viewers.first_day == day
         if day == config.warmup_days:
             joined = viewers.first_day <= day
         storage.write("users", name, [viewers.table(joined)], made_from)
         newest.carry(storage, "users", until=name)
+        scene = self._scene(viewers, plans)
         columns = simulate(
-            self._scene(viewers, plans),
+            scene,
             self._follows(storage, day, viewers),
             day_start_ms(config.first_day, day),
             day,
@@ -65,8 +74,8 @@ class Platform:
         )
         storage.write("impressions", name, [impressions], made_from)
         storage.write("events", name, events(impressions, 1000 * columns["gift_s"]), made_from)
-        truth = pa.table({"impression_id": ids} | {task: columns[f"p_{task}"] for task in TASKS_COLUMNS})
-        storage.write("oracle_impressions", name, [truth], made_from)
+        for table, truth in self._truth(scene, columns).items():
+            storage.write(table, name, [pa.table({"impression_id": ids} | truth)], made_from)
 
     def _scene(self, viewers: Viewers, plans: list[LivePlan]) -> Scene:
         position = {a.author_id: i for i, a in enumerate(self.everyone)}
@@ -74,7 +83,12 @@ class Platform:
         live_of = np.full(len(self.everyone), -1, np.int64)
         live_of[author] = np.arange(len(plans))
         stage = make_stage(plans, self.everyone, self.words, self.seed)
-        return Scene(viewers=viewers, stage=stage, book=self.words, config=self._config, author=author, live_of=live_of)
+        of_day = partial(chances, viewers, stage, self.words, self._config)
+        return Scene(viewers=viewers, stage=stage, chances=of_day, config=self._config, author=author, live_of=live_of)
+
+    def _truth(self, scene: Scene, columns: Columns) -> dict[str, Columns]:
+        """What no ranker may know of a day's exposures, by the table that tells it."""
+        return {"oracle_impressions": {task: columns[f"p_{task}"] for task in TASKS_COLUMNS}}
 
     def _follows(self, storage: Storage, day: int, viewers: Viewers) -> follows.Follows:
         """The list at the start of the day; that of the first day comes from the tastes of the first day."""

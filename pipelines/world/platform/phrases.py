@@ -65,6 +65,11 @@ class PhraseBook(Lexicon):
     point_values: Ints = field(compare=False)
     """Name and kind, [points, 2]."""
 
+    def meaning(self, theme: int) -> str:
+        """What a theme says, in the same words whoever says it: mood, style and thing."""
+        thing, style, mood = self.theme_values[theme].tolist()
+        return " ".join(self.attributes.words[value][0][0] for value in (mood, style, thing))
+
 
 @cache
 def _read() -> dict[str, Any]:

@@ -81,7 +81,7 @@ def _tastes(config: WorldConfig, values: Attributes, group: Ints, seed: int, day
     taste *= np.float32(config.personal_taste / scale)
     taste += (groups * np.float32(config.group_taste / scale))[group]
     taste += shared * np.float32(_SHARED_TASTE / scale)
-    taste *= np.float32(config.semantic_taste)
+    taste *= np.float32(config.content_matters)
     return taste
 
 

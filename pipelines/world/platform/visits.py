@@ -1,20 +1,21 @@
 """Visits of viewers: a feed shows one live after another, and who enters a room is in it until he leaves."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.world.authors import DAY_MS
 from pipelines.world.config import WorldConfig
-from pipelines.world.platform.chances import chances
 from pipelines.world.platform.follows import Follows
-from pipelines.world.platform.phrases import PhraseBook
 from pipelines.world.platform.viewers import Viewers
 from pipelines.world.tastes import Stage
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
 Columns = dict[str, NDArray[Any]]
 
 VISITS_PER_CHUNK = 2000
@@ -28,18 +29,31 @@ IMMEDIATE_S = 10.0
 _LATE_GIFTS = 0.2
 
 
+class Chances(Protocol):
+    """Probabilities of exposures."""
+
+    def __call__(self, user: Ints, live: Ints, ts_ms: Ints, followed: Bools) -> dict[str, Floats]:
+        """P(click), and P(click) P(label | click) for the other tasks, [n]."""
+
+
+def all_day(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """When visits are planned, as shares of a day, [count]: mostly in the evening."""
+    return np.clip(rng.normal(0.78, 0.15, size=count), 0.02, 0.985)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scene:
     """All that is fixed while a day is simulated."""
 
     viewers: Viewers
     stage: Stage
-    book: PhraseBook
+    chances: Chances
     config: WorldConfig
     author: Ints
     """Position of each live's author among everyone, [S]."""
     live_of: Ints = field(repr=False)
     """Live of each author on the day, -1 where none, [A]."""
+    arrivals: Callable[[int, np.random.Generator], NDArray[np.float64]] = all_day
 
 
 def simulate(scene: Scene, follows: Follows, start_of_day: int, day: int, rng: np.random.Generator) -> Columns:
@@ -79,7 +93,7 @@ def _visits(scene: Scene, start_of_day: int, day: int, rng: np.random.Generator)
     new = np.flatnonzero((viewers.first_day == day) & (day > 0))[:count]
     rest = rng.choice(len(activity), size=count - len(new), p=activity / activity.sum())
     user = np.concatenate([new, rest])
-    moment = start_of_day + (np.clip(rng.normal(0.78, 0.15, size=count), 0.02, 0.985) * DAY_MS).astype(np.int64)
+    moment = start_of_day + (scene.arrivals(count, rng) * DAY_MS).astype(np.int64)
     order = np.lexsort((moment, user))
     return user[order], moment[order]
 
@@ -101,9 +115,7 @@ def _visit(
     return parts, now
 
 
-def _feed(
-    scene: Scene, follows: Follows, user: Ints, moment: Ints, rng: np.random.Generator
-) -> tuple[Ints, NDArray[np.bool_]]:
+def _feed(scene: Scene, follows: Follows, user: Ints, moment: Ints, rng: np.random.Generator) -> tuple[Ints, Bools]:
     """The lives that a visit shows, in order, and whether each is on air; [n, L] both.
 
     The feed knows popularity and follows and guesses taste; Gumbel noise makes the top a draw without replacement.
@@ -128,7 +140,7 @@ def _feed(
 def _show(scene: Scene, follows: Follows, user: Ints, live: Ints, ts_ms: Ints, rng: np.random.Generator) -> Columns:
     """One exposure of each user: labels drawn from their probabilities, and the time in the room, [n]."""
     followed = follows.has(user, scene.author[live])
-    p = chances(scene.viewers, scene.stage, scene.book, scene.config, user, live, ts_ms, followed)
+    p = scene.chances(user, live, ts_ms, followed)
     count = len(user)
     click = rng.random(count) < p["click"]
     labels = {task: click & (rng.random(count) < p[task] / p["click"]) for task in ("follow", "long_view", "gift")}
@@ -144,5 +156,6 @@ def _show(scene: Scene, follows: Follows, user: Ints, live: Ints, ts_ms: Ints, r
     gift_s = np.where(late > 0, IMMEDIATE_S + late, soon)
     return {
         "user": user, "live": live, "ts_ms": ts_ms, "click": click, **labels, "watch_time_s": watch, "gift_s": gift_s,
+        "followed": followed,
         **{f"p_{task}": chance for task, chance in p.items()},
     }  # fmt: skip
