@@ -172,14 +172,7 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 name="segment_embeddings",
                 row="segment as a frozen vector of the multimodal model; of one width within a day",
                 key=("author_id", "live_id", "segment"),
-                schema=_schema(
-                    author_id=pa.int64(),
-                    live_id=pa.int64(),
-                    segment=pa.int32(),
-                    end_ts_ms=pa.int64(),
-                    embedding=pa.list_(pa.float16()),
-                    model=pa.string(),
-                ),
+                schema=_schema(**_SEGMENT, end_ts_ms=pa.int64(), embedding=pa.list_(pa.float16()), model=pa.string()),
             ),
             TableSpec(
                 name="segment_codes",
