@@ -97,7 +97,7 @@ def test_rounds_over_a_corpus_reach_what_a_fit_of_all_of_it_reaches() -> None:
 def test_codes_are_those_of_faiss() -> None:
     """100,000 vectors, three levels. Where two centroids are equally near to float32, faiss takes either."""
     vectors, sizes = clustered(100_000, 64), (512, 256, 128)
-    quantizer = ResidualQuantizer.fit(vectors[:20_000], ResidualConfig(clusters=sizes, iterations=3))
+    quantizer = ResidualQuantizer.fit(vectors[:2000], ResidualConfig(clusters=sizes, iterations=2))
     codes, residual = quantizer.codes(vectors), vectors
     differing = 0
     for level, centroids in enumerate(quantizer.centroids):
