@@ -151,7 +151,7 @@ def _principal(vectors: Tensor) -> Tensor:
 
 
 def _rounds(vectors: Tensor, centroids: Tensor, most: int) -> tuple[Tensor, Moments]:
-    """Lloyd's rounds, and the moments of the last one; a cluster that has lost all its vectors takes half of a large."""
+    """Lloyd's rounds, and the moments of the last one; a cluster without vectors takes half of a large one."""
     for left in reversed(range(most)):
         moments = Moments.of(vectors, centroids)
         before, centroids = centroids, moments.centroids(centroids)

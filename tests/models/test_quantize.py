@@ -39,7 +39,8 @@ def test_codes_and_what_they_leave_over_by_hand() -> None:
     assert errors.tolist() == [[2.0, 1.0], [4.25, 1.25]]
     assert quantizer.decode(codes).tolist() == [[7.0, 0.0], [0.0, -1.0]]
     assert quantizer.decode(codes[:, :1]).tolist() == [[8.0, 0.0], [0.0, 0.0]]
-    assert quantizer.clusters == (2, 3) and quantizer.width == 2 and quantizer.offsets.tolist() == [0, 2]
+    assert quantizer.clusters == (2, 3) and quantizer.width == 2
+    assert quantizer.rows(codes).tolist() == [[2, 5], [1, 4]] and quantizer.num_rows == 6
 
 
 def test_clusters_that_lie_apart_are_found() -> None:
