@@ -146,8 +146,8 @@ def _grown(vectors: Tensor, clusters: int, generator: torch.Generator) -> Tensor
 
 def _principal(vectors: Tensor) -> Tensor:
     """[E, E] directions as columns, that in which vectors differ most first."""
-    covariance = torch.atleast_2d(torch.cov(vectors.T.double()))
-    return torch.linalg.eigh(covariance).eigenvectors.flip(1).to(vectors.dtype)
+    directions: Tensor = torch.linalg.eigh(torch.cov(vectors.T.double())).eigenvectors.flip(1)
+    return directions.to(vectors.dtype)
 
 
 def _rounds(vectors: Tensor, centroids: Tensor, most: int) -> tuple[Tensor, Moments]:
