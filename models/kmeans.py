@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _SCORES = 1 << 22
@@ -15,6 +16,12 @@ _SEEDED_FROM = 32
 """Vectors per cluster that seeds are drawn from."""
 _STEPS = 512
 """Steps in which all seeds are drawn, at most."""
+_GROWTHS, _LOW_ROUNDS = 5, 10
+"""Steps from one dimension to all of them, and most rounds at each step before the last."""
+_TRIED = 5
+"""Rounds after which the better start is told."""
+_APART = 1e-3
+"""How far the halves of a cluster begin from its mean, in standard deviations."""
 _LEAST = 1e-30
 """Weight of a vector that is a seed already, so that there are always enough to draw from."""
 
@@ -29,8 +36,12 @@ def nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
         >>> nearest(torch.tensor([[0.4], [0.5], [2.0]]), torch.tensor([[0.0], [1.0]]))
         tensor([0, 0, 1])
     """
-    squares, rows = centroids.square().sum(dim=1), max(1, _SCORES // len(centroids))
-    return torch.cat([_nearest(chunk, centroids, squares) for chunk in torch.split(vectors, rows)])
+    squares = centroids.square().sum(dim=1)
+    return torch.cat([_nearest(chunk, centroids, squares) for chunk in _chunks(vectors, centroids)])
+
+
+def _chunks(vectors: Tensor, centroids: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(vectors, max(1, _SCORES // len(centroids)))
 
 
 def _nearest(vectors: Tensor, centroids: Tensor, squares: Tensor) -> Tensor:
@@ -80,13 +91,15 @@ class Moments:
     @classmethod
     def of(cls, vectors: Tensor, centroids: Tensor) -> Moments:
         """Of vectors [n, E] at centroids [K, E]."""
-        codes = nearest(vectors, centroids)
+        counts = torch.zeros(len(centroids), dtype=torch.int64, device=centroids.device)
         sums = torch.zeros(centroids.shape, dtype=torch.float64, device=centroids.device)
-        return cls(
-            counts=torch.bincount(codes, minlength=len(centroids)),
-            sums=sums.index_add_(0, codes, vectors.double()),
-            error=float((vectors - centroids[codes]).square().sum(dim=1, dtype=torch.float64).sum()),
-        )
+        squares, error = centroids.square().sum(dim=1), 0.0
+        for chunk in _chunks(vectors, centroids):  # each is used while it is in the processor's cache
+            codes = _nearest(chunk, centroids, squares)
+            counts += torch.bincount(codes, minlength=len(centroids))
+            sums.index_add_(0, codes, chunk.double())
+            error += float((chunk - centroids[codes]).square().sum(dim=1).sum(dtype=torch.float64))
+        return cls(counts=counts, sums=sums, error=error)
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(counts=self.counts + other.counts, sums=self.sums + other.sums, error=self.error + other.error)
@@ -98,20 +111,58 @@ class Moments:
 
 
 def kmeans(vectors: Tensor, clusters: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Lloyd's rounds from k-means++ seeds: vectors [n, E] -> centroids [K, E], and how many each is the mean of.
+    """Lloyd's rounds: vectors [n, E] -> centroids [K, E], and how many each is the mean of.
 
-    Ends after `iterations` rounds, or when one changes nothing. Raises ValueError for fewer vectors than clusters.
+    They begin where it is better: at k-means++ seeds, which find clusters that lie apart, or where `_grown` ends, which
+    divides what has none, such as the residuals of fine levels. Ends after `iterations` rounds, or with one that
+    changes nothing. Raises ValueError for fewer vectors than clusters.
     """
     if len(vectors) < clusters:
         raise ValueError(f"wanted at least {clusters} vectors, one per cluster, got {len(vectors)}")
-    centroids = _seeds(vectors, clusters, generator)
-    counts = torch.zeros(clusters, dtype=torch.int64, device=vectors.device)
-    for _ in range(iterations):
+    starts = [_seeds(vectors, clusters, generator)]
+    if vectors.shape[1] > 1:
+        starts.append(_grown(vectors, clusters, generator))
+    tried = [_rounds(vectors, start, min(iterations, _TRIED)) for start in starts]
+    centroids, best = min(tried, key=lambda found: found[1].error)
+    if iterations > _TRIED:
+        centroids, best = _rounds(vectors, centroids, iterations - _TRIED)
+    return centroids, best.counts
+
+
+def _grown(vectors: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
+    """Centroids of the few directions in which vectors differ most, then of more and more of them.
+
+    In many dimensions at once k-means++ seeds are outliers, and Lloyd's rounds end near where they begin (faiss's
+    ProgressiveDimClustering, the default of its ResidualQuantizer).
+    """
+    width, mean, turned = vectors.shape[1], vectors.mean(dim=0), _principal(vectors)
+    sizes = sorted({round(width ** (step / _GROWTHS)) for step in range(1, _GROWTHS)} - {width})
+    centroids = _seeds((vectors - mean) @ turned[:, : sizes[0]], clusters, generator)
+    for size in sizes:
+        low = (vectors - mean) @ turned[:, :size]
+        centroids, _ = _rounds(low, F.pad(centroids, (0, size - centroids.shape[1])), _LOW_ROUNDS)
+    return centroids @ turned[:, : sizes[-1]].T + mean
+
+
+def _principal(vectors: Tensor) -> Tensor:
+    """[E, E] directions as columns, that in which vectors differ most first."""
+    directions: Tensor = torch.linalg.eigh(torch.cov(vectors.T.double())).eigenvectors.flip(1)
+    return directions.to(vectors.dtype)
+
+
+def _rounds(vectors: Tensor, centroids: Tensor, most: int) -> tuple[Tensor, Moments]:
+    """Lloyd's rounds, and the moments of the last one; a cluster without vectors takes half of a large one."""
+    for left in reversed(range(most)):
         moments = Moments.of(vectors, centroids)
-        before, centroids, counts = centroids, moments.centroids(centroids), moments.counts
+        before, centroids = centroids, moments.centroids(centroids)
+        empty = (moments.counts == 0).nonzero().squeeze(1)
+        if left and len(empty):
+            largest, apart = moments.counts.topk(len(empty)).indices, _APART * vectors.std(dim=0)
+            centroids[empty] = centroids[largest] + apart
+            centroids[largest] -= apart
         if torch.equal(centroids, before):
             break
-    return centroids, counts
+    return centroids, moments
 
 
 def _seeds(vectors: Tensor, clusters: int, generator: torch.Generator) -> Tensor:

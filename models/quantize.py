@@ -95,9 +95,13 @@ class ResidualQuantizer:
         return (weights @ self.centroids[0].double()).to(self.centroids[0].dtype)
 
     @property
-    def offsets(self) -> Tensor:
-        """[L] int64: a level's code plus its offset is a number that no code of another level has."""
-        return torch.tensor([0, *accumulate(self.clusters)][:-1], device=self.centroids[0].device)
+    def num_rows(self) -> int:
+        """Of a table that has a row for every code of every level, and row 0 for none."""
+        return 1 + sum(self.clusters)
+
+    def rows(self, codes: Tensor) -> Tensor:
+        """codes [n, L] -> their rows in such a table, [n, L] int64 from 1; no two levels share one."""
+        return codes + torch.tensor([1, *accumulate(self.clusters, initial=1)][1:-1], device=codes.device)
 
     def codes(self, vectors: Tensor) -> Tensor:
         """vectors [n, E] -> the nearest centroid of every level, [n, L] int64 from 0 to K - 1."""

@@ -52,9 +52,9 @@ class CodesConfig:
 
     clusters: tuple[int, ...] = (512, 256, 128)
     """Codes of each level, from coarse to fine, the paper's; one level is plain k-means."""
-    sample: int = 262_144
-    """Vectors that a codebook is first fitted on, drawn evenly from all; 256 per cluster are plenty."""
-    iterations: int = 25
+    sample: int = 131_072
+    """Vectors that a codebook is first fitted on, drawn evenly from all: 256 per cluster of the largest level."""
+    iterations: int = 15
     """Most rounds of k-means over the sample, at each level."""
     rounds: int = 2
     """Rounds over all vectors behind those, at each level; each reads the corpus once."""

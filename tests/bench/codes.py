@@ -108,11 +108,13 @@ def job(size: int, width: int, clusters: Sequence[int], sample: int, rounds: int
         took = time.perf_counter() - started
         figures = json.loads((Path(run_dir) / "codes.json").read_text())
     (quality,) = figures["quality"].values()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "vectors": quality["vectors"],
         "total_s": round(took, 1),
         "fit_s": figures["fit"]["seconds"],
-        "peak_gib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),
+        "cpu_s": round(used.ru_utime + used.ru_stime, 1),
+        "peak_gib": round(used.ru_maxrss / 2**20, 2),
         "quality": quality,
     }
 
@@ -129,7 +131,8 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     done = job(args.size, args.width, args.clusters, args.sample, args.rounds)
     print(f"{done['vectors']:,} segments, width {args.width}, {args.clusters}, {os.cpu_count()} cores")
-    print(f"  {done['total_s']} s in all, {done['fit_s']} s of them the fit; peak {done['peak_gib']} GiB")
+    print(f"  {done['total_s']} s in all, {done['fit_s']} s of them the fit")
+    print(f"  {done['cpu_s']} s of CPU time; peak {done['peak_gib']} GiB")
     for level in done["quality"]["levels"]:
         print(
             f"  level of {level['clusters']:>6}: mse {level['mse']:.5f}, {100 * level['explained']:.1f} % explained, "

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.catalog import CatalogSizes
 from models.composed import ComposedRanker, Sources
+from models.larm.two_tower import Lives, TwoTower, TwoTowerConfig, TwoTowerFacts, Viewers
 from models.ops.packing import Distinct, Places
 from models.optimizer import RankerOptimizer
 from models.quantize import ResidualConfig, ResidualQuantizer
@@ -152,3 +154,18 @@ def test_packed_sequences_and_codes() -> None:
         assert torch.equal(there.codes(vectors.to(device)).cpu(), quantizer.codes(vectors))
         decoded = there.decode(there.codes(vectors.to(device))).cpu()
     torch.testing.assert_close(decoded, quantizer.decode(quantizer.codes(vectors)))
+
+
+def test_the_towers_of_larm() -> None:
+    torch.manual_seed(0)
+    sizes = CatalogSizes(num_users=5, num_authors=9, profile_cardinalities=(3,), num_categories=1)
+    towers = TwoTower(TwoTowerConfig(dim=4), TwoTowerFacts(embedding_dim=3, num_codes=7), sizes)
+    lives = Lives(torch.randint(9, (6,)), torch.randn(6, 3), torch.randn(6, 3), torch.rand(6) < 0.8)
+    rows, history = torch.randint(5, (6,)), torch.randint(9, (6, 2))
+    viewers = Viewers(rows, rows[:, None] % 3, history, history > 2, torch.randint(7, (6, 2, 3)))
+    loss, _ = towers.loss(viewers, lives, torch.zeros(6))
+    with second_device() as device:
+        there = (type(of)._make(part.to(device) for part in of) for of in (viewers, lives))
+        moved, _ = towers.to(device).loss(*there, torch.zeros(6).to(device))
+        moved.backward()
+        assert moved.item() == loss.item()

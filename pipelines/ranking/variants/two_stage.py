@@ -135,15 +135,15 @@ class SemanticIdCodes(State):
         else:
             (current,) = FrozenEmbeddings(context).advance(before=context.days[-1])
             self._quantizer = ResidualQuantizer.fit(current[_present(current)], config.codes)
-        clusters = self._quantizer.clusters
-        self._table = torch.zeros(context.catalog.num_authors + 1, len(clusters), dtype=torch.int64)
-        self.facts = CodeFacts(num_codes=1 + sum(clusters))
+        levels = len(self._quantizer.clusters)
+        self._table = torch.zeros(context.catalog.num_authors + 1, levels, dtype=torch.int64)
+        self.facts = CodeFacts(num_codes=self._quantizer.num_rows)
 
     def advance(self, before: str) -> Inputs:
         """Codes [N+1, levels] int64, 0 = none; every level has codes of its own."""
         (embeddings,) = self._embeddings.advance(before)
         present = _present(embeddings)
-        self._table[present] = 1 + self._quantizer.offsets + self._quantizer.codes(embeddings[present])
+        self._table[present] = self._quantizer.rows(self._quantizer.codes(embeddings[present]))
         return (self._table,)
 
     def save(self, folder: Path) -> None:
