@@ -26,8 +26,8 @@ def pooling_kwargs(model: str, prompts: PromptConfig, config: EngineConfig, pool
     """
     if config.engine_kwargs.get(_CHUNKED):
         raise ConfigError(
-            f"{job}.engine.engine_kwargs.{_CHUNKED}: wanted false, got true: what is computed in pieces has no mean, and "
-            "may get a vector that depends on the batch; leave it out"
+            f"{job}.engine.engine_kwargs.{_CHUNKED}: wanted false, got true: what is computed in pieces has no mean, "
+            "and may get a vector that depends on the batch; leave it out"
         )
     kwargs = processor_kwargs(model, prompts, config)
     engine_kwargs = kwargs["engine_kwargs"] | {
