@@ -11,22 +11,18 @@ Run: python -m pipelines embed_segments --config pipelines/configs/demo.yaml
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from models.config import DayText, PathText
 from pipelines.pages import report_json
 from pipelines.runtime.cluster import connected, is_shared
 from pipelines.runtime.run import Run
 from pipelines.runtime.verdict import JobError
-from pipelines.semantics import preflight, prompt, segment_engine
+from pipelines.semantics import preflight, prompt, segment_carry, segment_engine
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.budget import Budget
 from pipelines.semantics.checkpoint import STUDENT, Checkpoint, model_fingerprint
@@ -34,22 +30,16 @@ from pipelines.semantics.embed import came_with_the_data
 from pipelines.semantics.engine import check_room
 from pipelines.semantics.engine_config import EngineConfig
 from pipelines.semantics.pooling import check_pooling
+from pipelines.semantics.segment_commit import STAGE, commit
 from pipelines.semantics.segment_engine import Embedding
 from pipelines.semantics.segment_slices import Slice, check_keys, slices_of
 from pipelines.semantics.segment_staging import TABLE, SegmentStaging
-from pipelines.tables import contract, rejections
+from pipelines.tables import contract
 from pipelines.tables.due import due_days
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
 
 log = logging.getLogger(__name__)
-STAGE = "embed_segments"
-FRAMES_STAGE = "segment_frames"
-"""Rejects single frames of segments that have a vector all the same."""
-_OF_THE_DATA = ("no_frames", "bad_image", "bad_row")
-"""Reasons that say nothing of the engine."""
-_FILE_BYTES = 64 * 2**20
-"""Vectors of a file of the table."""
 _LOG_EVERY_S = 5.0
 
 
@@ -82,10 +72,11 @@ def question(config: EmbedSegmentsConfig) -> prompt.Question:
 
 
 def run(config: EmbedSegmentsConfig, run: Run) -> dict[str, Any]:
-    """Embeds the segments of every day that is not current, and reports {rows_in, embedded, rejections, ...}.
+    """Embeds the segments of every day that is not current, and reports {rows_in, embedded, rejections, kept, ...}.
 
-    The figures are those of the days that this run did. Raises ConfigError for a checkpoint or a prompt that cannot be
-    used, before Ray starts, and EngineError for an engine that cannot go on.
+    The figures are those of the days that this run did; `kept` is how many vectors needed no engine, as the files of
+    their segments are as they were. Raises ConfigError for a checkpoint or a prompt that cannot be used, before Ray
+    starts, and EngineError for an engine that cannot go on.
     """
     storage, started = run.storage.guarded(run.guard(STAGE, config.replace)), time.perf_counter()
     made_from = lineage(storage, config)
@@ -95,7 +86,7 @@ def run(config: EmbedSegmentsConfig, run: Run) -> dict[str, Any]:
         )
     due = [day for day in due_days(storage, TABLE, made_from) if not came_with_the_data(storage, TABLE, day)]
     log.info("embed_segments | %d day(s), %d to do | model %s", len(made_from), len(due), config.model)
-    figures: dict[str, Any] = {"rows_in": 0, "embedded": 0, "rejections": 0, "width": None}
+    figures: dict[str, Any] = {"rows_in": 0, "embedded": 0, "rejections": 0, "kept": 0}
     figures |= {"segments_per_s": None, "engine_start_s": None, "model": config.model}
     if due:
         checkpoint = preflight.look(config.model, use_gpu=config.engine.use_gpu, key=f"{STAGE}.model")
@@ -131,8 +122,9 @@ def _embed_days(
 ) -> dict[str, Any]:
     """Asks the engine for all slices of some days, then commits each day."""
     slices = [each for day in made_from for each in slices_of(storage, day)]
-    beside = {name: value for name, value in next(iter(made_from.values())).items() if name != "segments"}
+    beside = segment_carry.beside_segments(next(iter(made_from.values())))
     staging = SegmentStaging(storage, digest(beside), slices)
+    counts = Counter(kept=sum(segment_carry.carry(storage, day, made_from[day], staging) for day in made_from))
     told = Embedding(
         root=storage.url,
         model=config.model,
@@ -151,16 +143,10 @@ def _embed_days(
             f"embed_segments: {len(missing)} of {len(slices)} slices came back in no attempt, first {missing[0]}; "
             "run it again: what is done is kept"
         )
-    counts: Counter[str] = Counter()
-    widths = set[int]()
     for day, of_day in made_from.items():
-        counts.update(_commit(storage, Path(config.model).name, day, staging, of_day, widths))
+        counts += commit(storage, Path(config.model).name, day, staging, of_day)
     staging.remove()
-    return {
-        "embedded": counts["embedded"],
-        "rejections": counts["rejections"],
-        "width": max(widths, default=None),
-    } | rate
+    return {name: counts[name] for name in ("embedded", "rejections", "kept")} | rate
 
 
 def _stream(told: Embedding, slices: Sequence[Slice], engine: EngineConfig, staging: SegmentStaging) -> dict[str, Any]:
@@ -186,71 +172,3 @@ def _stream(told: Embedding, slices: Sequence[Slice], engine: EngineConfig, stag
         "segments_per_s": round((rows - first_rows) / steady, 2) if rows > first_rows else None,
         "engine_start_s": round(first_at - started, 2),
     }
-
-
-def _commit(
-    storage: Storage, model: str, day: str, staging: SegmentStaging, made_from: dict[str, str], widths: set[int]
-) -> dict[str, int]:
-    """Splits a day's results into embeddings and rejections, and counts them; embeddings are committed last, as they
-    mark the day done. Adds the vectors' width to `widths`."""
-    embedded, bad, bad_frames = _split(staging, day)
-    if not embedded and (reasons := Counter(row["reason"] for row in bad if row["reason"] not in _OF_THE_DATA)):
-        staging.forget(day)
-        reason, count = reasons.most_common(1)[0]
-        detail = next(row["detail"] for row in bad if row["reason"] == reason)
-        raise JobError(
-            f"embed_segments: day {day} is left as it was, since none of {len(bad)} segments has a vector; {count} "
-            f"times {reason}, the first: {detail}"
-        )
-    rejections.replace(storage, day, STAGE, bad)
-    rejections.replace(storage, day, FRAMES_STAGE, bad_frames)
-    storage.write(TABLE, day, _tables(staging, day, model, widths), made_from)
-    log.info("embed_segments | day %s committed | %d embedded | %d rejections", day, embedded, len(bad))
-    return {"embedded": embedded, "rejections": len(bad)}
-
-
-def _split(staging: SegmentStaging, day: str) -> tuple[int, list[dict[str, Any]], list[dict[str, Any]]]:
-    """How many segments have a vector, the rejections of the others, and those of single frames."""
-    embedded, bad, bad_frames = 0, list[dict[str, Any]](), list[dict[str, Any]]()
-    for rows in staging.read(day):
-        is_good = pc.equal(rows["reason"], "")
-        embedded += pc.sum(is_good).as_py()
-        is_told = pc.or_(pc.invert(is_good), pc.greater(pc.list_value_length(rows["bad_frames"]), 0))
-        for row in rows.filter(is_told).drop_columns(["embedding"]).to_pylist():
-            place = f"live {row['live_id']} segment {row['segment']}"
-            key = f"{row['author_id']} {place}"
-            if row["reason"]:
-                bad.append({"key": key} | {name: row[name] for name in ("reason", "detail", "attempts")})
-            for message in row["bad_frames"]:
-                frame = message.partition(":")[0].removeprefix(place).strip()
-                bad_frames.append({"key": f"{key} {frame}", "reason": "bad_image", "detail": message})
-    return embedded, bad, bad_frames
-
-
-def _tables(staging: SegmentStaging, day: str, model: str, widths: set[int]) -> Iterator[pa.Table]:
-    """The vectors of a day, in files of bounded size. Raises RuntimeError where they are of two widths."""
-    waiting: list[pa.Table] = []
-    for rows in staging.read(day):
-        if (rows := rows.filter(pc.equal(rows["reason"], ""))).num_rows:
-            waiting.append(_embeddings(rows, model))
-            widths.add(len(waiting[-1]["embedding"][0]))
-        if sum(table.nbytes for table in waiting) >= _FILE_BYTES:
-            yield pa.concat_tables(waiting)
-            waiting = []
-    if waiting:
-        yield pa.concat_tables(waiting)
-
-
-def _embeddings(rows: pa.Table, model: str) -> pa.Table:
-    """Rows of VECTORS as rows of the table."""
-    vectors = np.frombuffer(b"".join(rows["embedding"].to_pylist()), np.float16)
-    width, rest = divmod(len(vectors), rows.num_rows)
-    if rest:
-        raise RuntimeError(
-            f"embed_segments: wanted vectors of one width, got {len(vectors)} numbers of {rows.num_rows}"
-        )
-    offsets = pa.array(np.arange(rows.num_rows + 1, dtype=np.int32) * width)
-    columns = {name: rows[name] for name in ("author_id", "live_id", "segment", "end_ts_ms")}
-    columns["embedding"] = pa.ListArray.from_arrays(offsets, pa.array(vectors))
-    columns["model"] = pa.array([model] * rows.num_rows, pa.string())
-    return pa.table(columns, schema=contract.spec(TABLE).schema)

@@ -20,13 +20,14 @@ def check_pooling(pooling: str) -> None:
 def pooling_kwargs(model: str, prompts: PromptConfig, config: EngineConfig, pooling: str, job: str) -> dict[str, Any]:
     """What ray.data.llm is told: vectors of length 1, over prompts with at most `prompts.num_frames` pictures.
 
-    A prompt that is computed in pieces is pooled over its last piece alone, or not at all, in the pinned vLLM: that is
-    off. Raises ConfigError, which begins with `job`, where the engine's arguments say otherwise.
+    No prompt is computed in pieces: the pinned vLLM cannot take their mean, and has had wrong vectors of the last token
+    (vllm-project/vllm #47971, #48214). Raises ConfigError, which begins with `job`, where the engine's arguments ask
+    for that.
     """
     if config.engine_kwargs.get(_CHUNKED):
         raise ConfigError(
-            f"{job}.engine.engine_kwargs.{_CHUNKED}: wanted false, got true: the vector of a prompt would depend on "
-            "what else is in the batch; leave it out"
+            f"{job}.engine.engine_kwargs.{_CHUNKED}: wanted false, got true: what is computed in pieces has no mean, "
+            "and may get a vector that depends on the batch; leave it out"
         )
     kwargs = processor_kwargs(model, prompts, config)
     engine_kwargs = kwargs["engine_kwargs"] | {

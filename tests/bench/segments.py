@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     print(f"{'alone, one segment at a time':<40} {'':>7} {'ms/segment':>11}")
     for part, ms in parts.items():
         print(f"{part:<40} {'':>7} {ms:>11.2f}")
-    print(f"batched against single: {difference:.1e} at most, in {figures['width']} numbers of vectors of length 1")
+    print(f"batched against single: {difference:.1e} at most, in the numbers of vectors of length 1")
     print(json.dumps({"bench": "segments", **figures, "cpu_s": spent, "parts_ms": parts, "difference": difference}))
     return int(bool(lost) or difference > 1e-3)
 

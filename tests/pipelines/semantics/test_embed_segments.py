@@ -22,11 +22,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from pipelines.runtime.config import ConfigError
 from pipelines.runtime.verdict import JobError
-from pipelines.semantics import author_day, embed_segments, engine_pool, prompt, segment_engine
+from pipelines.semantics import author_day, embed_segments, engine_pool, prompt, segment_carry, segment_engine
 from pipelines.semantics.author_day import PromptConfig
 from pipelines.semantics.checkpoint import STUDENT
-from pipelines.semantics.embed_segments import FRAMES_STAGE, STAGE, EmbedSegmentsConfig
+from pipelines.semantics.embed_segments import EmbedSegmentsConfig
 from pipelines.semantics.engine_config import EngineConfig
+from pipelines.semantics.segment_commit import FRAMES_STAGE, STAGE
 from pipelines.semantics.segment_engine import VECTORS, Embedding, SegmentPrompts
 from pipelines.semantics.segment_slices import SLICE_ROWS, Slice
 from pipelines.semantics.segment_staging import TABLE
@@ -106,7 +107,7 @@ def test_vectors_are_of_length_one_and_end_when_their_segment_does(done: tuple[S
     made, segments = storage.read(TABLE, DAY), storage.read("segments", DAY)
     vectors = np.array(made["embedding"].to_pylist(), np.float32)
     assert made.schema.field("embedding").type == pa.list_(pa.float16())
-    assert vectors.shape == (made.num_rows, done[1]["width"]) and done[1]["width"] == 128
+    assert vectors.shape == (made.num_rows, 128)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=2e-3)
     starts = dict(zip(keys(segments), segments["start_ts_ms"].to_pylist(), strict=True))
     assert [starts[key] + 30_000 for key in keys(made)] == made["end_ts_ms"].to_pylist()
@@ -215,6 +216,39 @@ def test_a_file_that_came_late_costs_a_killed_run_nothing_of_the_others(
     assert run_job(embed_segments, settings)["embedded"] == 2 * SLICE_ROWS + 3
     assert [each.rows for each in last.asked] == [3, SLICE_ROWS]
     assert Counter(storage.read(TABLE, DAY)["author_id"].to_pylist()) == {4: 3, 5: SLICE_ROWS, 6: SLICE_ROWS}
+
+
+def test_a_late_file_asks_the_engine_for_its_own_segments_alone(
+    tmp_path: Path, without_ray: pytest.MonkeyPatch
+) -> None:
+    settings, first, last = settings_of(tmp_path / "late"), FakeEngine(), FakeEngine()
+    bad = segment(3, frames=[], comments=[], speech=None)
+    chunks = [live(2, 100), [*live(3, 3)[1:], bad], live(4, 30)]
+    store(settings, *chunks)
+    without_ray.setattr(segment_engine, "vectors", first)
+    assert run_job(embed_segments, settings)["kept"] == 0
+    without_ray.setattr(segment_engine, "vectors", last)
+    storage = store(settings, live(1, 10), *chunks[:2])
+    figures = run_job(embed_segments, settings)
+    assert (figures["rows_in"], figures["embedded"], figures["rejections"], figures["kept"]) == (113, 112, 1, 100)
+    assert [each.rows for each in last.asked] == [10, 3], "of a slice with a rejection all is asked"
+    anew = settings_of(tmp_path / "anew")
+    wanted = store(anew, live(1, 10), *chunks[:2])
+    run_job(embed_segments, anew)
+    assert storage.read(TABLE, DAY).equals(wanted.read(TABLE, DAY))
+    assert rejections.of_stage(storage, DAY, STAGE).equals(rejections.of_stage(wanted, DAY, STAGE))
+
+
+def test_vectors_of_another_prompt_are_not_kept(tmp_path: Path, without_ray: pytest.MonkeyPatch) -> None:
+    without_ray.setattr(segment_engine, "vectors", FakeEngine())
+    settings = settings_of(tmp_path)
+    store(settings, live(1, 5))
+    run_job(embed_segments, settings)
+    asked = replace(settings, embed_segments=replace(settings.embed_segments, instruction="What is on screen?"))
+    assert run_job(embed_segments, asked)["kept"] == 0
+    (Path(settings.storage.root, "tables", TABLE, f"day={DAY}", segment_carry.SLICES)).unlink()
+    store(settings, live(1, 5), live(2, 5))
+    assert run_job(embed_segments, asked)["kept"] == 0
 
 
 def test_what_is_done_is_not_done_again_until_something_changes(
