@@ -1,4 +1,4 @@
-"""The artifact "live_index": lives that may be on air, each with a vector of what it shows; and the nearest to a user."""
+"""The artifact "live_index": lives that may be on air, each with a vector of what it shows; the nearest to a user."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ BENCHES = {
     "stream": "how soon an author's new vector is served while a ranker follows a day by windows, under load",
     "store": "the online store: loading, reading, writing, and what a SIGKILL takes",
     "banks": "a bank of millions of authors: verified, opened, held, gathered from, asked who is alike, swapped",
+    "retrieval": "the nearest lives on air among many: milliseconds, and whether they are the nearest",
     "events": "how soon an event counts in the next answer, and whether it is scored as offline",
     "deltas": "how soon a delta of the bank is served, and what deltas cost those who ask meanwhile",
 }

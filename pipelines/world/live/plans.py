@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from pipelines.tables.contract import SEGMENT_MS
 from pipelines.world.authors import DAY_MS, Author
 from pipelines.world.lexicon import SCENES
 from pipelines.world.live.config import LiveConfig
 from pipelines.world.live.programme import Act, Course, Programme
-from pipelines.world.lives import SEGMENT_MS, LivePlan
+from pipelines.world.lives import LivePlan
 from pipelines.world.platform.authors import worded
 
 EVENING = (0.72, 0.88)

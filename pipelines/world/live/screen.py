@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.tables.contract import SEGMENT_MS
 from pipelines.world.live.programme import Course
-from pipelines.world.lives import SEGMENT_MS, LivePlan
+from pipelines.world.lives import LivePlan
 from pipelines.world.platform.content import FIELD_WEIGHTS, content_rows, theme_liking
 from pipelines.world.platform.phrases import PhraseBook
 from pipelines.world.platform.viewers import Viewers
