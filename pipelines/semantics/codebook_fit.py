@@ -48,7 +48,7 @@ class Fitting:
 def fit(url: str, days: Sequence[str], space: Space, how: Fitting) -> "tuple[ResidualQuantizer, dict[str, Any]]":
     """The quantiser of all usable rows of `days`, and figures: vectors, sample, rounds and seconds.
 
-    Memory: 12 bytes a number of the sample. Raises ContractError for fewer usable rows than clusters of a level.
+    Memory: 32 bytes a number of the sample. Raises ContractError for fewer usable rows than clusters of a level.
     """
     import torch
 
