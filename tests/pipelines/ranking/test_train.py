@@ -117,7 +117,7 @@ def test_a_store_opened_without_the_oracle_refuses_its_tables(tiny: Settings) ->
     storage = Storage.open(tiny.storage.root)
     for table in (name for name, spec in TABLES.items() if spec.oracle):
         with pytest.raises(ContractError, match="truth"):
-            storage.read(table, storage.days(table)[0])
+            storage.read(table, storage.days("impressions")[0])
 
 
 def test_the_last_days_anchors_and_impressions_do_not_reach_training(tiny: Settings, tmp_path: Path) -> None:
