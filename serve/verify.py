@@ -78,7 +78,7 @@ def _check_weights(subject: str, path: Path) -> None:
     try:
         with safe_open(path, framework="np") as weights:
             broken = [name for name in weights.keys() if not np.isfinite(weights.get_tensor(name)).all()]  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError) as error:
+    except (SafetensorError, TypeError) as error:
         raise ArtifactError(f"{subject}: {path.name} cannot be read ({error}); publish it again") from error
     if broken:
         raise ArtifactError(f"{subject}: weights {broken[:5]} hold NaN or infinity; train again")
