@@ -33,6 +33,7 @@ ROOMS = (
     "world",
     "students",
     "ranking",
+    "retrieval",
     "analysis",
     "serving",
     "studies.config",

@@ -181,6 +181,18 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 schema=_schema(**_SEGMENT, end_ts_ms=pa.int64(), codes=pa.list_(pa.int32()), codebook=pa.string()),
             ),
             TableSpec(
+                name="item_vectors",
+                row="segment as the vector of its live in retrieval; model = the version of the towers that made it",
+                key=("author_id", "live_id", "segment"),
+                schema=_schema(**_SEGMENT, end_ts_ms=pa.int64(), embedding=pa.list_(pa.float16()), model=pa.string()),
+            ),
+            TableSpec(
+                name="item_codes",
+                row="segment as codes of its vector in retrieval, one per level",
+                key=("author_id", "live_id", "segment"),
+                schema=_schema(**_SEGMENT, end_ts_ms=pa.int64(), codes=pa.list_(pa.int32()), codebook=pa.string()),
+            ),
+            TableSpec(
                 name="rejections",
                 row="input that failed, and why",
                 key=("key", "stage"),
@@ -230,7 +242,7 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
 CARRIED = ("authors", "users", "anchors", "anchor_embeddings")
 """Tables whose newest row of every author, or user, is carried from day to day: see newest.py."""
 
-BY_ROW = ("segments", "segment_embeddings")
+BY_ROW = ("segments", "segment_embeddings", "item_vectors")
 """Tables of which a bad row costs no more than itself: the jobs that read them set it aside and go on. `validate` finds
 it; a job that writes or reads it refuses no more than nulls in it, or in its key."""
 

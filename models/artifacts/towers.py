@@ -1,0 +1,53 @@
+"""The artifact "towers": the retrieval model, the ids that it knows, and what its inputs must have been made by."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from models.artifacts.manifest import ArtifactError
+from models.catalog import Catalog
+from models.history import HistoryRule
+from models.larm.two_tower import TwoTower
+
+FORMAT = 1
+"""Version of the files' layout; towers of another one are refused."""
+_HEAD, _CATALOG, _MODEL = "towers.json", "catalog.safetensors", "model"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Towers:
+    """What makes vectors of lives and of users, whose product is the score (LARM 2.2)."""
+
+    model: TwoTower
+    catalog: Catalog
+    """Ids by row of the model's tables."""
+    embeddings: str
+    """The model whose segment embeddings it was trained on; it says nothing of another one's."""
+    rule: HistoryRule
+    """The histories that it was trained on."""
+    codebook: str | None = None
+    """The codebook of the codes in its histories; None = a model without codes."""
+
+    def save(self, folder: Path) -> None:
+        """Write towers.json, catalog.safetensors and the folder model/."""
+        head = {"format": FORMAT, "embeddings": self.embeddings, "rule": asdict(self.rule), "codebook": self.codebook}
+        (folder / _HEAD).write_text(json.dumps(head, indent=1) + "\n", encoding="utf-8")
+        self.catalog.save(folder / _CATALOG)
+        self.model.save(folder / _MODEL)
+
+    @classmethod
+    def load(cls, folder: Path) -> Towers:
+        """Read what `save` wrote. Raises ArtifactError for another format, and where the files do not fit."""
+        try:
+            head = json.loads((folder / _HEAD).read_text(encoding="utf-8"))
+            if head["format"] != FORMAT:
+                raise ValueError(f"format: got {head['format']!r}, wanted {FORMAT}")
+            catalog, model = Catalog.load(folder / _CATALOG), TwoTower.load(folder / _MODEL)
+            if not model.sizes.cover(catalog.sizes):
+                raise ValueError(f"the model has tables for {model.sizes}, wanted {catalog.sizes}, as the catalog is")
+            rule, embeddings, codebook = HistoryRule(**head["rule"]), str(head["embeddings"]), head["codebook"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(f"towers {folder}: cannot be read ({error}); run the job towers again") from error
+        return cls(model=model, catalog=catalog, embeddings=embeddings, rule=rule, codebook=codebook)
