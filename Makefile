@@ -32,8 +32,8 @@ lint: $(STAMP) ## ruff, format and types
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy models pipelines serve
 
-test: $(STAMP) ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(STAMP) ## the whole test suite, in two processes
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 demo: $(STAMP) ## the whole system over the simulated platform; KEEP=1 leaves it serving
 	$(BIN)/python -m pipelines demo --config pipelines/configs/demo.yaml $(if $(filter 1,$(KEEP)),--set demo.keep=true) $(demo-$(EXTRA))
