@@ -1,10 +1,13 @@
 """What was on screen as a source, by codes that examples carry: LLM codes of segments' own embeddings, and LARM codes
 of the vectors that retrieval has aligned with who watches them."""
 
+from pathlib import Path
+
 import torch
 
 from models import HISTORY
 from models.artifacts.codebook import Codebook
+from models.artifacts.manifest import Manifest
 from models.larm.screen_codes import ScreenCodes, ScreenCodesConfig, ScreenCodesFacts
 from models.sources import Inputs
 from models.sources import Source as Module
@@ -20,9 +23,10 @@ from pipelines.tables.storage import Storage
 class CodesInExamples(State):
     """What the codes of examples are. They come with the batches: by author row there is nothing to say."""
 
-    def __init__(self, table: str, kind: str, run_id: str, context: Context) -> None:
-        """Args: `kind` and `run_id` are those of the codebook that the ranker reads codes of."""
-        quantizer = Codebook.load(context.artifacts.fetch(kind, run_id)).quantizer
+    def __init__(self, name: str, table: str, codebook: Path, context: Context) -> None:
+        """Args: `name` is that of the source, `codebook` the folder of the one whose codes the ranker reads."""
+        quantizer, run_id = Codebook.load(codebook).quantizer, Manifest.verify(codebook).run_id
+        self._name = name
         self.facts = ScreenCodesFacts(table=table, codebook=run_id, clusters=quantizer.clusters)
         self._storage, self._authors = context.storage, context.catalog.num_authors
         self._known: dict[str, str] = {}
@@ -48,6 +52,15 @@ class CodesInExamples(State):
                     f"{', '.join(map(str, self.facts.clusters))}, got up to {codes.max(axis=0).tolist()}; run the jobs "
                     "codes and examples again"
                 )
+
+    def go_on(self, module: Module, before: Module) -> None:
+        """Codes of another codebook mean something else: what was learnt of them is worth nothing."""
+        assert isinstance(module, ScreenCodes) and isinstance(before, ScreenCodes)
+        if module.facts != before.facts:
+            raise ValueError(
+                f"source {self._name}: wanted the codebook {before.facts.codebook}, as the ranker has learnt, got "
+                f"{module.facts.codebook}; train it from the beginning"
+            )
 
     def _codebook_of(self, day: str) -> str:
         if day not in self._known:
@@ -78,7 +91,8 @@ class ScreenCodesSource(Source):
 
     def open(self, config: ScreenCodesConfig, context: Context) -> CodesInExamples:
         """Raises ArtifactError where the codebook of the lineage is gone."""
-        return CodesInExamples(self._table, self._kind, context.made_from[self._lineage], context)
+        codebook = context.artifacts.fetch(self._kind, context.made_from[self._lineage])
+        return CodesInExamples(self.name, self._table, codebook, context)
 
     @property
     def _lineage(self) -> str:

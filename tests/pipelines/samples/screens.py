@@ -28,7 +28,7 @@ def write_codes(storage: Storage, day: str, rows: Iterable[dict[str, Any]], tabl
 def code_the_lives(
     storage: Storage, clusters: tuple[int, ...], table: str = "segment_codes", codebook: str = "v1"
 ) -> None:
-    """Codes of every live that anybody was shown: segments of 30 s, the first of which ends after its first impression."""
+    """Codes of every live that was shown: segments of 30 s, the first of which ends after its first impression."""
     rng = np.random.default_rng(len(table))
     for day in storage.days("impressions"):
         shown = storage.read("impressions", day, ["author_id", "live_id", "ts_ms"])
