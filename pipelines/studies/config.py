@@ -26,6 +26,7 @@ class AnchorSource:
 DATA = ("world", "store")
 ORACLE = "oracle"
 CEILINGS = ("content_in_force", "content_of_today")
+SCREEN = ("screen_ended", "screen_now")
 REFERENCES = {
     "regression": "logistic regression, no text",
     "regression_phrases": "logistic regression, phrases of the anchor",
@@ -33,9 +34,12 @@ REFERENCES = {
     "dcn": "DCN-V2, one per task, no text",
     "content_in_force": "ceiling: content in force",
     "content_of_today": "ceiling: content of today",
+    "screen_ended": "ceiling: the newest segment that had ended",
+    "screen_now": "ceiling: what is on screen",
     ORACLE: "Oracle",
 }
-"""Rows that no variant trains, and how tables name them. CEILINGS and the oracle are of simulated worlds alone."""
+"""Rows that no variant trains, and how tables name them. CEILINGS and the oracle are of simulated worlds alone, SCREEN
+of live ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
