@@ -41,7 +41,7 @@ def shared(items: Tensor, keys: Tensor, log_q: Tensor, group: Group) -> Shared:
     told = torch.stack([log_q, torch.full_like(log_q, group.rank)], dim=1)
     with torch.no_grad():
         _, ((all_keys, values),) = group.swap([], [(keys, torch.cat([items, told], dim=1))])
-    all_items, all_log_q, rank = values.split([items.shape[1], 1, 1], dim=1)
+    all_items, all_log_q, rank = torch.split(values, [items.shape[1], 1, 1], dim=1)
     first = int((rank < group.rank).sum())
     gathered: Tensor = _Gathered.apply(items, all_items, first, group)  # type: ignore[no-untyped-call]
     share = len(keys) * group.world_size / len(all_keys)

@@ -68,6 +68,10 @@ class Lives(NamedTuple):
     known: Tensor
     """[B] bool, whether there were any."""
 
+    def to(self, device: torch.device | str) -> Lives:
+        """The same lives on another device."""
+        return Lives._make(of.to(device) for of in self)
+
 
 class Viewers(NamedTuple):
     """Users as of a moment each; rows and masks as in `RankingBatch`."""
@@ -82,6 +86,10 @@ class Viewers(NamedTuple):
     """[B, H] bool."""
     history_codes: Tensor | None = None
     """[B, H, L] int64, rows of the code table: what was on screen at each click; None = a model without codes."""
+
+    def to(self, device: torch.device | str) -> Viewers:
+        """The same users on another device."""
+        return Viewers._make(None if of is None else of.to(device) for of in self)
 
 
 class TwoTower(SavedModel):
@@ -142,9 +150,7 @@ class TwoTower(SavedModel):
         user = torch.cat([self.users(viewers.user), watched, *profile], dim=-1)
         return _unit(self.down(F.gelu(self.up(user))))
 
-    def loss(
-        self, viewers: Viewers, lives: Lives, log_q: Tensor, group: Group | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, viewers: Viewers, lives: Lives, log_q: Tensor, group: Group | None = None) -> tuple[Tensor, Tensor]:
         """Eq. 2 of clicks, row by row a viewer and the live that was clicked: loss, gates [B].
 
         Args: log_q [B], see `sampled_softmax`, by author; the `group` of workers that share their lives as negatives:

@@ -59,8 +59,8 @@ def fit(url: str, days: Sequence[str], space: Space, how: Fitting) -> "tuple[Res
     sample = _sample(url, parts, space, how)
     if len(sample) < max(how.clusters):
         raise ContractError(
-            f"table {space.table}, {len(days)} day(s): wanted at least {max(how.clusters):,} usable rows, one per cluster, "
-            f"got {len(sample):,}; make codes.clusters smaller, or codes.sample larger, or bring more days"
+            f"table {space.table}, {len(days)} day(s): wanted at least {max(how.clusters):,} usable rows, one per "
+            f"cluster, got {len(sample):,}; make codes.clusters smaller, or codes.sample larger, or bring more days"
         )
 
     def corpus(fitted: ResidualQuantizer) -> "Moments":

@@ -3,8 +3,8 @@
 Reads segment_embeddings, publishes the artifact "codebook", writes `segment_codes`; or, with `codes.of: item_vectors`,
 reads those, publishes "codebook.items" and writes `item_codes`. A codebook stays in use until it is asked to be fitted
 again, or what it was made from changes, the model of its vectors above all: new days get codes, and all codes stay what
-they mean. On a shared cluster parts of days are Ray tasks. Memory: 32 bytes a number of the sample while it is fitted, then 100 bytes a
-row of the day and, in each task, 500 MiB.
+they mean. On a shared cluster parts of days are Ray tasks. Memory: 32 bytes a number of the sample while it is fitted,
+then 100 bytes a row of the day and, in each task, 500 MiB.
 Run: python -m pipelines codes --config my.yaml
 """
 

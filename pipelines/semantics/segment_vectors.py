@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 from pipelines.tables.day_rows import RowGroup
 from pipelines.tables.storage import Storage
@@ -61,6 +62,13 @@ class Vectors:
     """[n, E]."""
     refused: list[dict[str, Any]]
     """Of the other rows: key, reason and detail, as `rejections` holds them."""
+
+
+def none(space: Space) -> Vectors:
+    """No rows."""
+    kinds = contract.spec(space.table).schema
+    rows = pa.schema([kinds.field(name) for name in _ROW]).empty_table()
+    return Vectors(rows=rows, values=np.zeros((0, space.width), np.float32), refused=[])
 
 
 def space_of(storage: Storage, days: Sequence[str], table: str = TABLE) -> Space:
@@ -141,8 +149,8 @@ def _refused(row: dict[str, Any], day: str, space: Space) -> dict[str, Any]:
     key = f"{row['author_id']} {row['live_id']} {row['segment']}"
     column, wanted, got = _fault(row, space)
     detail = (
-        f"table {space.table}, day {day}, (author_id, live_id, segment) {key}, column {column}: wanted {wanted}, got {got}; "
-        f"run the job {JOBS[space.table]} again for that day, or leave the row out"
+        f"table {space.table}, day {day}, (author_id, live_id, segment) {key}, column {column}: wanted {wanted}, "
+        f"got {got}; run the job {JOBS[space.table]} again for that day, or leave the row out"
     )
     return {"key": key, "reason": "bad_row", "detail": detail}
 

@@ -16,12 +16,12 @@ from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.run import Run
 from pipelines.semantics import codes, segment_vectors
 from pipelines.semantics.codes import CodesConfig
+from pipelines.semantics.segment_vectors import Space
 from pipelines.tables import contract, rejections
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.columns import to_numpy
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
-from pipelines.semantics.segment_vectors import Space
 from tests.pipelines.semantics.embedded import MODEL, row, themed, write
 
 DAYS = ("2026-01-01", "2026-01-02", "2026-01-03")
