@@ -49,6 +49,7 @@ JOBS = {  # word: module below pipelines/, help
     "codes": ("semantics.codes", "a codebook of segment embeddings, and every segment as a few codes"),
     "towers": ("retrieval.towers", "train the retrieval model: users and lives as vectors"),
     "item_vectors": ("retrieval.item_vectors", "every segment as the vector of its live in retrieval"),
+    "recall": ("retrieval.recall", "HitRate@K of the retrieval model on the newest day"),
     "study": ("studies.study", "variants x seeds: a table of a paper, with intervals"),
     "tune": ("studies.tune", "choose how a study's rows are trained, with an equal budget for each"),
     "demo": ("demo.demo", "everything, over the simulated platform"),

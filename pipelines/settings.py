@@ -16,6 +16,7 @@ from pipelines.ranking.rollback import RollbackConfig
 from pipelines.ranking.split import SplitConfig
 from pipelines.ranking.variants import ranker_name
 from pipelines.retrieval.item_vectors import ItemVectorsConfig
+from pipelines.retrieval.recall import RecallConfig
 from pipelines.retrieval.towers_plan import TowersConfig
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.config import load, merged
@@ -41,7 +42,7 @@ from pipelines.studies.config import StudyConfig, TuneConfig, inherit_train
 from pipelines.tables.storage import Storage, StorageConfig
 from pipelines.world.config import WorldConfig
 
-_READERS = ("validate", "serve", "loadtest", "load_events")
+_READERS = ("validate", "serve", "loadtest", "load_events", "recall")
 """Jobs that write nothing to storage, which may therefore be read-only."""
 
 
@@ -126,6 +127,8 @@ class Settings:
     """The retrieval model."""
     item_vectors: ItemVectorsConfig = field(default_factory=ItemVectorsConfig)
     """Segments as vectors of the retrieval model."""
+    recall: RecallConfig = field(default_factory=RecallConfig)
+    """HitRate of the retrieval model on a day."""
     study: StudyConfig = field(default_factory=StudyConfig)
     """Variants x seeds, and the table that compares them."""
     tune: TuneConfig = field(default_factory=TuneConfig)

@@ -77,22 +77,19 @@ class Stretch:
 
 def batch_of(columns: Columns, seen: OnScreen, catalog: Catalog, reading: Reading) -> Click:
     """Rows of examples as tensors."""
+    lives = Lives(torch.from_numpy(catalog.author_rows(columns["author_id"])), *map(torch.from_numpy, seen))
+    return Click(viewers_of(columns, catalog, reading.codes), lives)
+
+
+def viewers_of(columns: Columns, catalog: Catalog, codes: CodesSeen | None) -> Viewers:
+    """The users of rows of examples, as of each."""
     batch = collate(columns, catalog)
-    codes = reading.codes
-    return Click(
-        Viewers(
-            user=batch.user,
-            profile=batch.user_profile,
-            history=batch.history,
-            history_mask=batch.history_mask,
-            history_codes=None if codes is None else codes.rows(columns[codes.column], batch.history.shape[1]),
-        ),
-        Lives(
-            author=batch.author,
-            now=torch.from_numpy(seen.now),
-            mean=torch.from_numpy(seen.mean),
-            known=torch.from_numpy(seen.known),
-        ),
+    return Viewers(
+        user=batch.user,
+        profile=batch.user_profile,
+        history=batch.history,
+        history_mask=batch.history_mask,
+        history_codes=None if codes is None else codes.rows(columns[codes.column], batch.history.shape[1]),
     )
 
 

@@ -36,7 +36,8 @@ class CodesSeen:
     @classmethod
     def of(cls, storage: Storage, table: str, days: Sequence[str]) -> "CodesSeen":
         """The published codebook's. Raises ContractError where examples of `days` do not have its codes."""
-        found = cls._published(Artifacts(storage), table)
+        folder, manifest = Artifacts(storage).verified(TABLES[table])
+        found = cls(table=table, codebook=manifest.run_id, clusters=Codebook.load(folder).quantizer.clusters)
         for day in days:
             if found.column not in storage.dataset("examples", day).schema.names:
                 raise ContractError(
@@ -44,11 +45,6 @@ class CodesSeen:
                     "examples.codes and run the job examples again"
                 )
         return found
-
-    @classmethod
-    def _published(cls, artifacts: Artifacts, table: str) -> "CodesSeen":
-        folder, manifest = artifacts.verified(TABLES[table])
-        return cls(table=table, codebook=manifest.run_id, clusters=Codebook.load(folder).quantizer.clusters)
 
     @property
     def column(self) -> str:
