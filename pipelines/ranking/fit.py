@@ -194,7 +194,7 @@ class _Fit:
         worker, plan = self.worker, self.plan
         return DayStream(
             self.storage, key, self.catalog, plan.cut,
-            seed=seed, tasks=self.tasks, rank=worker.rank, world=worker.world_size,
+            seed=seed, tasks=self.tasks, screens=plan.screens, rank=worker.rank, world=worker.world_size,
         )  # fmt: skip
 
     def _check(self, key: str, columns: Columns) -> None:
@@ -231,7 +231,9 @@ class _Fit:
             inputs = advance(self.states, key)
             there = {name: tuple(part.to(self.worker.device) for part in of) for name, of in inputs.items()}
             tables = model.tables(there)
-            stream = DayStream(self.storage, key, self.catalog, self.plan.cut, seed=None, tasks=())
+            stream = DayStream(
+                self.storage, key, self.catalog, self.plan.cut, seed=None, tasks=(), screens=self.plan.screens
+            )
             for stretch in stream.after(0):
                 self._check(key, stretch.columns)
                 labels.append(stretch.columns[self.tasks[0]])

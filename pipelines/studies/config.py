@@ -75,6 +75,9 @@ class StudyConfig:
     """What the data are, as the table names them; empty = the simulated world, or the tables."""
     data: str = "world"
     """world: a simulated platform for each seed; store: the tables of `storage.root`, the same for all seeds."""
+    stores: PathText = ""
+    """Where the tables of each seed are already, a folder or URL with {seed} in the place of the seed: they are linked
+    into the study's own stores, and no world is made; empty = worlds are made."""
     seeds: int = 5
     """Seeds, from `seed` on. One seed fixes the world, the initialisation and the order of all variants."""
     parallel: int | None = None
@@ -97,6 +100,8 @@ class StudyConfig:
     def __post_init__(self) -> None:
         if self.data not in DATA:
             raise ValueError(f"data: wanted one of {', '.join(DATA)}, got {self.data!r}")
+        if self.stores and ("{seed}" not in self.stores or self.data != "world"):
+            raise ValueError(f"stores: wanted a place with {{seed}} in it, and data: world, got {self.stores!r}")
         if self.seeds < 1:
             raise ValueError(f"seeds: wanted at least 1, got {self.seeds}")
         if self.parallel is not None and self.parallel < 1:
