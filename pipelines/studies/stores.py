@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from models import ON_SCREEN
 from pipelines.ranking.variants import screens_of
+from pipelines.retrieval import item_vectors, towers
 from pipelines.runtime.config import ConfigError
 from pipelines.samples import examples
 from pipelines.semantics import codes, embed, embed_segments, vocabulary
 from pipelines.studies import anchor_sources
 from pipelines.studies.config import Variant
 from pipelines.studies.side_by_side import side_by_side
+from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.storage import Storage, shared_root
 from pipelines.world import world
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
+SEGMENT_CODES, ITEM_CODES = ON_SCREEN
+EMBEDDINGS = "segment_embeddings"
+ITEM_CODEBOOK = codes.TARGETS[item_vectors.TABLE].kind
 OWN_OF_STUDIES = ("examples", "window_examples", "segment_codes", "item_vectors", "item_codes")
 """Tables that a study makes for itself beside a store that is there: nothing of that store changes."""
 Stores = Mapping[str, Mapping[int, "Settings"]]
@@ -85,13 +90,34 @@ def codes_of(settings: "Settings") -> tuple[str, ...]:
 
 
 def code_segments(settings: "Settings") -> None:
-    """What examples are to carry, in one store; what is current is left alone. Raises ConfigError for item_codes."""
-    wanted = settings.examples.codes
+    """The codes that examples are to carry, in one store; what is current is left alone."""
+    wanted, run = settings.examples.codes, settings.open()
     if not wanted:
         return
-    run = settings.open()
     embed_segments.run(settings.embed_segments, run)
-    codes.run(settings.codes, run)
+    if SEGMENT_CODES in wanted:
+        codes.run(replace(settings.codes, of=EMBEDDINGS), run)
+    if ITEM_CODES in wanted:
+        _code_items(settings)
+
+
+def _code_items(settings: "Settings") -> None:
+    """Towers, the vectors of lives that they make, and their codes, in a store beside: the examples of which towers
+    learn carry no codes that would depend on towers again."""
+    beside = replace(settings.storage, root=f"{settings.storage.root}-towers")
+    aside = replace(settings, storage=beside, examples=replace(settings.examples, codes=()))
+    run, storage = aside.open(), settings.open().storage
+    anchor_sources.derive(Storage.open(storage.url, oracle=True), run.storage, OWN_OF_STUDIES)
+    examples.run(aside.examples, run)
+    figures = towers.run(aside.towers, run)
+    log.info("study | %s | %s", run.storage.url, {key: figures.get(key) for key in ("run_id", "how", "loss", "gate")})
+    item_vectors.run(aside.item_vectors, run)
+    codes.run(replace(aside.codes, of=item_vectors.TABLE), run)
+    for day in run.storage.days(ITEM_CODES):
+        storage.adopt(ITEM_CODES, day, run.storage)
+    folder, manifest = Artifacts(run.storage).verified(ITEM_CODEBOOK)
+    if Artifacts(storage).current(ITEM_CODEBOOK) != manifest.run_id:
+        Artifacts(storage).publish(ITEM_CODEBOOK, folder, manifest.run_id, manifest.made_from)
 
 
 def embed_anchors(settings: "Settings", variants: Mapping[str, Variant], stores: Stores) -> None:

@@ -9,15 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.retrieval.towers_plan import TowersConfig, make_plan
 from pipelines.runtime.config import ConfigError
+from pipelines.runtime.run import Run
 from pipelines.semantics.codes import CodesConfig
 from pipelines.settings import Settings
 from pipelines.studies import stores
 from pipelines.studies.config import StudyConfig, Variant
 from pipelines.studies.trial import run_trial
 from pipelines.studies.trials import plan_trial
+from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
 from tests.pipelines.conftest import tiny_settings, tiny_train
+from tests.pipelines.retrieval.little_platform import little, trained
 from tests.pipelines.samples.screens import code_the_lives
 from tests.pipelines.semantics.embedded import row, write
 
@@ -75,6 +80,40 @@ def test_tables_that_are_there_are_linked_coded_and_trained_on(settings: Setting
     assert record["kind"] == "sarm+llm_codes" and np.isfinite(arrays["scores"]).all()
     assert {"llm_codes: author", "llm_codes: user"} <= {row["part"] for row in record["ablation"]}
     assert record["buckets"] and all("gauc" in bucket["model"] for bucket in record["buckets"])
+
+
+def test_item_codes_come_from_towers_beside_that_see_no_codes(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[str] = []
+
+    def without_ray(config: TowersConfig, run: Run) -> dict[str, Any]:
+        runs.append(run.storage.url)
+        _, made_from = make_plan(config, run)
+        run_id = f"t-{digest(made_from)}"
+        if Artifacts(run.storage).current("towers") != run_id:
+            _, folders = trained(run, config, tmp_path / f"towers-{len(runs)}")
+            Artifacts(run.storage).publish("towers", folders[-1], run_id, made_from)
+        return {"run_id": run_id}
+
+    monkeypatch.setattr(stores.towers, "run", without_ray)
+    variants = {"base": VARIANTS["base"], "larm_codes": Variant(train=tiny_train(("larm_codes",)))}
+    larm = replace(settings, study=replace(settings.study, variants=variants), towers=little(epochs=1))
+    (store,) = stores.prepare(larm, [1]).values()
+    storage = store.open().storage
+    assert store.examples.codes == ("item_codes",) and not storage.days("segment_codes")
+    beside = Storage.open(f"{storage.url}-towers")
+    assert runs == [beside.url] and "item_codes" not in beside.dataset("examples", "2026-01-03").schema.names
+    commit = storage.commit_of("examples", "2026-01-03")
+    current = Artifacts(storage).current("codebook.items")
+    assert commit is not None and commit.made_from["item_codes/codebook"] == current
+    assert current == Artifacts(beside).current("codebook.items")
+    key = plan_trial(store, variants["larm_codes"], "code").key
+    record, _ = run_trial(store, variants["larm_codes"])
+    assert record["kind"] == "larm_codes"
+    (again,) = stores.prepare(larm, [1]).values()
+    assert plan_trial(again, variants["larm_codes"], "code").key == key, "a study that is run again goes on"
+    assert len(list(tmp_path.glob("towers-*"))) == 1
 
 
 def test_a_study_that_reads_no_codes_makes_none(settings: Settings) -> None:
