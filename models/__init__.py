@@ -14,6 +14,7 @@ Shapes in docstrings use one legend everywhere:
 | U | known users; tables over users have U + 1 rows, row 0 is the unknown user |
 | P | categorical columns of the user profile |
 | A | authors encoded in one step |
+| J | codes of a segment, one per level of a codebook |
 | V | width of the input of HoME |
 | E | experts of one group |
 """
@@ -32,4 +33,10 @@ TASKS = tuple(TASK_CATEGORIES)
 MASK = "mask_"
 """How the name of a column begins that says where a label counts: `mask_click` 0 = `click` says nothing in this row."""
 
-__all__ = ["MASK", "TASKS", "TASK_CATEGORIES"]
+ON_SCREEN = ("segment_codes", "item_codes")
+"""Tables of codes that rows may carry, of what was on screen: each as a column of its name, and as `history_<name>`."""
+
+HISTORY = "history_"
+"""How the name of a column begins that says something of each item of a history."""
+
+__all__ = ["HISTORY", "MASK", "ON_SCREEN", "TASKS", "TASK_CATEGORIES"]

@@ -10,12 +10,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models import MASK
+from models import HISTORY, MASK, ON_SCREEN
 from models.catalog import Catalog
 from models.history import HISTORY_PAD
 
 _REQUIRED = ("user_id", "author_id", "ts_ms", "history_author_ids", "history_age_s", "history_watch_s")
 _MS_PER_HOUR = 3_600_000
+
+
+class OnScreen(NamedTuple):
+    """Codes of what was on screen, 1 + code at each level; 0 where nothing was known of it yet."""
+
+    target: Tensor
+    """[B, J] int64, of the target's live at the impression."""
+    history: Tensor
+    """[B, L, J] int64, of each item's live at its click."""
 
 
 class RankingBatch(NamedTuple):
@@ -43,6 +52,8 @@ class RankingBatch(NamedTuple):
     """[B, K] float32, 0 or 1, in the order of the tasks asked for; K = 0 for rows that are only scored."""
     label_mask: Tensor | None = None
     """[B, K] float32, 1 where the label counts, 0 where it says nothing; None = all of them count."""
+    on_screen: Mapping[str, OnScreen] | None = None
+    """By table of codes, those of the rows; None where they carry none."""
 
     @property
     def size(self) -> int:
@@ -58,7 +69,13 @@ class RankingBatch(NamedTuple):
         return self._of(lambda tensor: tensor.to(device))
 
     def _of(self, change: Callable[[Tensor], Tensor]) -> RankingBatch:
-        return RankingBatch._make(None if tensor is None else change(tensor) for tensor in self)
+        return RankingBatch._make(_changed(field, change) for field in self)
+
+
+def _changed(field: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(field, Mapping):
+        return {name: OnScreen(*map(change, of)) for name, of in field.items()}
+    return None if field is None else change(field)
 
 
 def collate(columns: Mapping[str, npt.NDArray[Any]], catalog: Catalog, tasks: Sequence[str] = ()) -> RankingBatch:
@@ -67,7 +84,8 @@ def collate(columns: Mapping[str, npt.NDArray[Any]], catalog: Catalog, tasks: Se
     Wanted columns: `user_id`, `author_id`, `ts_ms` int64 [B]; `history_author_ids` int64 [B, L], padded on the
     left with -1; `history_age_s`, `history_watch_s` float32 [B, L]. And one uint8 [B]
     for each of `tasks`, the labels to learn from; rows that are only scored need none. Where there is `mask_<task>`
-    of one task, there must be that of each: 0 where its label says nothing.
+    of one task, there must be that of each: 0 where its label says nothing. Rows may carry the codes of tables of
+    ON_SCREEN: `<table>` int32 [B, J] and `history_<table>` int32 [B, L * J], item after item, -1 = none.
     Raises ValueError for missing columns, for shapes that differ and for a history that is not padded on the left.
 
     Example:
@@ -80,7 +98,8 @@ def collate(columns: Mapping[str, npt.NDArray[Any]], catalog: Catalog, tasks: Se
     """
     masks = [f"{MASK}{task}" for task in tasks]
     masks = masks if any(mask in columns for mask in masks) else []
-    missing = [name for name in (*_REQUIRED, *tasks, *masks) if name not in columns]
+    codes = [f"{HISTORY}{table}" for table in ON_SCREEN if table in columns]
+    missing = [name for name in (*_REQUIRED, *tasks, *masks, *codes) if name not in columns]
     if missing:
         raise ValueError(f"the rows miss columns {missing}; present are {sorted(columns)}")
     _check_shapes(columns, [*tasks, *masks])
@@ -103,7 +122,24 @@ def collate(columns: Mapping[str, npt.NDArray[Any]], catalog: Catalog, tasks: Se
         history_watch_s=_seconds(columns["history_watch_s"]),
         labels=_labels(columns, tasks, len(user)),
         label_mask=_labels(columns, masks, len(user)) if masks else None,
+        on_screen=_on_screen(columns, *history_ids.shape),
     )
+
+
+def _on_screen(columns: Mapping[str, npt.NDArray[Any]], size: int, length: int) -> Mapping[str, OnScreen] | None:
+    found = {}
+    for table in ON_SCREEN:
+        if table not in columns:
+            continue
+        target, history = columns[table], columns[f"{HISTORY}{table}"]
+        if target.shape[:1] != (size,) or history.shape != (size, length * target.shape[1]):
+            raise ValueError(
+                f"columns {table} and {HISTORY}{table} have shapes {target.shape} and {history.shape}, wanted "
+                f"({size}, codes) and ({size}, {length} x codes)"
+            )
+        codes = [torch.from_numpy(of.astype(np.int64) + 1) for of in (target, history)]
+        found[table] = OnScreen(codes[0], codes[1].view(size, length, -1))
+    return found or None
 
 
 def _check_shapes(columns: Mapping[str, npt.NDArray[Any]], tasks: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from models.larm.two_tower import TwoTower
 
 FORMAT = 1
 """Version of the files' layout; towers of another one are refused."""
-_HEAD, _CATALOG, _MODEL = "towers.json", "catalog.safetensors", "model"
+_HEAD, _CATALOG = "towers.json", "catalog.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -29,13 +29,16 @@ class Towers:
     """The histories that it was trained on."""
     codebook: str | None = None
     """The codebook of the codes in its histories; None = a model without codes."""
+    mean_days: int = 7
+    """Newest days over which an author's embeddings are averaged, the segment's own among them."""
 
     def save(self, folder: Path) -> None:
-        """Write towers.json, catalog.safetensors and the folder model/."""
-        head = {"format": FORMAT, "embeddings": self.embeddings, "rule": asdict(self.rule), "codebook": self.codebook}
+        """Write towers.json, catalog.safetensors and the model's two files."""
+        said = {name: getattr(self, name) for name in ("embeddings", "codebook", "mean_days")}
+        head = {"format": FORMAT, "rule": asdict(self.rule), **said}
         (folder / _HEAD).write_text(json.dumps(head, indent=1) + "\n", encoding="utf-8")
         self.catalog.save(folder / _CATALOG)
-        self.model.save(folder / _MODEL)
+        self.model.save(folder)
 
     @classmethod
     def load(cls, folder: Path) -> Towers:
@@ -44,10 +47,13 @@ class Towers:
             head = json.loads((folder / _HEAD).read_text(encoding="utf-8"))
             if head["format"] != FORMAT:
                 raise ValueError(f"format: got {head['format']!r}, wanted {FORMAT}")
-            catalog, model = Catalog.load(folder / _CATALOG), TwoTower.load(folder / _MODEL)
+            catalog, model = Catalog.load(folder / _CATALOG), TwoTower.load(folder)
             if not model.sizes.cover(catalog.sizes):
                 raise ValueError(f"the model has tables for {model.sizes}, wanted {catalog.sizes}, as the catalog is")
-            rule, embeddings, codebook = HistoryRule(**head["rule"]), str(head["embeddings"]), head["codebook"]
+            rule, embeddings = HistoryRule(**head["rule"]), str(head["embeddings"])
+            codebook, mean_days = head["codebook"], int(head["mean_days"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"towers {folder}: cannot be read ({error}); run the job towers again") from error
-        return cls(model=model, catalog=catalog, embeddings=embeddings, rule=rule, codebook=codebook)
+        return cls(
+            model=model, catalog=catalog, embeddings=embeddings, rule=rule, codebook=codebook, mean_days=mean_days
+        )

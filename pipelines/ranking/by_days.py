@@ -142,7 +142,7 @@ class ByDays:
     def _stream(self, key: str, seed: list[int] | None) -> DayStream:
         return DayStream(
             self.storage, key, self.catalog, self.plan.cut,
-            seed=seed, tasks=self.tasks, rank=self.worker.rank, world=self.worker.world_size,
+            seed=seed, tasks=self.tasks, screens=self.plan.screens, rank=self.worker.rank, world=self.worker.world_size,
         )  # fmt: skip
 
     def check(self, key: str, columns: Columns) -> None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -37,6 +38,8 @@ class ByWindows(ByDays):
         """Users, and labels and scores, of this worker's impressions since the last pause."""
         self._of_all: list[tuple[Tensor, Tensor]] = []
         """Those of all workers up to then, in the first one."""
+        self._still: dict[str, npt.NDArray[Any]] = {}
+        """Tables of sources without a memory bank, which stay what they are for a key."""
         super().__init__(*given)
         self._feed = None
         if self.plan.bank is not None and self.worker.rank == 0:
@@ -72,9 +75,12 @@ class ByWindows(ByDays):
         assert self.plan.window_ms is not None
         progress, unsaved, sent_ms = self.loop.progress, 0, self.loop.progress.until_ms
         told = 0  # of what was scored since the last pause, how much was told of
+        if len(self.loop.banks) < len(self.plan.sources):
+            self._still = {name: of for name, of in self.tables(key).items() if name not in self.loop.banks}
         stream = WindowStream(
             self.storage, key, self.catalog, self.plan.cut, window_ms=self.plan.window_ms,
-            seed=self.seed(key), tasks=self.tasks, rank=self.worker.rank, world=self.worker.world_size,
+            seed=self.seed(key), tasks=self.tasks, screens=self.plan.screens,
+            rank=self.worker.rank, world=self.worker.world_size,
         )  # fmt: skip
         for span in stream.after(progress.stretches):
             self.learn_span(key, span)
@@ -97,7 +103,7 @@ class ByWindows(ByDays):
             if len(span.shown.get("user_id", ())):
                 self.loop.step.eval()
                 tables = {name: bank.vectors.cpu().numpy() for name, bank in self.loop.banks.items()}
-                self._said.append(self.score(key, span.shown, tables))
+                self._said.append(self.score(key, span.shown, self._still | tables))
                 self.loop.step.train()
                 self.note(key, span.shown)
         self.check(key, span.told.columns)

@@ -17,9 +17,10 @@ import numpy.typing as npt
 from models.artifacts.manifest import ArtifactError
 from models.config import DayText
 from pipelines.ranking import gate, published
+from pipelines.ranking.variants import screens_of
 from pipelines.ranking.variants.source import State
 from pipelines.runtime.run import Run
-from pipelines.samples.batches import read_examples, require_labels
+from pipelines.samples.batches import read_examples, require_labels, require_screens
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.columns import Columns
 from pipelines.tables.contract import ContractError, spec
@@ -56,7 +57,9 @@ def run(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         refuse_trained_day(day, ranker.days, ranker.name)
     tasks = common_tasks(rankers)
     require_labels(storage, [day], tasks)
-    columns = read_examples(storage, day)
+    screens = screens_of(name for ranker in rankers for name in ranker.sources)
+    require_screens(storage, [day], screens)
+    columns = read_examples(storage, day, screens)
     scores: dict[str, Scores] = {}
     result: dict[str, Any] = {"day": day, "examples": len(columns["user_id"])}
     for ranker in rankers:
@@ -93,8 +96,8 @@ def _served(
     if version is None or version in [(ranker.name, ranker.manifest.run_id) for ranker in rankers]:
         return None
     ranker = published.load(artifacts, *version)
-    if day in ranker.days or not set(ranker.tasks) <= set(columns):
-        log.warning("the served %s %s was trained on %s, or on other tasks, and is not compared", *version, day)
+    if day in ranker.days or not {*ranker.tasks, *screens_of(ranker.sources)} <= set(columns):
+        log.warning("the served %s %s was trained on %s, or reads other columns, and is not compared", *version, day)
         return None
     scores = score_day(ranker, ranker.states(storage, artifacts), day, columns)
     return gate.Judged(ranker=ranker.name, run_id=version[1], metrics=measure(columns, scores, ranker.tasks))

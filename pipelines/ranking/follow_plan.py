@@ -7,10 +7,10 @@ from models.artifacts.manifest import ArtifactError, Manifest
 from pipelines.ranking.checkpoint import Progress, read_progress, state_kind
 from pipelines.ranking.plan import RATES, FollowConfig, PlannedSource, TrainConfig, TrainingPlan
 from pipelines.ranking.publish import KIND as BANK
-from pipelines.ranking.variants import SOURCES, ranker_name
+from pipelines.ranking.variants import SOURCES, ranker_name, screens_of
 from pipelines.runtime.config import ConfigError, to_dict
 from pipelines.runtime.run import Run
-from pipelines.samples.batches import require_labels
+from pipelines.samples.batches import require_labels, require_screens
 from pipelines.samples.stream import Cut
 from pipelines.samples.window_stream import num_steps, spans_of
 from pipelines.tables import newest
@@ -75,8 +75,9 @@ def make_follow_plan(
 ) -> tuple[FollowPlan, dict[str, str]]:
     """What following does for a ranker with these sources, and fingerprints of all that it depends on.
 
-    Raises ConfigError for a source that cannot be followed, ContractError where the label of a task or a day's samples
-    are missing, and ArtifactError where deltas are asked for and the served bank takes none.
+    Raises ConfigError for a source that cannot be followed, ContractError where the label of a task, codes that a
+    source reads or a day's samples are missing, and ArtifactError where deltas are asked for and the served bank takes
+    none.
     """
     _require(sources)
     storage, name, own = run.storage, ranker_name(sources), config.follow
@@ -86,6 +87,7 @@ def make_follow_plan(
     tables = _tables(own, storage, keys)
     for table in tables:
         require_labels(storage, keys, list(config.ranker.tasks), table)
+        require_screens(storage, keys, screens_of(sources), table)
     sends = own.delta_s is not None and bool(keys and sources) and state is not None
     window_ms = round(own.window_s * 1000) if own.by == "windows" else None
     rows = tuple(storage.dataset(tables[-1], day).count_rows() for day in keys)

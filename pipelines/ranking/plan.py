@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 from models.config import PathText
 from models.ranker import RankerConfig
 from pipelines.ranking.checkpoint import Progress
-from pipelines.ranking.variants import SOURCES, ranker_name
+from pipelines.ranking.variants import SOURCES, ranker_name, screens_of
 from pipelines.runtime.config import to_dict
 from pipelines.runtime.run import Run
 from pipelines.runtime.scaling import TrainScaling
 from pipelines.runtime.watch import WatchConfig
-from pipelines.samples.batches import require_labels
+from pipelines.samples.batches import require_labels, require_screens
 from pipelines.samples.stream import Cut
 from pipelines.tables import newest
 from pipelines.tables.artifacts import Artifacts
@@ -177,6 +177,11 @@ class TrainConfig:
         return [self.scaling.num_workers, *([] if self.id_tables == ID_TABLES[0] else [self.id_tables])]
 
     @property
+    def shards_ids(self) -> bool:
+        """Whether each worker has a share of big id tables."""
+        return self.id_tables == "sharded"
+
+    @property
     def rankers(self) -> list[tuple[str, ...]]:
         """The sources of each ranker to train, one after another."""
         return list(dict.fromkeys([self.sources, *([()] if self.base else [])]))
@@ -277,6 +282,11 @@ class TrainingPlan:
         return ranker_name(source.name for source in self.sources)
 
     @property
+    def screens(self) -> tuple[str, ...]:
+        """Tables of codes that its batches carry."""
+        return screens_of(source.name for source in self.sources)
+
+    @property
     def num_steps(self) -> int:
         """Steps of the whole run, if no epoch is spared."""
         return self.epochs * self._steps(self.rows) + self._steps(self.validation_rows)
@@ -314,11 +324,12 @@ def make_plan(
 ) -> tuple[TrainingPlan, dict[str, str]]:
     """What training a ranker with these sources does, and fingerprints of all that it depends on.
 
-    Raises ContractError where examples are missing, or the label of a task.
+    Raises ContractError where examples are missing, or the label of a task, or codes that a source reads.
     """
     storage = run.storage
     days = tuple(train_days(config, storage))
     require_labels(storage, days, list(config.ranker.tasks))
+    require_screens(storage, days, screens_of(sources))
     learnt, validation = _split(days, config.validation_days)
     plan = TrainingPlan(
         seed=run.seed,

@@ -7,7 +7,7 @@ Run: python -m pipelines publish --config pipelines/configs/demo.yaml
 import logging
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from pipelines.ranking import gate, published
 from pipelines.ranking.checkpoint import Progress, bank_file, read_progress, state_kind
 from pipelines.ranking.gate import GateConfig
 from pipelines.ranking.published import PublishedRanker
-from pipelines.ranking.variants import SOURCES
+from pipelines.ranking.variants import SOURCES, ranker_name
 from pipelines.ranking.variants.source import State
+from pipelines.runtime.config import ConfigError
 from pipelines.runtime.run import Run
 from pipelines.samples.event_reader import day_start_ms
 from pipelines.samples.examples import committed_rule, histories, window
@@ -79,6 +80,7 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     storage = run.storage
     artifacts = Artifacts(storage)
     ranker = published.load(artifacts, published.chosen_ranker(config.ranker, artifacts))
+    require_served(ranker.sources)
     trained = _progress(artifacts, ranker) if config.vectors == "trained" else None
     until = _newest_day(config, storage, ranker) if trained is None else day_before(day_of(trained.done[-1]))
     before = day_after(until)
@@ -131,6 +133,18 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
         "encode_seconds": round(encode_s, 2),
         "gate": judged,
     }
+
+
+def require_served(sources: Iterable[str]) -> None:
+    """Raises ConfigError for sources that the endpoint cannot answer with yet: it is told no codes of the moment."""
+    names = list(sources)
+    if unknown := [name for name in names if SOURCES[name].screens]:
+        others = ranker_name(name for name in names if name not in unknown)
+        raise ConfigError(
+            f"publish.ranker: wanted one that the endpoint can answer with, got {ranker_name(names)}, whose "
+            f"{', '.join(unknown)} reads what is on screen at the moment of a request, which the endpoint is not told "
+            f"yet; publish {others} instead (train.sources, publish.ranker), or use this one for evaluation alone"
+        )
 
 
 def _newest_day(config: PublishConfig, storage: Storage, ranker: PublishedRanker) -> str:

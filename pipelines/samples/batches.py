@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models import HISTORY
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
 from pipelines.tables import newest
@@ -72,9 +73,17 @@ def _codes(shown: pa.ChunkedArray, named: Sequence[str]) -> tuple[Ints, list[str
     return pc.fill_null(places, -1).to_numpy().astype(np.int64), names
 
 
-def read_examples(storage: Storage, day: str) -> Columns:
-    """A day's examples in time order, with all their labels; `anchor_day` in days since 1970, NO_ANCHOR where null."""
-    table = storage.read("examples", day, [*EXAMPLE, *storage.labels("examples", day)])
+def columns_of(labels: Sequence[str], screens: Sequence[str] = ()) -> list[str]:
+    """Columns of examples to read: with these labels, and the codes of these tables."""
+    return [*EXAMPLE, *labels, *(column for table in screens for column in (table, f"{HISTORY}{table}"))]
+
+
+def read_examples(storage: Storage, day: str, screens: Sequence[str] = ()) -> Columns:
+    """A day's examples in time order, with all their labels, and the codes of the tables `screens`.
+
+    `anchor_day` is in days since 1970, NO_ANCHOR where null.
+    """
+    table = storage.read("examples", day, columns_of(storage.labels("examples", day), screens))
     return example_columns(table.sort_by([("ts_ms", "ascending"), ("impression_id", "ascending")]))
 
 
@@ -99,6 +108,19 @@ def require_labels(storage: Storage, days: Iterable[str], tasks: Sequence[str], 
                 f"table examples, day {day}: wanted a label column of each task, got {', '.join(labels)} and no "
                 f"{', '.join(missing)}; add it to the table impressions as uint8, 0 or 1, and run the job examples "
                 "again, or name the tasks that you have labels of in train.ranker.tasks"
+            )
+
+
+def require_screens(storage: Storage, days: Iterable[str], screens: Sequence[str], table: str = "examples") -> None:
+    """Raises ContractError where a day's examples do not carry the codes of a table."""
+    for day in days if screens else ():
+        there = storage.dataset(table, day).schema.names if storage.holds(table, day) else list(screens)
+        if missing := [name for name in screens if name not in there]:
+            job = "examples" if table == "examples" else f"examples and {table}"
+            raise ContractError(
+                f"table {table}, day {day}: wanted the codes of what was on screen, {', '.join(missing)}, as a source "
+                f"of the ranker reads them, got columns {', '.join(there)}; name them in examples.codes and run the "
+                f"job {job} again, or leave that source out of train.sources"
             )
 
 

@@ -1,6 +1,8 @@
 """Training examples: each impression with the user's history as it was known at that moment.
 
-Reads impressions and anchors, writes examples, one day after another.
+Reads impressions, anchors and, where `examples.codes` names them, codes of segments; writes examples, one day after
+another. Memory: of one shard of users the clicks of the days in a history and a day's impressions, about 100 bytes a
+row, and for each table of J codes 24 + 8 J more; and `chunk_rows` examples.
 Run: python -m pipelines examples --config pipelines/configs/demo.yaml
 """
 
@@ -9,7 +11,7 @@ import logging
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from typing import Any
 
@@ -18,10 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from models import HISTORY, ON_SCREEN
 from models.artifacts.bank import Histories
 from models.history import HISTORY_PAD, HistoryRule, as_known, num_stored
 from pipelines.runtime.run import Run
 from pipelines.samples.empty_histories import EmptyHistories
+from pipelines.samples.on_screen import NONE, Codes, Screen
 from pipelines.tables import contract, newest
 from pipelines.tables.columns import to_numpy
 from pipelines.tables.days import NO_ANCHOR
@@ -35,6 +39,7 @@ Floats = NDArray[np.float32]
 
 _CLICK_COLUMNS = ["impression_id", "user_id", "author_id", "ts_ms", "watch_time_s"]
 _EXAMPLE_COLUMNS = ["impression_id", "user_id", "author_id", "live_id", "ts_ms"]
+_OF_CODES = ("codes", "segment_delay_s")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,14 +56,28 @@ class ExamplesConfig:
     """A day is made in this many parts, by user, to bound memory; a power of two."""
     chunk_rows: int = 65_536
     """Examples held in memory and written at a time."""
+    codes: tuple[str, ...] = ()
+    """Some of `segment_codes`, `item_codes`: examples carry these codes of what was on screen, of the live that was
+    shown and of each click of the history, for rankers that read them (docs/codes.md)."""
+    segment_delay_s: float = 0.0
+    """Seconds from a segment's end until its codes are known."""
 
     def __post_init__(self) -> None:
+        if set(self.codes) - set(ON_SCREEN) or len(set(self.codes)) != len(self.codes):
+            raise ValueError(f"codes: wanted some of {', '.join(ON_SCREEN)}, each once, got {list(self.codes)}")
+        if self.segment_delay_s < 0:
+            raise ValueError(f"segment_delay_s: wanted 0 or more, got {self.segment_delay_s}")
         if min(self.history_length, self.chunk_rows) < 1 or self.history_days < 0 or self.delay_s < 0:
             raise ValueError(
                 f"wanted history_length and chunk_rows >= 1, history_days and delay_s >= 0, got {self}; correct them"
             )
         if self.shards < 1 or self.shards & (self.shards - 1):
             raise ValueError(f"shards: wanted a power of two, got {self.shards}; take 1, 2, 4, ...")
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what decides on rows; without codes that of versions which knew none, so that nothing is made again."""
+        return digest({key: of for key, of in asdict(self).items() if self.codes or key not in _OF_CODES})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -72,10 +91,12 @@ class Clicks:
     author_id: Ints
     ts_ms: Ints
     watch_time_s: Floats
+    on_screen: Mapping[str, Codes] = field(default_factory=dict)
+    """By table, codes [n, J] of what each click saw."""
 
     @classmethod
-    def of(cls, columns: Mapping[str, NDArray[Any]]) -> "Clicks":
-        """From columns of clicked impressions in any order."""
+    def of(cls, columns: Mapping[str, NDArray[Any]], on_screen: Mapping[str, Codes] | None = None) -> "Clicks":
+        """From columns of clicked impressions in any order, and what each of them saw."""
         order = np.lexsort((columns["impression_id"], columns["ts_ms"], columns["user_id"]))
         user_ids, user = np.unique(columns["user_id"][order], return_inverse=True)
         return cls(
@@ -84,6 +105,7 @@ class Clicks:
             author_id=columns["author_id"][order],
             ts_ms=columns["ts_ms"][order],
             watch_time_s=columns["watch_time_s"][order],
+            on_screen={table: codes[order] for table, codes in (on_screen or {}).items()},
         )
 
 
@@ -107,7 +129,8 @@ def committed_rule(storage: Storage) -> HistoryRule:
 def run(config: ExamplesConfig, run: Run) -> dict[str, Any]:
     """Writes the `examples` of every day of `impressions` that is not current yet."""
     storage = run.storage
-    made_from = _made_from(storage, config)
+    screens = screens_of(storage, config)
+    made_from = _made_from(storage, config, screens)
     days = list(made_from)
     if not days:
         raise contract.ContractError(
@@ -117,12 +140,26 @@ def run(config: ExamplesConfig, run: Run) -> dict[str, Any]:
     empty = EmptyHistories()
     for day in due_days(storage, "examples", made_from):
         started = time.perf_counter()
-        chunks = _chunks(storage, config, day, days, empty)
+        chunks = _chunks(storage, config, day, days, empty, screens)
         written[day] = storage.write("examples", day, chunks, made_from[day]).rows
         log.info("examples of %s | %d rows | %.1f s", day, written[day], time.perf_counter() - started)
     for warning in empty.warnings():
         log.warning("examples | %s", warning)
-    return {"days": days, "days_written": sorted(written), "examples": sum(written.values())}
+    figures = {"days": days, "days_written": sorted(written), "examples": sum(written.values())}
+    return figures | ({"on_screen": say_known(screens)} if screens and written else {})
+
+
+def screens_of(storage: Storage, config: ExamplesConfig) -> list[Screen]:
+    """The tables of codes that a configuration asks for. Raises ContractError where one has no rows."""
+    return [Screen(storage, table, config.segment_delay_s) for table in config.codes]
+
+
+def say_known(screens: Sequence[Screen]) -> dict[str, float]:
+    """By table, the share of impressions and clicks at which a segment of the live was known; logs it, too."""
+    shares = {screen.table: round(screen.known / max(1, screen.asked), 4) for screen in screens}
+    for table, known in shares.items():
+        log.info("examples | %s | known of %.1f %% of impressions and clicks", table, 100 * known)
+    return shares
 
 
 def history_of(
@@ -133,11 +170,25 @@ def history_of(
     Returns author ids [n, L] (newest last, padded on the left with HISTORY_PAD), ages in seconds and seconds watched as
     known then [n, L]: for many rows at once what `known_at` gives for one.
     """
-    history = np.full((len(ts_ms), length), HISTORY_PAD, dtype=np.int64)
-    age = np.zeros((len(ts_ms), length), dtype=np.float32)
+    return _told(clicks, ts_ms, *_places(clicks, user_id, ts_ms, length, delay_ms))
+
+
+def _told(clicks: Clicks, ts_ms: Ints, index: Ints, real: NDArray[np.bool_]) -> tuple[Ints, Floats, Floats]:
+    """What `history_of` returns, of clicks at the places [n, L] that are `real`."""
+    history = np.full(index.shape, HISTORY_PAD, dtype=np.int64)
+    age = np.zeros(index.shape, dtype=np.float32)
     watch = np.zeros_like(age)
+    source = index[real]
+    history[real] = clicks.author_id[source]
+    moments = np.broadcast_to(ts_ms[:, None], index.shape)[real]
+    age[real], watch[real] = as_known(moments, clicks.ts_ms[source], clicks.watch_time_s[source])
+    return history, age, watch
+
+
+def _places(clicks: Clicks, user_id: Ints, ts_ms: Ints, length: int, delay_ms: int) -> tuple[Ints, NDArray[np.bool_]]:
+    """Places among clicks [n, L] of the newest that are known of each row, and where there is one."""
     if not len(clicks.ts_ms) or not len(ts_ms):
-        return history, age, watch
+        return np.zeros((len(ts_ms), length), np.int64), np.zeros((len(ts_ms), length), np.bool_)
     code = np.searchsorted(clicks.user_ids, user_id)
     is_known = clicks.user_ids[np.minimum(code, len(clicks.user_ids) - 1)] == user_id
     # One sortable number per (user, time): clicks of a user stand together, in time order.
@@ -147,12 +198,7 @@ def history_of(
     end = np.searchsorted(key, code * span + (ts_ms - delay_ms - first), side="left")
     start = np.searchsorted(key, code * span, side="left")
     index = end[:, None] + np.arange(-length, 0)
-    real = (index >= start[:, None]) & is_known[:, None]
-    source = index[real]
-    history[real] = clicks.author_id[source]
-    moments = np.broadcast_to(ts_ms[:, None], index.shape)[real]
-    age[real], watch[real] = as_known(moments, clicks.ts_ms[source], clicks.watch_time_s[source])
-    return history, age, watch
+    return index, (index >= start[:, None]) & is_known[:, None]
 
 
 def anchor_days(storage: Storage, before: str) -> tuple[Ints, NDArray[np.int32]]:
@@ -167,37 +213,62 @@ def window(day: str, days: list[str], history_days: int) -> list[str]:
     return days[bisect_left(days, first) : bisect_right(days, day)]
 
 
-def read_clicks(storage: Storage, days: list[str], shard: pc.Expression | None = None) -> Clicks:
-    """The clicked impressions of `days`."""
+def read_clicks(
+    storage: Storage, days: list[str], shard: pc.Expression | None = None, screens: Sequence[Screen] = ()
+) -> Clicks:
+    """The clicked impressions of `days`, with what was on screen at each."""
     clicked = pc.field("click") == 1
     where = clicked if shard is None else clicked & shard
-    tables = [storage.read("impressions", d, _CLICK_COLUMNS, where) for d in days]
-    return Clicks.of(to_numpy(pa.concat_tables(tables)))
+    wanted = [*_CLICK_COLUMNS, *(["live_id"] if screens else [])]
+    columns = to_numpy(pa.concat_tables([storage.read("impressions", d, wanted, where) for d in days]))
+    return Clicks.of(columns, {of.table: of.at(columns["live_id"], columns["ts_ms"]) for of in screens})
 
 
-def _made_from(storage: Storage, config: ExamplesConfig) -> dict[str, dict[str, str]]:
+def with_screens(shown: pa.Table, screens: Sequence[Screen]) -> pa.Table:
+    """The rows with the codes of what was on screen of the live that was shown, at `ts_ms`."""
+    for screen in screens:
+        codes = screen.at(shown["live_id"].to_numpy(), shown["ts_ms"].to_numpy())
+        shown = shown.append_column(screen.table, _lists(codes))
+    return shown
+
+
+def _lists(values: NDArray[Any]) -> pa.ListArray:
+    """[n, ...] as n lists of equal lengths."""
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * (values.size // max(1, len(values)))
+    return pa.ListArray.from_arrays(offsets, values.ravel())
+
+
+def _made_from(storage: Storage, config: ExamplesConfig, screens: Sequence[Screen]) -> dict[str, dict[str, str]]:
     """By day of impressions, what its examples are made from."""
     impressions, anchors = storage.listing("impressions"), storage.listing("anchors")
-    rule = {"config": digest(asdict(config)), "history": json.dumps(asdict(rule_of(config)))}
+    rule = {"config": config.fingerprint, "history": json.dumps(asdict(rule_of(config)))}
     stamps = {day: impressions.stamp(day) for day in impressions.days}
     made_from = {}
     for day in impressions.days:
-        clicks = [[d, stamps[d]] for d in window(day, impressions.days, config.history_days)]
+        read = window(day, impressions.days, config.history_days)
+        clicks = [[d, stamps[d]] for d in read]
         made_from[day] = rule | {"impressions": digest(clicks), "anchors": anchors.history(before=day)}
+        for screen in screens:
+            made_from[day] |= screen.made_from(read)
     return made_from
 
 
 def _chunks(
-    storage: Storage, config: ExamplesConfig, day: str, days: list[str], empty: EmptyHistories
+    storage: Storage,
+    config: ExamplesConfig,
+    day: str,
+    days: list[str],
+    empty: EmptyHistories,
+    screens: Sequence[Screen],
 ) -> Iterator[pa.Table]:
     """A day's examples in time order (within a shard), `chunk_rows` at a time; `empty` counts them."""
     anchors = anchor_days(storage, day)
     for shard in range(config.shards):
         where = in_shard(config, shard)
-        clicks = read_clicks(storage, window(day, days, config.history_days), where)
+        clicks = read_clicks(storage, window(day, days, config.history_days), where, screens)
         empty.clicked(clicks.user_ids[clicks.user], clicks.ts_ms)
         columns = [*_EXAMPLE_COLUMNS, *storage.labels("impressions", day)]
-        impressions = storage.read("impressions", day, columns, where)
+        impressions = with_screens(storage.read("impressions", day, columns, where), screens)
         impressions = impressions.sort_by([("ts_ms", "ascending"), ("impression_id", "ascending")])
         for start in range(0, impressions.num_rows, config.chunk_rows):
             rows = with_histories(impressions.slice(start, config.chunk_rows), clicks, anchors, config)
@@ -215,17 +286,19 @@ def in_shard(config: ExamplesConfig, shard: int) -> pc.Expression | None:
 def with_histories(
     impressions: pa.Table, clicks: Clicks, anchors: tuple[Ints, NDArray[np.int32]], config: ExamplesConfig
 ) -> pa.Table:
-    """The rows with what a user's history was at `ts_ms`, and the day of the author's anchor.
+    """The rows with what a user's history was at `ts_ms`, with the codes that `clicks` have, and the anchor's day.
 
     `clicks` are those that may be in the histories; `anchors` what `anchor_days` gave."""
     user_id, ts_ms = impressions["user_id"].to_numpy(), impressions["ts_ms"].to_numpy()
-    history = history_of(clicks, user_id, ts_ms, config.history_length, round(config.delay_s * 1000))
-    offsets = np.arange(len(user_id) + 1, dtype=np.int32) * config.history_length
+    index, real = _places(clicks, user_id, ts_ms, config.history_length, round(config.delay_s * 1000))
     names = ("history_author_ids", "history_age_s", "history_watch_s")
-    columns: list[NDArray[Any]] = list(history)
+    columns: dict[str, NDArray[Any]] = dict(zip(names, _told(clicks, ts_ms, index, real), strict=True))
+    for table_of_codes, codes in clicks.on_screen.items():
+        columns[f"{HISTORY}{table_of_codes}"] = seen = np.full((*index.shape, codes.shape[1]), NONE, np.int32)
+        seen[real] = codes[index[real]]
     table = impressions
-    for name, values in zip(names, columns, strict=True):
-        table = table.append_column(name, pa.ListArray.from_arrays(offsets, values.ravel()))
+    for name, values in columns.items():
+        table = table.append_column(name, _lists(values))
     day = lookup(*anchors, impressions["author_id"].to_numpy())
     return table.append_column("anchor_day", pa.array(day, mask=day == NO_ANCHOR).cast(pa.date32()))
 

@@ -18,10 +18,10 @@ import pyarrow as pa
 from models.batch import RankingBatch
 from models.catalog import Catalog
 from pipelines.samples.batches import (
-    EXAMPLE,
     Batches,
     Ints,
     batch_bounds,
+    columns_of,
     example_columns,
     num_batches,
     shuffled_requests,
@@ -104,13 +104,15 @@ class DayStream:
         *,
         seed: Sequence[int] | None,
         tasks: Sequence[str],
+        screens: Sequence[str] = (),
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """`seed` is that of the day's order; None is the order of time. Raises ContractError for a damaged day."""
+        """`seed` is that of the day's order; None is the order of time. `screens` are the tables of codes that batches
+        carry. Raises ContractError for a damaged day."""
         self._catalog, self._cut, self._seed, self._tasks = catalog, cut, seed, tasks
         self._rank, self._world = rank, world
-        self._columns = [*EXAMPLE, *storage.labels("examples", day)]
+        self._columns = columns_of(storage.labels("examples", day), screens)
         self._rows = TimeOrder(storage.dataset("examples", day), "impression_id")
         self._stretches = cut.stretches(len(self._rows))
         if seed is not None and len(self._stretches) > 1:

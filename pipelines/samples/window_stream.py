@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from models import MASK
 from models.catalog import Catalog
 from pipelines.samples.batches import (
-    EXAMPLE,
     Batches,
     batch_bounds,
+    columns_of,
     example_columns,
     num_batches,
     shuffled_requests,
@@ -90,14 +90,17 @@ class WindowStream:
         window_ms: int,
         seed: Sequence[int] | None,
         tasks: Sequence[str],
+        screens: Sequence[str] = (),
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """`seed` is that of the order within a span, None the order of time. Raises ContractError for a damaged day."""
+        """`seed` is that of the order within a span, None the order of time. `screens`
+        are the tables of codes that batches carry. Raises ContractError for a damaged day."""
         self._catalog, self._cut, self._seed, self._tasks = catalog, cut, seed, tasks
+        self._of_told = columns_of([column for task in tasks for column in (task, f"{MASK}{task}")], screens)
         self._rank, self._world = rank, world
         self._shown, self._told = _examples(storage, day), _told(storage, day)
-        self._columns = [*EXAMPLE, *storage.labels("examples", day)]
+        self._columns = columns_of(storage.labels("examples", day), screens)
         self._spans = spans_of(storage, day, window_ms, cut)
         self._blocks = _blocks(self._spans, cut.stretch_rows)
 
@@ -118,9 +121,8 @@ class WindowStream:
         spans = self._spans[block.start : block.stop]
         shown = range(spans[0].shown.start, spans[-1].shown.stop)
         told = range(spans[0].told.start, spans[-1].told.stop)
-        labels = [column for task in self._tasks for column in (task, f"{MASK}{task}")]
         scored = example_columns(self._shown.read([shown], self._columns)) if shown else {}
-        learnt = example_columns(self._told.read([told], [*EXAMPLE, *labels, "window_end_ms"]))
+        learnt = example_columns(self._told.read([told], [*self._of_told, "window_end_ms"]))
         pa.default_memory_pool().release_unused()  # else Arrow keeps several times what a block holds
         return [
             SpanShare(

@@ -72,13 +72,13 @@ def _derived(world: "Settings", name: str, writer: anchors.AnchorsConfig) -> "Se
     return replace(world, anchors=writer, storage=replace(world.storage, root=f"{world.storage.root}-{name}"))
 
 
-def derive(data: Storage, derived: Storage) -> None:
-    """Gives `derived` every day of `data`'s tables except those of DERIVED, without a second copy of the files.
+def derive(data: Storage, derived: Storage, own: Sequence[str] = DERIVED) -> None:
+    """Gives `derived` every day of `data`'s tables except those of its `own`, without a second copy of the files.
 
     Raises ContractError where `derived` has days that `data` no longer has.
     """
     for name in contract.TABLES:
-        if name in DERIVED or name in _CARRIED:
+        if name in own or name in _CARRIED:
             continue
         days = data.days(name)
         if gone := sorted(set(derived.days(name)) - set(days)):

@@ -26,6 +26,7 @@ class AnchorSource:
 DATA = ("world", "store")
 ORACLE = "oracle"
 CEILINGS = ("content_in_force", "content_of_today")
+SCREEN = ("screen_ended", "screen_now")
 REFERENCES = {
     "regression": "logistic regression, no text",
     "regression_phrases": "logistic regression, phrases of the anchor",
@@ -33,9 +34,12 @@ REFERENCES = {
     "dcn": "DCN-V2, one per task, no text",
     "content_in_force": "ceiling: content in force",
     "content_of_today": "ceiling: content of today",
+    "screen_ended": "ceiling: the newest segment that had ended",
+    "screen_now": "ceiling: what is on screen",
     ORACLE: "Oracle",
 }
-"""Rows that no variant trains, and how tables name them. CEILINGS and the oracle are of simulated worlds alone."""
+"""Rows that no variant trains, and how tables name them. CEILINGS and the oracle are of simulated worlds alone, SCREEN
+of live ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +79,9 @@ class StudyConfig:
     """What the data are, as the table names them; empty = the simulated world, or the tables."""
     data: str = "world"
     """world: a simulated platform for each seed; store: the tables of `storage.root`, the same for all seeds."""
+    stores: PathText = ""
+    """Where the tables of each seed are already, a folder or URL with {seed} in the place of the seed: they are linked
+    into the study's own stores, and no world is made; empty = worlds are made."""
     seeds: int = 5
     """Seeds, from `seed` on. One seed fixes the world, the initialisation and the order of all variants."""
     parallel: int | None = None
@@ -97,6 +104,8 @@ class StudyConfig:
     def __post_init__(self) -> None:
         if self.data not in DATA:
             raise ValueError(f"data: wanted one of {', '.join(DATA)}, got {self.data!r}")
+        if self.stores and ("{seed}" not in self.stores or self.data != "world"):
+            raise ValueError(f"stores: wanted a place with {{seed}} in it, and data: world, got {self.stores!r}")
         if self.seeds < 1:
             raise ValueError(f"seeds: wanted at least 1, got {self.seeds}")
         if self.parallel is not None and self.parallel < 1:

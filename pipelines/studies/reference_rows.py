@@ -8,7 +8,7 @@ from pipelines.ranking import evaluate
 from pipelines.ranking.plan import train_days
 from pipelines.runtime.config import to_dict
 from pipelines.studies.closure import code_digest
-from pipelines.studies.config import CEILINGS, ORACLE, REFERENCES, StudyConfig
+from pipelines.studies.config import CEILINGS, ORACLE, REFERENCES, SCREEN, StudyConfig
 from pipelines.studies.references.reference import run_reference
 from pipelines.studies.trials import run_files
 from pipelines.tables import newest
@@ -25,6 +25,7 @@ MODULES = {
     "regression_words": f"{_ROOM}.regression",
     "dcn": f"{_ROOM}.crossing",
     **dict.fromkeys(CEILINGS, f"{_ROOM}.ceilings"),
+    **dict.fromkeys(SCREEN, f"{_ROOM}.screen"),
 }
 """Where the row of each name is made; the oracle's comes with every trial."""
 
@@ -48,7 +49,7 @@ def _is_wanted(name: str, config: StudyConfig) -> bool:
     """Named by the study; where it names none, allowed by its data."""
     if config.references is not None:
         return name in config.references
-    return name not in CEILINGS or config.data == "world"
+    return name not in SCREEN and (name not in CEILINGS or config.data == "world")
 
 
 def key_of(name: str, config: StudyConfig, settings: "Settings") -> str:
@@ -60,8 +61,9 @@ def key_of(name: str, config: StudyConfig, settings: "Settings") -> str:
     data = {f"examples/{one}": storage.fingerprint("examples", one) for one in days}
     data |= {table: newest.fingerprint(storage, table, until=day) for table in ("users", "authors")}
     data["anchors"] = newest.fingerprint(storage, "anchors", before=day)
-    if day in storage.days("oracle_impressions"):
-        data["truth"] = storage.fingerprint("oracle_impressions", day)
+    for table in ("oracle_impressions", *(["oracle_live"] if name in SCREEN else [])):
+        if day in storage.days(table):
+            data["truth" if table == "oracle_impressions" else table] = storage.fingerprint(table, day)
     chosen = [settings.seed, to_dict(train), _world(name, settings, storage)]
     return digest([name, code, data, days, chosen])
 

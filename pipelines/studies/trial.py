@@ -57,7 +57,7 @@ def run_trial(settings: "Settings", variant: Variant) -> tuple[dict[str, Any], d
         ranker = load_folder(folder, plan.name)
         states = ranker.states(storage, artifacts)
     day = evaluate.day_of(settings.evaluate.day, storage)
-    columns = read_examples(storage, day)
+    columns = read_examples(storage, day, plan.screens)
     scores = evaluate.score_day(ranker, states, day, columns)
     by_model = {"model": scores}
     oracle = None

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models import MASK, TASKS
+from models import HISTORY, MASK, ON_SCREEN, TASKS
 from models.visits import EVENT_KINDS
 from pipelines.tables import casting, truth
 from pipelines.tables.spec import TableSpec
@@ -32,6 +32,12 @@ LABELLED = ("impressions", "examples", "windows", "window_examples")
 
 MASKED = ("windows", "window_examples")
 """Those of LABELLED in which each label has a mask, the column `mask_<label>`: where it is 0 the label says nothing."""
+
+CODED = ("examples", "window_examples")
+"""Tables whose rows may carry codes of what was on screen (`examples.codes`), after all other columns."""
+
+CODE_COLUMNS = tuple(name for table in ON_SCREEN for name in (table, f"{HISTORY}{table}"))
+"""The columns that they are in: of the live that was shown, [J] a row, and of each history item's, [L * J]."""
 
 PROFILE = ("age_band", "gender", "region", "device")
 """Columns of `users` that say who a user is, in the order in which models read them."""
@@ -285,17 +291,20 @@ def schema_with(name: str, labels: Iterable[str]) -> pa.Schema:
 def schema_of(name: str, found: pa.Schema, columns: Sequence[str] | None = None) -> pa.Schema:
     """The table's columns, or those of `columns`, with the labels that files of the schema `found` hold.
 
-    A further column of LABELLED is a label by its type, or because it is asked for by its name.
+    A further column of LABELLED is a label by its type, or because it is asked for by its name; those of CODED may have
+    CODE_COLUMNS.
     """
+    coded = CODE_COLUMNS if name in CODED else ()
     fixed, named = spec(name).schema.names, TASKS_COLUMNS if columns is None else columns
-    further = [field for field in found if name in LABELLED and field.name not in (*fixed, PARTITION)]
+    further = [field for field in found if name in LABELLED and field.name not in (*fixed, *coded, PARTITION)]
     labels = [f.name for f in further if f.type in (pa.uint8(), pa.bool_()) or f.name in named]
-    return pa.schema([f for f in schema_with(name, labels) if columns is None or f.name in columns])
+    codes = [pa.field(of, pa.list_(pa.int32()), nullable=False) for of in coded if of in found.names]
+    return pa.schema([f for f in (*schema_with(name, labels), *codes) if columns is None or f.name in columns])
 
 
 def is_label(name: str, column: str) -> bool:
     """Whether a column of the table holds labels."""
-    is_further = column == "click" or column not in spec(name).schema.names
+    is_further = column == "click" or column not in (*spec(name).schema.names, *CODE_COLUMNS)
     return name in LABELLED and is_further and not is_mask(name, column)
 
 

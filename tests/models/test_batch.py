@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.batch import collate
-from tests.models.worlds import catalog, columns
+from tests.models.worlds import catalog, columns, on_screen
 
 
 def test_rows_become_table_rows_and_facts() -> None:
@@ -75,12 +75,31 @@ def test_a_history_padded_on_the_right_is_refused() -> None:
 
 def test_slice_takes_the_same_rows_of_every_tensor() -> None:
     given = columns(6)
-    masked = given | {"click": given["click"], "mask_click": np.arange(6, dtype=np.uint8) % 2}
+    masked = given | {"click": given["click"], "mask_click": np.arange(6, dtype=np.uint8) % 2} | on_screen(6)
     batch = collate(masked, catalog(), ["click"])
     part = batch.slice(torch.tensor([4, 1]))
-    for whole, piece in zip(batch, part, strict=True):
+    assert batch.on_screen is not None and part.on_screen is not None
+    wholes = [*batch[:-1], *(of for table in batch.on_screen.values() for of in table)]
+    pieces = [*part[:-1], *(of for table in part.on_screen.values() for of in table)]
+    assert len(pieces) == len(batch) - 1 + 4
+    for whole, piece in zip(wholes, pieces, strict=True):
         assert torch.equal(piece, whole[[4, 1]])
-    assert collate(given, catalog(), ["click"]).slice(slice(2)).label_mask is None
+    plain = collate(given, catalog(), ["click"]).slice(slice(2))
+    assert plain.label_mask is None and plain.on_screen is None
+
+
+def test_codes_of_what_was_on_screen_count_from_1_and_0_is_none() -> None:
+    given = columns(1) | {"item_codes": np.array([[7, 0]], np.int32)}
+    given["history_item_codes"] = np.array([[-1, -1, -1, -1, 3, 0, 5, 1, 0, 2]], np.int32)
+    seen = collate(given, catalog()).to("cpu").on_screen
+    assert seen is not None and list(seen) == ["item_codes"]
+    assert seen["item_codes"].target.tolist() == [[8, 1]]
+    assert seen["item_codes"].history.tolist() == [[[0, 0], [0, 0], [4, 1], [6, 2], [1, 3]]]
+    with pytest.raises(ValueError, match=r"item_codes have shapes \(1, 2\) and \(1, 9\), wanted .* 5 x codes"):
+        collate(given | {"history_item_codes": np.zeros((1, 9), np.int32)}, catalog())
+    del given["history_item_codes"]
+    with pytest.raises(ValueError, match=r"miss columns \['history_item_codes'\]"):
+        collate(given, catalog())
 
 
 def test_masks_come_in_the_order_of_the_tasks_and_all_or_none() -> None:

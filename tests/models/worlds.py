@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models import TASKS
+from models import ON_SCREEN, TASKS
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
 from models.composed import ComposedRanker, Sources
@@ -23,6 +23,8 @@ from models.sources import Encoded, SourceSpec
 from models.training import TrainingRanker, TrainingStep
 
 NUM_USERS, NUM_AUTHORS, HISTORY, TOKENS = 7, 11, 5, 9
+CLUSTERS = (6, 4)
+"""Of each level of the codes of what is on screen."""
 ROWS = TokenRows(num_base_rows=20, num_live_rows=6)
 HOME = HoMEConfig(input_width=16, expert_dim=8, tower_hidden=4)
 RANKER = RankerConfig(id_dim=8, profile_dim=4, category_dim=4, hour_dim=2, cross_rank=4, home=HOME)
@@ -53,6 +55,17 @@ def columns(size: int, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
         "history_watch_s": rng.random((size, HISTORY), dtype=np.float32) * 1e3,
         **labels,
     }
+
+
+def on_screen(size: int, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
+    """Codes of CLUSTERS for the rows of `columns`, of both tables; some rows and items have none."""
+    rng = np.random.default_rng(seed + 1)
+    found = {}
+    for table in ON_SCREEN:
+        codes = rng.integers(0, CLUSTERS, (size, HISTORY + 1, len(CLUSTERS))).astype(np.int32)
+        codes[rng.random((size, HISTORY + 1)) < 0.2] = -1
+        found |= {table: codes[:, 0], f"history_{table}": codes[:, 1:].reshape(size, -1)}
+    return found
 
 
 def batch(size: int, seed: int = 0) -> RankingBatch:

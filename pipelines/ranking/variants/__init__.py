@@ -34,6 +34,11 @@ def sources_of(ranker: str) -> tuple[str, ...]:
     return names
 
 
+def screens_of(sources: Iterable[str]) -> tuple[str, ...]:
+    """Tables of codes that examples must carry for a ranker with these sources, each once."""
+    return tuple(dict.fromkeys(table for name in sources for table in SOURCES[name].screens))
+
+
 def ranker_label(ranker: str) -> str:
     """What reports call a ranker: "Base", "SARM", "SARM + tags"."""
     return " + ".join(SOURCES[name].label for name in sources_of(ranker)) or "Base"

@@ -82,6 +82,8 @@ class Source(Protocol):
     module: type[Module]
     """What learns; `module.Config` is the section `train.models.<name>`."""
 
+    screens: tuple[str, ...] = ()
+    """Tables of codes that batches carry for it: what was on screen (`examples.codes`)."""
     can_follow: bool = False
     """Whether a ranker with it may go on with the facts of later days: what its inputs mean must stay."""
 

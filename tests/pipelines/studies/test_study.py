@@ -27,7 +27,7 @@ VARIANTS = {
     "sarm": Variant(label="SARM", train=tiny_train()),
 }
 REFERENCES = ("regression", "dcn", "oracle")
-SHARED = ("simulated", "platform")
+SHARED = ("simulated", "platform", "live")
 """What the studies start from, which are none themselves."""
 SHIPPED = sorted(file for file in Path("pipelines/configs/studies").glob("*.yaml") if file.stem not in SHARED)
 

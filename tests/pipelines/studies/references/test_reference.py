@@ -6,16 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from models.metrics import gauc
 from pipelines.ranking.evaluate import oracle_scores
 from pipelines.settings import Settings
 from pipelines.studies.reference_rows import MODULES
-from pipelines.studies.references import ceilings, crossing, regression
+from pipelines.studies.references import ceilings, crossing, regression, screen
 from pipelines.studies.references.reference import material, run_reference
-from pipelines.tables.contract import PROFILE, TASKS_COLUMNS
+from pipelines.tables.contract import PROFILE, TASKS_COLUMNS, ContractError
 from pipelines.tables.storage import Storage
+from pipelines.tables.truth import KNOWLEDGE
 from pipelines.world.config import WorldConfig
 from tests.pipelines.conftest import tiny_train
 
@@ -29,7 +31,7 @@ def run(settings: Settings, name: str) -> tuple[dict[str, Any], np.ndarray]:
 
 
 def test_every_name_has_its_row() -> None:
-    rows = regression.ROWS | crossing.ROWS | ceilings.ROWS
+    rows = regression.ROWS | crossing.ROWS | ceilings.ROWS | screen.ROWS
     assert rows.keys() == MODULES.keys()
 
 
@@ -66,6 +68,23 @@ def test_the_day_that_chooses_is_the_last_of_training_and_the_scored_one_is_not_
     flipped = table.set_column(place, "click", [(1 - table["click"].to_numpy()).astype(np.uint8)])
     storage.write("examples", "2026-01-03", [flipped])
     assert run(tiny, "regression")[0]["chosen"] == before
+
+
+def test_the_screen_rows_are_the_truth_given_what_they_know(tiny: Settings) -> None:
+    storage = tiny.open().storage.with_oracle()
+    with pytest.raises(ContractError, match="table oracle_live, day 2026-01-03: wanted Parquet files"):
+        run(tiny, "screen_now")
+    ids = storage.read("impressions", "2026-01-03", ["impression_id"])["impression_id"]
+    rng = np.random.default_rng(0)
+    names = [f"{known}_{task}" for known in KNOWLEDGE for task in TASKS_COLUMNS]
+    said = {name: rng.random(len(ids), dtype=np.float32) for name in names}
+    storage.write("oracle_live", "2026-01-03", [pa.table({"impression_id": ids, **said})])
+    of_id = {number: row for row, number in enumerate(ids.to_pylist())}
+    rows = [of_id[number] for number in material(tiny, BASE).columns["impression_id"].tolist()]
+    for name, known in (("screen_ended", "past"), ("screen_now", "present")):
+        _, scores = run(tiny, name)
+        wanted = np.stack([said[f"{known}_{task}"][rows] for task in TASKS_COLUMNS], axis=1)
+        assert np.array_equal(scores, wanted)
 
 
 @pytest.fixture

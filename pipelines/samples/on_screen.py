@@ -1,0 +1,132 @@
+"""What was on screen at a moment, as codes: those of the newest segment of a live that was known then.
+
+A table of codes is read once for many moments, a part at a time, and each part is asked by the one point-in-time rule
+(models/as_of.py). What a user saw at a click is a fact of the click: later segments of that live change nothing.
+Memory: 24 + 4 J bytes a moment, and 250 bytes for each of 65,536 segments.
+"""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from models.as_of import newest_segments
+from models.history import HISTORY_PAD
+from pipelines.samples.event_reader import DAY_MS
+from pipelines.tables.contract import ContractError
+from pipelines.tables.days import day_name
+from pipelines.tables.fingerprint import digest
+from pipelines.tables.storage import Storage
+
+Ints = NDArray[np.int64]
+Codes = NDArray[np.int32]
+
+NONE = HISTORY_PAD
+"""Stands for a code where nothing was known."""
+_LONGEST_DAYS = 7
+"""Segments are of the day on which their live began, so many days before them at most (pipelines/tables/values.py)."""
+_READ_TOGETHER = 65_536
+_COLUMNS = ["live_id", "end_ts_ms", "codes", "codebook"]
+
+
+class Screen:
+    """One table of codes, all of one codebook: that of its newest day."""
+
+    def __init__(self, storage: Storage, table: str, delay_s: float = 0.0) -> None:
+        """Args: `delay_s` is the time from a segment's end until its codes are known.
+
+        Raises ContractError where the table has no rows.
+        """
+        self.table, self._storage, self._delay_ms = table, storage, round(delay_s * 1000)
+        self._listing = storage.listing(table)
+        if not self._listing.days:
+            raise ContractError(
+                f"table {table}: wanted the codes of segments, as examples.codes names it, got no day; run the job "
+                "codes, or take it out of examples.codes"
+            )
+        newest = storage.dataset(table, self._listing.days[-1])
+        (first,) = next(newest.batches(1, ["codebook", "codes"])).slice(0, 1).to_pylist()
+        self.codebook: str = first["codebook"]
+        """Its version."""
+        self.num_codes = len(first["codes"])
+        """J."""
+        self.asked = self.known = 0
+        """Moments so far, and those of them at which a segment was known."""
+
+    def made_from(self, days: Sequence[str]) -> dict[str, str]:
+        """Of the moments on these days of impressions, ascending: what their codes are read from, and the codebook.
+
+        Raises ContractError for a day behind the first one of the table whose segments have no codes: they would be
+        known later, as if nothing had been on screen.
+        """
+        first = self._listing.days[0]
+        if missing := [day for day in days if day >= first and not self._listing.stamp(day)]:
+            raise ContractError(
+                f"table {self.table}: wanted codes of the segments of {missing[0]}, a day of impressions, got those of "
+                f"{first} to {self._listing.days[-1]}; run the jobs up to codes, or take it out of examples.codes"
+            )
+        read = [[day, self._listing.stamp(day)] for day in self._read_for(days[0], days[-1])]
+        return {self.table: digest([read, self._delay_ms]), codebook_key(self.table): self.codebook}
+
+    def at(self, live_id: Ints, ts_ms: Ints) -> Codes:
+        """Codes [M, J] of lives [M] at moments [M], NONE where no segment of the live was known.
+
+        Raises ContractError where codes of another codebook, or another number of them, are read.
+        """
+        codes = np.full((len(live_id), self.num_codes), NONE, np.int32)
+        if not len(live_id):
+            return codes
+        newest_ms = np.full(len(live_id), np.iinfo(np.int64).min)
+        by_live = np.argsort(live_id, kind="stable")
+        lives = live_id[by_live]
+        for day in self._read_for(*(day_name(int(of // DAY_MS)) for of in (ts_ms.min(), ts_ms.max()))):
+            for part in self._storage.dataset(self.table, day).batches(_READ_TOGETHER, _COLUMNS):
+                segments = part["live_id"].to_numpy(), part["end_ts_ms"].to_numpy()
+                which = by_live[_places_of(np.unique(segments[0]), lives)]
+                if not len(which):
+                    continue
+                (rows,) = newest_segments(*segments, live_id[which], ts_ms[which], delay_ms=self._delay_ms).T
+                is_newer = (rows >= 0) & (segments[1][rows] >= newest_ms[which])
+                which, rows = which[is_newer], rows[is_newer]
+                codes[which], newest_ms[which] = self._codes_of(part, day)[rows], segments[1][rows]
+        self.asked += len(codes)
+        self.known += int((codes[:, 0] != NONE).sum())
+        return codes
+
+    def _read_for(self, first: str, last: str) -> list[str]:
+        """Days of the table that hold segments of moments on days `first` to `last`."""
+        since = (date.fromisoformat(first) - timedelta(days=_LONGEST_DAYS)).isoformat()
+        return [day for day in self._listing.days if since <= day <= last]
+
+    def _codes_of(self, part: pa.Table, day: str) -> Codes:
+        """[n, J]."""
+        if others := set(pc.unique(part["codebook"]).to_pylist()) - {self.codebook}:
+            raise ContractError(
+                f"table {self.table}, day {day}: wanted codes of the codebook {self.codebook}, as on its newest day, "
+                f"got some of {', '.join(sorted(others))}; codes of two codebooks never mix: run the job codes again"
+            )
+        lengths = set(pc.unique(pc.list_value_length(part["codes"])).to_pylist())
+        if lengths != {self.num_codes}:
+            raise ContractError(
+                f"table {self.table}, day {day}: wanted {self.num_codes} codes in each row, got {sorted(lengths)}; "
+                "run the job codes again"
+            )
+        codes: Codes = part["codes"].combine_chunks().flatten().to_numpy().reshape(-1, self.num_codes)
+        return codes
+
+
+def codebook_key(table: str) -> str:
+    """Where the commit of examples names the codebook of the codes that they carry."""
+    return f"{table}/codebook"
+
+
+def _places_of(wanted: Ints, lives: Ints) -> Ints:
+    """Places of the values `wanted`, ascending, in `lives`, ascending."""
+    starts, ends = np.searchsorted(lives, wanted, "left"), np.searchsorted(lives, wanted, "right")
+    counts = ends - starts
+    before = np.cumsum(counts) - counts
+    places: Ints = np.arange(counts.sum()) + np.repeat(starts - before, counts)
+    return places
