@@ -47,6 +47,7 @@ JOBS = {  # word: module below pipelines/, help
     "embed": ("semantics.embed", "frozen embeddings of the anchors, for two-stage sources"),
     "embed_segments": ("semantics.embed_segments", "frozen embeddings of segments: what is on screen, every 30 s"),
     "codes": ("semantics.codes", "a codebook of segment embeddings, and every segment as a few codes"),
+    "index": ("retrieval.index", "the lives on air as vectors that POST /retrieve searches"),
     "study": ("studies.study", "variants x seeds: a table of a paper, with intervals"),
     "tune": ("studies.tune", "choose how a study's rows are trained, with an equal budget for each"),
     "demo": ("demo.demo", "everything, over the simulated platform"),

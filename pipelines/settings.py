@@ -15,6 +15,7 @@ from pipelines.ranking.publish import PublishConfig
 from pipelines.ranking.rollback import RollbackConfig
 from pipelines.ranking.split import SplitConfig
 from pipelines.ranking.variants import ranker_name
+from pipelines.retrieval.index import IndexConfig
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.config import load, merged
 from pipelines.runtime.run import Run
@@ -120,6 +121,8 @@ class Settings:
     """Frozen embeddings of segments: what is on screen."""
     codes: CodesConfig = field(default_factory=CodesConfig)
     """Segments as codes."""
+    index: IndexConfig = field(default_factory=IndexConfig)
+    """Which lives retrieval searches."""
     study: StudyConfig = field(default_factory=StudyConfig)
     """Variants x seeds, and the table that compares them."""
     tune: TuneConfig = field(default_factory=TuneConfig)

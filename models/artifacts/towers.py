@@ -13,7 +13,7 @@ from models.larm.two_tower import TwoTower
 
 FORMAT = 1
 """Version of the files' layout; towers of another one are refused."""
-_HEAD, _CATALOG, _MODEL = "towers.json", "catalog.safetensors", "model"
+_HEAD, _CATALOG = "towers.json", "catalog.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -31,20 +31,23 @@ class Towers:
     """The codebook of the codes in its histories; None = a model without codes."""
 
     def save(self, folder: Path) -> None:
-        """Write towers.json, catalog.safetensors and the folder model/."""
+        """Write towers.json, catalog.safetensors, and the model's config.json and model.safetensors."""
         head = {"format": FORMAT, "embeddings": self.embeddings, "rule": asdict(self.rule), "codebook": self.codebook}
         (folder / _HEAD).write_text(json.dumps(head, indent=1) + "\n", encoding="utf-8")
         self.catalog.save(folder / _CATALOG)
-        self.model.save(folder / _MODEL)
+        self.model.save(folder)
 
     @classmethod
-    def load(cls, folder: Path) -> Towers:
-        """Read what `save` wrote. Raises ArtifactError for another format, and where the files do not fit."""
+    def load(cls, folder: Path, *, mapped: bool = False) -> Towers:
+        """Read what `save` wrote. Raises ArtifactError for another format, and where the files do not fit.
+
+        `mapped` leaves the weights on disk, as `SavedModel.load` says.
+        """
         try:
             head = json.loads((folder / _HEAD).read_text(encoding="utf-8"))
             if head["format"] != FORMAT:
                 raise ValueError(f"format: got {head['format']!r}, wanted {FORMAT}")
-            catalog, model = Catalog.load(folder / _CATALOG), TwoTower.load(folder / _MODEL)
+            catalog, model = Catalog.load(folder / _CATALOG), TwoTower.load(folder, mapped=mapped)
             if not model.sizes.cover(catalog.sizes):
                 raise ValueError(f"the model has tables for {model.sizes}, wanted {catalog.sizes}, as the catalog is")
             rule, embeddings, codebook = HistoryRule(**head["rule"]), str(head["embeddings"]), head["codebook"]
