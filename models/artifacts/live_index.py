@@ -39,6 +39,8 @@ class Nearest(NamedTuple):
     """[k]."""
     scores: Floats
     """[k], inner products with the user's vector."""
+    on_air: int
+    """Lives that were compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -94,22 +96,30 @@ class LiveIndex:
         """[n], which lives are on air at a moment."""
         return (self.start_ts_ms <= ts_ms) & (ts_ms < self.end_ts_ms)
 
-    def nearest(self, user: Floats, k: int, ts_ms: int) -> Nearest:
+    def rows_of(self, live_ids: Ints) -> Ints:
+        """Rows of those of some lives that are here."""
+        places = np.minimum(np.searchsorted(self.live_ids, live_ids), len(self.live_ids) - 1)
+        return places[self.live_ids[places] == live_ids] if len(self.live_ids) else places[:0]
+
+    def nearest(self, user: Floats, k: int, ts_ms: int, ended: Ints | None = None) -> Nearest:
         """The k lives on air with the largest inner product with user [D]; fewer where fewer are on air.
 
-        Equal ones are ordered by id. Exact.
+        Equal ones are ordered by id. Exact. `ended` are ids of lives that are known to be over, whatever is said here.
         """
         scores = self.vectors @ user
         on_air = self.on_air(ts_ms)
+        if ended is not None:
+            on_air[self.rows_of(ended)] = False
         scores[~on_air] = -np.inf
-        k = min(k, int(np.count_nonzero(on_air)))
+        count = int(np.count_nonzero(on_air))
+        k = min(k, count)
         if not k:
-            return Nearest(np.empty(0, np.int64), np.empty(0, np.float32))
+            return Nearest(np.empty(0, np.int64), np.empty(0, np.float32), 0)
         # All that are level with the last one, of which a partition alone would take any.
         least = np.partition(scores, len(scores) - k)[len(scores) - k]
         rows = np.flatnonzero(scores >= least)
         rows = rows[np.argsort(-scores[rows], kind="stable")[:k]]
-        return Nearest(rows, scores[rows])
+        return Nearest(rows, scores[rows], count)
 
     def save(self, folder: Path) -> None:
         """Write index.json and lives.safetensors."""
