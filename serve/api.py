@@ -27,7 +27,7 @@ from serve.observe import LastMinute, Mark, Meter, NoMeter, Observe, Stages, unm
 from serve.online import NoCandidatesError, NothingOnAirError
 from serve.page import add_page
 from serve.ranked_figures import tell_ranked
-from serve.retrieval import Retrieval
+from serve.retrieval import NoIndexError, Retrieval
 from serve.retrieve_routes import add_retrieve
 from serve.schema import (
     MAX_CANDIDATES,
@@ -253,6 +253,7 @@ def _add_errors(api: FastAPI) -> None:
         UnknownArmError: (422, {}),
         NoCandidatesError: (422, {}),
         NothingOnAirError: (404, {}),
+        NoIndexError: (404, {}),
         NoAnchorError: (404, {}),
         NoVectorsError: (404, {}),
         NotReadyError: (503, _RETRY_AFTER),

@@ -22,6 +22,10 @@ _LATE_MS = 600_000
 """How long before the moment that an index knows a live may have ended that it still holds as on air."""
 
 
+class NoIndexError(LookupError):
+    """No index of lives was ever published."""
+
+
 class Retrieval:
     """Finds lives. A plain class: serve/app.py puts it beside the ranker, tests and benchmarks use it as it is.
 
@@ -40,9 +44,9 @@ class Retrieval:
     def retrieve(self, request: RetrieveRequest, mark: Mark = unmarked) -> RetrieveResponse:
         """The nearest lives on air at the request's moment; `mark` is told where a stage ends.
 
-        Raises NotReadyError where no index is loaded, and NothingOnAirError.
+        Raises NoIndexError where none is published, NotReadyError where none could be loaded, and NothingOnAirError.
         """
-        search, now_ms = self._watcher.current, time.time_ns() // 1_000_000
+        search, now_ms = self._search, time.time_ns() // 1_000_000
         ts_ms, towers, index = request.ts_ms(now_ms), search.towers, search.index
         published = self._histories() or Histories.none(towers.rule)
         (heard,) = self._online.heard([request], replace(published, rule=towers.rule), now_ms)
@@ -76,8 +80,8 @@ class Retrieval:
         )
 
     def status(self) -> IndexResponse:
-        """The index in use. Raises NotReadyError where none is loaded."""
-        search = self._watcher.current
+        """The index in use. Raises NoIndexError and NotReadyError as `retrieve`."""
+        search = self._search
         return IndexResponse(
             index_version=search.version,
             index_until_age_s=search.age_s(time.time_ns() // 1_000_000),
@@ -87,6 +91,12 @@ class Retrieval:
             load_failures=self._watcher.failures,
             last_failure=self._watcher.last_failure,
         )
+
+    @property
+    def _search(self) -> LiveSearch:
+        if not self._watcher.loaded and self._watcher.last_failure is None:
+            raise NoIndexError("no index of lives is published; run the jobs towers, item_vectors and index")
+        return self._watcher.current
 
     @property
     def lives(self) -> int:

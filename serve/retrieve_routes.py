@@ -19,11 +19,11 @@ _SIZE, _LIVES_OF_SIZE = 50, 250
 def add_retrieve(api: APIRouter, retrieval: Retrieval, line: Line, meter: Meter) -> None:
     """The routes. Requests take their turn in `line`, with those of ranking."""
     responses: dict[int | str, dict[str, Any]] = {
-        404: {"model": ErrorResponse, "description": "No live of the index is on air."},
+        404: {"model": ErrorResponse, "description": "No index is published, or no live of it is on air."},
         408: {"model": ErrorResponse, "description": "The body did not come in time."},
         413: {"model": ErrorResponse, "description": "The body is too large."},
         422: {"model": ErrorResponse, "description": "The request cannot be used; the answer says why."},
-        503: {"model": ErrorResponse, "description": "No index of lives is loaded, or too many requests wait."},
+        503: {"model": ErrorResponse, "description": "The index cannot be loaded, or too many requests wait."},
     }
 
     def answer(request: RetrieveRequest, stages: Stages) -> str:
@@ -45,7 +45,7 @@ def add_retrieve(api: APIRouter, retrieval: Retrieval, line: Line, meter: Meter)
         body = await line.turn(partial(answer, request, Stages()), size)
         return Response(body, media_type="application/json")
 
-    @api.get("/index", responses={503: responses[503]})
+    @api.get("/index", responses={404: responses[404]})
     async def index() -> IndexResponse:
         """The index of lives in use."""
         return retrieval.status()

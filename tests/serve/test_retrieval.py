@@ -23,7 +23,7 @@ from models.online.lives import LiveUpdate
 from serve.args import WatchConfig
 from serve.live_search import KIND, LiveSearch, SearchLoader
 from serve.online import NothingOnAirError, Online
-from serve.retrieval import Retrieval
+from serve.retrieval import NoIndexError, Retrieval
 from serve.schema import RetrieveRequest, RetrieveResponse
 from serve.watcher import NotReadyError, SnapshotWatcher
 from tests.models.online.event_streams import batch_of
@@ -212,10 +212,11 @@ def test_what_does_not_fit_is_left_alone(tmp_path: Path, towers: Any, made_from:
 
 
 def test_without_an_index_and_without_lives_it_is_said(tmp_path: Path) -> None:
-    with pytest.raises(NotReadyError, match="no live_index is published below .*; run the job index"):
+    with pytest.raises(NoIndexError, match="run the jobs towers, item_vectors and index"):
         Retrieval(searches(tmp_path)).retrieve(asked())
+    publish_index(tmp_path, "i0", index_of(), {"towers": "t1"})
+    with pytest.raises(NotReadyError, match="towers/v=t1: wanted MANIFEST.json, got none"):
+        Retrieval(searches(tmp_path)).status()
     publish(tmp_path)
     with pytest.raises(NothingOnAirError, match="no live of index i1 is on air at 5 ms; it knows until"):
         Retrieval(searches(tmp_path)).retrieve(asked(context={"ts_ms": 5}))
-
-
