@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,9 @@ _TYPES = {
     "end_ts_ms": np.dtype(np.int64),
     "vectors": np.dtype(np.float32),
 }
+
+_SAMPLED = 16
+"""One score of so many is looked at to guess which are among the best."""
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -115,9 +119,10 @@ class LiveIndex:
         k = min(k, count)
         if not k:
             return Nearest(np.empty(0, np.int64), np.empty(0, np.float32), 0)
+        rows = _few(scores, k)
         # All that are level with the last one, of which a partition alone would take any.
-        least = np.partition(scores, len(scores) - k)[len(scores) - k]
-        rows = np.flatnonzero(scores >= least)
+        least = np.partition(scores[rows], len(rows) - k)[len(rows) - k]
+        rows = rows[scores[rows] >= least]
         rows = rows[np.argsort(-scores[rows], kind="stable")[:k]]
         return Nearest(rows, scores[rows], count)
 
@@ -140,3 +145,17 @@ class LiveIndex:
         if found != FORMAT:
             raise ArtifactError(f"live_index {folder}: format: got {found}, wanted {FORMAT}; run the job index again")
         return cls(until_ts_ms=until_ts_ms, **arrays)
+
+
+def _few(scores: Floats, k: int) -> Ints:
+    """Rows among which the k best are, ascending, with all that are level with the last of these.
+
+    A sample says how good the best are: a partition of 100,000 takes half as long as their products with the user.
+    """
+    sample = scores[::_SAMPLED]
+    rank = k // _SAMPLED + 4 * math.isqrt(k // _SAMPLED) + 1
+    if rank < len(sample):
+        rows = np.flatnonzero(scores >= np.partition(sample, len(sample) - rank)[len(sample) - rank])
+        if len(rows) >= k:
+            return rows
+    return np.arange(len(scores))
