@@ -16,6 +16,9 @@ from pipelines.ranking.rollback import RollbackConfig
 from pipelines.ranking.split import SplitConfig
 from pipelines.ranking.variants import ranker_name
 from pipelines.retrieval.index import IndexConfig
+from pipelines.retrieval.item_vectors import ItemVectorsConfig
+from pipelines.retrieval.recall import RecallConfig
+from pipelines.retrieval.towers_plan import TowersConfig
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.config import load, merged
 from pipelines.runtime.run import Run
@@ -40,7 +43,7 @@ from pipelines.studies.config import StudyConfig, TuneConfig, inherit_train
 from pipelines.tables.storage import Storage, StorageConfig
 from pipelines.world.config import WorldConfig
 
-_READERS = ("validate", "serve", "loadtest", "load_events")
+_READERS = ("validate", "serve", "loadtest", "load_events", "recall")
 """Jobs that write nothing to storage, which may therefore be read-only."""
 
 
@@ -50,12 +53,12 @@ def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> "Settings"
 
 
 def inherit_test_days(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as YAML gives it, in which vocabularies and codebooks leave out the days that train does."""
+    """A configuration as YAML gives it, in which whatever learns leaves out the days that train does."""
     train = raw.get("train")
     days = train.get("test_days") if isinstance(train, Mapping) else None
     if type(days) is not int or days < 0:  # what is wrong with it, the section itself says
         return dict(raw)
-    own = {job: raw.get(job) or {} for job in ("base_tokenizer", "vocabulary", "codes")}
+    own = {job: raw.get(job) or {} for job in ("base_tokenizer", "vocabulary", "codes", "towers")}
     return {**raw, **{job: merged({"test_days": days}, keys) for job, keys in own.items() if isinstance(keys, Mapping)}}
 
 
@@ -121,6 +124,12 @@ class Settings:
     """Frozen embeddings of segments: what is on screen."""
     codes: CodesConfig = field(default_factory=CodesConfig)
     """Segments as codes."""
+    towers: TowersConfig = field(default_factory=TowersConfig)
+    """The retrieval model."""
+    item_vectors: ItemVectorsConfig = field(default_factory=ItemVectorsConfig)
+    """Segments as vectors of the retrieval model."""
+    recall: RecallConfig = field(default_factory=RecallConfig)
+    """HitRate of the retrieval model on a day."""
     index: IndexConfig = field(default_factory=IndexConfig)
     """Which lives retrieval searches."""
     study: StudyConfig = field(default_factory=StudyConfig)
@@ -154,6 +163,7 @@ class Settings:
             "base_tokenizer.output": (self.base_tokenizer.output, ("base_tokenizer",)),
             "distil.output": (self.distil.output, ("distil",)),
             "study.trials": (self.study.trials, ("study", "tune")),
+            "towers.checkpoints": (self.towers.checkpoints, ("towers",)),
             "train.checkpoints": (self.train.checkpoints, ("train", "follow", "daily", "demo")),
         }
         return places | {key: place for key, (place, jobs) in own.items() if place and job in jobs}

@@ -29,10 +29,13 @@ class Towers:
     """The histories that it was trained on."""
     codebook: str | None = None
     """The codebook of the codes in its histories; None = a model without codes."""
+    mean_days: int = 7
+    """Newest days over which an author's embeddings are averaged, the segment's own among them."""
 
     def save(self, folder: Path) -> None:
-        """Write towers.json, catalog.safetensors, and the model's config.json and model.safetensors."""
-        head = {"format": FORMAT, "embeddings": self.embeddings, "rule": asdict(self.rule), "codebook": self.codebook}
+        """Write towers.json, catalog.safetensors and the model's two files."""
+        said = {name: getattr(self, name) for name in ("embeddings", "codebook", "mean_days")}
+        head = {"format": FORMAT, "rule": asdict(self.rule), **said}
         (folder / _HEAD).write_text(json.dumps(head, indent=1) + "\n", encoding="utf-8")
         self.catalog.save(folder / _CATALOG)
         self.model.save(folder)
@@ -50,7 +53,10 @@ class Towers:
             catalog, model = Catalog.load(folder / _CATALOG), TwoTower.load(folder, mapped=mapped)
             if not model.sizes.cover(catalog.sizes):
                 raise ValueError(f"the model has tables for {model.sizes}, wanted {catalog.sizes}, as the catalog is")
-            rule, embeddings, codebook = HistoryRule(**head["rule"]), str(head["embeddings"]), head["codebook"]
+            rule, embeddings = HistoryRule(**head["rule"]), str(head["embeddings"])
+            codebook, mean_days = head["codebook"], int(head["mean_days"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"towers {folder}: cannot be read ({error}); run the job towers again") from error
-        return cls(model=model, catalog=catalog, embeddings=embeddings, rule=rule, codebook=codebook)
+        return cls(
+            model=model, catalog=catalog, embeddings=embeddings, rule=rule, codebook=codebook, mean_days=mean_days
+        )

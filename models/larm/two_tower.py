@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from models.artifacts.checkpoint import SavedModel
 from models.catalog import CatalogSizes
 from models.embeddings import IdTable
+from models.group import Alone, Group
 from models.larm.alignment import PARTS, GatedAlignment
 from models.larm.sampled_softmax import sampled_softmax
+from models.larm.shared_negatives import shared
 from models.larm.user_history import WatchedSum
 
 _SHORT = 1e-6
@@ -66,6 +68,10 @@ class Lives(NamedTuple):
     known: Tensor
     """[B] bool, whether there were any."""
 
+    def to(self, device: torch.device | str) -> Lives:
+        """The same lives on another device."""
+        return Lives._make(of.to(device) for of in self)
+
 
 class Viewers(NamedTuple):
     """Users as of a moment each; rows and masks as in `RankingBatch`."""
@@ -80,6 +86,10 @@ class Viewers(NamedTuple):
     """[B, H] bool."""
     history_codes: Tensor | None = None
     """[B, H, L] int64, rows of the code table: what was on screen at each click; None = a model without codes."""
+
+    def to(self, device: torch.device | str) -> Viewers:
+        """The same users on another device."""
+        return Viewers._make(None if of is None else of.to(device) for of in self)
 
 
 class TwoTower(SavedModel):
@@ -101,6 +111,8 @@ class TwoTower(SavedModel):
 
     version = 1
     parts = {"config": TwoTowerConfig, "facts": TwoTowerFacts, "sizes": CatalogSizes}
+    center: Tensor
+    axes: Tensor
 
     def __init__(self, config: TwoTowerConfig, facts: TwoTowerFacts, sizes: CatalogSizes) -> None:
         super().__init__()
@@ -111,12 +123,24 @@ class TwoTower(SavedModel):
         self.profile = nn.ModuleList(IdTable(of, config.profile_dim, std) for of in sizes.profile_cardinalities)
         self.watched = WatchedSum(dim, facts.num_codes, std)
         self.alignment = GatedAlignment(dim, facts.embedding_dim, config.parts)
+        self.register_buffer("center", torch.zeros(facts.embedding_dim))
+        self.register_buffer("axes", torch.eye(facts.embedding_dim))
         fields = 2 * dim + len(sizes.profile_cardinalities) * config.profile_dim
         self.up, self.down = nn.Linear(fields, config.hidden), nn.Linear(config.hidden, dim)
 
+    def read_by(self, center: Tensor, axes: Tensor) -> None:
+        """Segment embeddings x are read as (x - center) axes from now on: [E], [E, E]; see models/whitening.py.
+
+        Those of a frozen model share one large mean, beside which an FFN is slow to find what tells them apart.
+        """
+        self.center.copy_(center)
+        self.axes.copy_(axes)
+
     def lives(self, lives: Lives) -> tuple[Tensor, Tensor]:
         """Vectors [B, D] of length 1, zeros for who is not known at all, and the weight of the content in each, [B]."""
-        fused, gate = self.alignment(self.authors(lives.author), lives.now, lives.mean, lives.known)
+        is_known = lives.known.unsqueeze(-1)
+        now, mean = (((of - self.center) * is_known) @ self.axes for of in (lives.now, lives.mean))
+        fused, gate = self.alignment(self.authors(lives.author), now, mean, lives.known)
         return _unit(fused), gate
 
     def viewers(self, viewers: Viewers) -> Tensor:
@@ -126,14 +150,18 @@ class TwoTower(SavedModel):
         user = torch.cat([self.users(viewers.user), watched, *profile], dim=-1)
         return _unit(self.down(F.gelu(self.up(user))))
 
-    def loss(self, viewers: Viewers, lives: Lives, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. 2 of clicks, row by row a viewer and the live that was clicked, in one process: loss, mean gate.
+    def loss(self, viewers: Viewers, lives: Lives, log_q: Tensor, group: Group | None = None) -> tuple[Tensor, Tensor]:
+        """Eq. 2 of clicks, row by row a viewer and the live that was clicked: loss, gates [B].
 
-        Args: log_q [B], see `sampled_softmax`, by author.
+        Args: log_q [B], see `sampled_softmax`, by author; the `group` of workers that share their lives as negatives:
+        the mean of their losses is then the loss of one worker with the rows of all, whoever has how many.
         """
         items, gate = self.lives(lives)
-        loss = sampled_softmax(self.viewers(viewers), items, lives.author, log_q, self.config.temperature)
-        return loss, gate.mean()
+        among = shared(items, lives.author, log_q, group or Alone())
+        loss = sampled_softmax(
+            self.viewers(viewers), among.items, among.keys, among.log_q, self.config.temperature, among.first
+        )
+        return loss * among.share, gate
 
 
 def _unit(vectors: Tensor) -> Tensor:

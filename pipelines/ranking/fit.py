@@ -7,6 +7,7 @@ are scored after every epoch. When that gets no better, training goes back to th
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,10 +66,44 @@ def train(
     return fit.loop.progress
 
 
+class Course(Protocol):
+    """The keys that are gone through, in order."""
+
+    @property
+    def name(self) -> str:
+        """Of what learns."""
+        ...
+
+    def next_key(self, progress: Progress) -> str | None:
+        """The one after all that are done; None at the end."""
+        ...
+
+
+class Steps(Protocol):
+    """What `go_through` asks of a loop of training steps."""
+
+    worker: Worker
+    progress: Progress
+    watch: Watch
+    log_line: LogLine
+
+    @property
+    def settle_s(self) -> float:
+        """Seconds that were needed to make the model what it is at this step."""
+        ...
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Around the first worker's `save`, on every worker."""
+        ...
+
+
 class Learner(Protocol):
     """What goes through keys."""
 
-    loop: Loop
+    @property
+    def loop(self) -> Steps:
+        """Its steps."""
+        ...
 
     def learn(self, key: str) -> Iterator[None]:
         """Learns a key, or what is left of it; yields where a checkpoint is due."""
@@ -79,7 +114,7 @@ class Learner(Protocol):
         ...
 
 
-def go_through(learner: Learner, plan: TrainingPlan, work: Path, report: Report) -> None:
+def go_through(learner: Learner, plan: Course, work: Path, report: Report) -> None:
     """Through all keys of a plan that are left, reporting each checkpoint, whose manifest tells whether it is whole."""
     loop = learner.loop
     if loop.worker.rank == 0:

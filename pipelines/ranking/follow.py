@@ -58,7 +58,7 @@ def _follow(
 ) -> dict[str, Any]:
     """One run of Ray Train; its last checkpoint is published as what to go on from, then as the ranker."""
     name = f"follow-{plan.name}-{run_id}"
-    with fitted(follow, config, run, plan, name, made_from) as (checkpoint, ended):
+    with fitted(follow, config, run, plan, name, made_from, shards_ids=config.shards_ids) as (checkpoint, ended):
         progress = read_progress(checkpoint)
         if plan.next_key(progress) is not None:
             raise RuntimeError(f"the checkpoint of {run_id} ends after {progress.done[-1:]}, before {plan.keys[-1]}")

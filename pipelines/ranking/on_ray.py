@@ -6,46 +6,73 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from models.artifacts.manifest import ArtifactError, Manifest
 from models.artifacts.roots import open_root
-from pipelines.ranking.plan import TrainConfig, TrainingPlan
 from pipelines.ranking.worker import Worker, joined
 from pipelines.runtime.config import to_dict
 from pipelines.runtime.freed_memory import keep_freed_memory
 from pipelines.runtime.ray_train import Training, fit
 from pipelines.runtime.run import Run
-from pipelines.runtime.watch import unwatched, watched
+from pipelines.runtime.scaling import TrainScaling
+from pipelines.runtime.watch import WatchConfig, unwatched, watched
 from pipelines.tables.storage import Storage, shared_root
 
 log = logging.getLogger(__name__)
 
 
-def places(config: TrainConfig, run: Run) -> dict[str, str]:
+class Config(Protocol):
+    """What a job's section says of its workers."""
+
+    @property
+    def scaling(self) -> TrainScaling: ...
+    @property
+    def max_failures(self) -> int: ...
+    @property
+    def checkpoints(self) -> str | None: ...
+    @property
+    def watch(self) -> WatchConfig: ...
+
+
+class Plan(Protocol):
+    """What is learnt; it is also what the loop is told."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def days(self) -> tuple[str, ...]: ...
+
+
+def places(config: Config, run: Run, section: str = "train") -> dict[str, str]:
     """What all nodes must see, by key."""
-    return {"storage.root": run.storage.url, "train.checkpoints": _checkpoints(config, run)}
+    return {"storage.root": run.storage.url, f"{section}.checkpoints": _checkpoints(config, run)}
 
 
 @contextmanager
 def fitted(
     loop: Callable[..., Any],
-    config: TrainConfig,
+    config: Config,
     run: Run,
-    plan: TrainingPlan,
+    plan: Plan,
     name: str,
     made_from: Mapping[str, str],
+    *,
+    shards_ids: bool = False,
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Runs a loop with the arguments of `fit.train` in every worker: the last checkpoint, and how the run went.
 
-    `name` says which checkpoints are this run's, and which figures (see watch.py). Needs a connected Ray.
+    `name` says which checkpoints are this run's, and which figures (see watch.py). Needs a connected Ray. With
+    `shards_ids` each worker has a share of big id tables.
     """
     given = {
         "loop": loop,
         "plan": plan,
         "root": shared_root(run.storage.url),
         "threads": config.scaling.cpus_per_worker,
-        "shards_ids": config.id_tables == "sharded",
+        "shards_ids": shards_ids,
         "made_from": dict(made_from),
         "asked_at": time.time(),
     }
@@ -62,13 +89,13 @@ def fitted(
         yield Path(folder), {"failures": failures, "start_seconds": round(result.metrics.get("start_s", 0.0), 1)}
 
 
-def forget(config: TrainConfig, run: Run, name: str) -> None:
+def forget(config: Config, run: Run, name: str) -> None:
     """Removes the checkpoints of a run that has come to its end and was published."""
     filesystem, path, _ = open_root(_checkpoints(config, run), "train.checkpoints")
     filesystem.delete_dir(f"{path}/{name}")
 
 
-def _checkpoints(config: TrainConfig, run: Run) -> str:
+def _checkpoints(config: Config, run: Run) -> str:
     return shared_root(config.checkpoints or str(run.folder / "ray"))
 
 

@@ -177,6 +177,11 @@ class TrainConfig:
         return [self.scaling.num_workers, *([] if self.id_tables == ID_TABLES[0] else [self.id_tables])]
 
     @property
+    def shards_ids(self) -> bool:
+        """Whether each worker has a share of big id tables."""
+        return self.id_tables == "sharded"
+
+    @property
     def rankers(self) -> list[tuple[str, ...]]:
         """The sources of each ranker to train, one after another."""
         return list(dict.fromkeys([self.sources, *([()] if self.base else [])]))

@@ -59,7 +59,10 @@ def _fit(
     config: TrainConfig, run: Run, plan: TrainingPlan, run_id: str, artifacts: Artifacts, made_from: Mapping[str, str]
 ) -> dict[str, Any]:
     """One run of Ray Train, and the publication of its last checkpoint."""
-    with fitted(train, config, run, plan, f"{plan.name}-{run_id}", made_from) as (checkpoint, ended):
+    with fitted(train, config, run, plan, f"{plan.name}-{run_id}", made_from, shards_ids=config.shards_ids) as (
+        checkpoint,
+        ended,
+    ):
         return publish_checkpoint(checkpoint, plan, run_id, artifacts, made_from) | ended
 
 

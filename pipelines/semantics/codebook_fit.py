@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from pipelines.runtime.each import each
 from pipelines.semantics import segment_vectors
-from pipelines.semantics.segment_vectors import TABLE, Part, Space
+from pipelines.semantics.segment_vectors import Part, Space
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
 
@@ -55,12 +55,12 @@ def fit(url: str, days: Sequence[str], space: Space, how: Fitting) -> "tuple[Res
     from models.quantize import ResidualConfig, ResidualQuantizer
 
     started, storage = time.perf_counter(), Storage.open(url)
-    parts = [part for day in days for part in segment_vectors.parts(storage, day, space.width)]
+    parts = [part for day in days for part in segment_vectors.parts(storage, day, space)]
     sample = _sample(url, parts, space, how)
     if len(sample) < max(how.clusters):
         raise ContractError(
-            f"table {TABLE}, {len(days)} day(s): wanted at least {max(how.clusters):,} usable rows, one per cluster, "
-            f"got {len(sample):,}; make codes.clusters smaller, or codes.sample larger, or bring more days"
+            f"table {space.table}, {len(days)} day(s): wanted at least {max(how.clusters):,} usable rows, one per "
+            f"cluster, got {len(sample):,}; make codes.clusters smaller, or codes.sample larger, or bring more days"
         )
 
     def corpus(fitted: ResidualQuantizer) -> "Moments":

@@ -1,9 +1,10 @@
-"""Segments as codes: a codebook of their embeddings (LARM eq. 3), and the codes of every day by it (eq. 4).
+"""Segments as codes: a codebook of their vectors (LARM eq. 3), and the codes of every day by it (eq. 4).
 
-Reads segment_embeddings, publishes the artifact "codebook", writes `segment_codes`. A codebook stays in use until it is
-asked to be fitted again, or what it was made from changes: new days get codes, and all codes stay what they mean. On a
-shared cluster parts of days are Ray tasks. Memory: 32 bytes a number of the sample while it is fitted, then 100 bytes a
-row of the day and, in each task, 500 MiB.
+Reads segment_embeddings, publishes the artifact "codebook", writes `segment_codes`; or, with `codes.of: item_vectors`,
+reads those, publishes "codebook.items" and writes `item_codes`. A codebook stays in use until it is asked to be fitted
+again, or what it was made from changes, the model of its vectors above all: new days get codes, and all codes stay what
+they mean. On a shared cluster parts of days are Ray tasks. Memory: 32 bytes a number of the sample while it is fitted,
+then 100 bytes a row of the day and, in each task, 500 MiB.
 Run: python -m pipelines codes --config my.yaml
 """
 
@@ -28,7 +29,7 @@ from pipelines.runtime.run import Run
 from pipelines.semantics import codebook_fit, segment_vectors
 from pipelines.semantics.codebook_fit import Fitting
 from pipelines.semantics.corpus import corpus_days
-from pipelines.semantics.segment_vectors import JOB, Part, Space
+from pipelines.semantics.segment_vectors import JOBS, Part, Space
 from pipelines.tables import contract, rejections
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.due import due_days
@@ -41,15 +42,34 @@ if TYPE_CHECKING:
     from models.quantize import ResidualQuantizer
 
 log = logging.getLogger(__name__)
-KIND = "codebook"
-TABLE = "segment_codes"
-_DAY = f"{segment_vectors.TABLE}/"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """What comes of the codes of one table of vectors."""
+
+    kind: str
+    """Of the artifact of the codebook."""
+    table: str
+    """Of the codes."""
+    stage: str
+    """Of the rejections."""
+
+
+TARGETS = {
+    "segment_embeddings": Target(kind="codebook", table="segment_codes", stage="codes"),
+    "item_vectors": Target(kind="codebook.items", table="item_codes", stage="item_codes"),
+}
+"""By what is coded: LARM calls codes of the first LLM codes, and codes of the second, which it proposes, its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodesConfig:
     """How segments become codes."""
 
+    of: str = "segment_embeddings"
+    """Which vectors are coded: `segment_embeddings`, as the frozen model sees segments, or `item_vectors`, in which the
+    retrieval model has aligned that with who watches."""
     clusters: tuple[int, ...] = (512, 256, 128)
     """Codes of each level, from coarse to fine, the paper's; one level is plain k-means."""
     sample: int = 131_072
@@ -69,6 +89,8 @@ class CodesConfig:
     """Fit a codebook on the newest days though there is one; all days are then coded again."""
 
     def __post_init__(self) -> None:
+        if self.of not in TARGETS:
+            raise ValueError(f"of: wanted one of {', '.join(TARGETS)}, got {self.of!r}")
         if min(self.clusters, default=0) < 1 or combinations(self.clusters) > MOST:
             raise ValueError(f"clusters: wanted sizes of 1 and more, and 2**63 in all, got {list(self.clusters)}")
         for key in ("sample", "iterations", "fit_days"):
@@ -81,31 +103,34 @@ class CodesConfig:
 
 def run(config: CodesConfig, run: Run) -> dict[str, Any]:
     """Fits a codebook where none still holds, and codes every day that has no codes of it."""
+    target = TARGETS[config.of]
     with connected(run.cluster) if is_shared(run.cluster) else nullcontext():
         artifacts = Artifacts(run.storage)
-        fitted = _fit(config, run, artifacts)
-        run_id, codebook = _current(artifacts)
-        listing = run.storage.listing(segment_vectors.TABLE)
-        made_from = {day: {segment_vectors.TABLE: listing.stamp(day), KIND: run_id} for day in listing.days}
-        quality = {day: _code(run, day, codebook, made_from[day]) for day in due_days(run.storage, TABLE, made_from)}
+        fitted = _fit(config, run, artifacts, target)
+        run_id, codebook = _current(artifacts, target)
+        listing = run.storage.listing(config.of)
+        made_from = {day: {config.of: listing.stamp(day), target.kind: run_id} for day in listing.days}
+        due = due_days(run.storage, target.table, made_from)
+        quality = {day: _code(config, run, day, codebook, made_from[day]) for day in due}
     return {"codebook": run_id, "fit": fitted, "days_done": len(quality), "quality": quality}
 
 
-def _current(artifacts: Artifacts) -> "tuple[str, Codebook]":
+def _current(artifacts: Artifacts, target: Target) -> "tuple[str, Codebook]":
     from models.artifacts.codebook import Codebook
 
-    folder, manifest = artifacts.verified(KIND)
+    folder, manifest = artifacts.verified(target.kind)
     return manifest.run_id, Codebook.load(folder)
 
 
-def _fit(config: CodesConfig, run: Run, artifacts: Artifacts) -> dict[str, Any] | None:
+def _fit(config: CodesConfig, run: Run, artifacts: Artifacts, target: Target) -> dict[str, Any] | None:
     """Publishes a codebook; None where the published one still holds."""
     from models.artifacts.codebook import Codebook
 
-    listing = run.storage.listing(segment_vectors.TABLE)
+    listing = run.storage.listing(config.of)
     known = corpus_days(
-        run.storage, until=config.until, test_days=config.test_days, table=segment_vectors.TABLE, job=JOB
+        run.storage, until=config.until, test_days=config.test_days, table=config.of, job=JOBS[config.of]
     )
+    days = known[-config.fit_days :]
     how = Fitting(
         clusters=config.clusters,
         sample=config.sample,
@@ -114,32 +139,32 @@ def _fit(config: CodesConfig, run: Run, artifacts: Artifacts) -> dict[str, Any] 
         seed=run.seed,
         tasks=is_shared(run.cluster),
     )
-    rules = {"config": digest(asdict(how) | {"tasks": None, "format": 1})}
-    published = artifacts.manifest(KIND) if artifacts.current(KIND) else None
-    if published is not None and not config.refit and _holds(published.made_from, rules, listing, known[-1]):
+    space = segment_vectors.space_of(run.storage, days, config.of)
+    rules = {"config": digest(asdict(how) | {"tasks": None, "format": 1}), "model": space.model}
+    published = artifacts.manifest(target.kind) if artifacts.current(target.kind) else None
+    if published is not None and not config.refit and _holds(config.of, published.made_from, rules, listing, known[-1]):
         return None
-    days = known[-config.fit_days :]
-    made_from = rules | {_DAY + day: listing.stamp(day) for day in days}
+    made_from = rules | {f"{config.of}/{day}": listing.stamp(day) for day in days}
     run_id = f"{days[-1]}-{digest(made_from)}"
     if published is not None and published.run_id == run_id:
         return None
-    space = segment_vectors.space_of(run.storage, days)
     quantizer, figures = _fitted(run, days, space, how)
     with tempfile.TemporaryDirectory() as scratch:
         Codebook(quantizer=quantizer, model=space.model).save(Path(scratch))
-        artifacts.publish(KIND, Path(scratch), run_id, made_from)
-    log.info("codebook of %d days | %s", len(days), figures)
+        artifacts.publish(target.kind, Path(scratch), run_id, made_from)
+    log.info("%s of %d days | %s", target.kind, len(days), figures)
     return figures | {"days": days}
 
 
-def _holds(old: Mapping[str, str], rules: Mapping[str, str], listing: Listing, newest: str) -> bool:
+def _holds(of: str, old: Mapping[str, str], rules: Mapping[str, str], listing: Listing, newest: str) -> bool:
     """True if a codebook was made by these rules, of days that may be learnt from, and none of them has changed since.
 
-    A day that is no longer kept has not changed.
+    A day that is no longer kept has not changed. Vectors of another model, such as those of new towers, want another
+    codebook.
     """
-    days = {key.removeprefix(_DAY): stamp for key, stamp in old.items() if key.startswith(_DAY)}
+    days = {key.removeprefix(f"{of}/"): stamp for key, stamp in old.items() if key.startswith(f"{of}/")}
     is_same = all(listing.stamp(day) in (stamp, "") for day, stamp in days.items())
-    return old.get("config") == rules["config"] and max(days) <= newest and is_same
+    return all(old.get(key) == rule for key, rule in rules.items()) and max(days) <= newest and is_same
 
 
 def _fitted(run: Run, days: list[str], space: Space, how: Fitting) -> "tuple[ResidualQuantizer, dict[str, Any]]":
@@ -160,29 +185,33 @@ def _fitted(run: Run, days: list[str], space: Space, how: Fitting) -> "tuple[Res
     return fitted
 
 
-def _code(run: Run, day: str, codebook: "Codebook", made_from: Mapping[str, str]) -> dict[str, Any]:
+def _code(
+    config: CodesConfig, run: Run, day: str, codebook: "Codebook", made_from: Mapping[str, str]
+) -> dict[str, Any]:
     """Writes a day's codes and rejections; its figures."""
+    target = TARGETS[config.of]
     storage, tasks = run.storage, is_shared(run.cluster)
     started, quality = time.perf_counter(), CodeQuality(codebook.quantizer.clusters)
-    space = Space(model=codebook.model, width=codebook.quantizer.width)
+    space = Space(model=codebook.model, width=codebook.quantizer.width, table=config.of)
     refused: list[dict[str, Any]] = []
 
     def tables() -> Iterator[pa.Table]:
-        items = segment_vectors.parts(storage, day, space.width)
+        items = segment_vectors.parts(storage, day, space)
         for rows, codes, left, bad in each(_coded, items, storage.url, space, codebook.quantizer, tasks=tasks):
             refused.extend(bad)
             if rows.num_rows:
                 quality.add(codes, left, rows["author_id"].to_numpy())
-                yield _table(rows, codes, made_from[KIND])
+                yield _table(target.table, rows, codes, made_from[target.kind])
         # Before the day is committed: a run that dies in between does the day again.
-        rejections.replace(storage, day, "codes", refused)
+        rejections.replace(storage, day, target.stage, refused)
 
-    storage.write(TABLE, day, tables(), made_from)
+    storage.write(target.table, day, tables(), made_from)
     figures = quality.figures() | {"refused": len(refused)}
     took = time.perf_counter() - started
-    log.info("codes | %s | %d segments, %d refused | %.1f s", day, figures["vectors"], len(refused), took)
+    log.info("%s | %s | %d segments, %d refused | %.1f s", target.table, day, figures["vectors"], len(refused), took)
     if refused:
-        log.warning("codes | %s | %d row(s) cannot be used, first: %s", day, len(refused), refused[0]["detail"])
+        detail = refused[0]["detail"]
+        log.warning("%s | %s | %d row(s) cannot be used, first: %s", target.table, day, len(refused), detail)
     return figures
 
 
@@ -199,8 +228,8 @@ def _coded(
     return found.rows, codes.int().numpy(), torch.cat([spread, left], dim=1).numpy(), found.refused
 
 
-def _table(rows: pa.Table, codes: npt.NDArray[np.int32], codebook: str) -> pa.Table:
+def _table(name: str, rows: pa.Table, codes: npt.NDArray[np.int32], codebook: str) -> pa.Table:
     ends = np.arange(len(codes) + 1, dtype=np.int32) * codes.shape[1]
     lists = pa.ListArray.from_arrays(pa.array(ends), pa.array(codes.reshape(-1)))
     columns = [*rows.columns, lists, pa.array([codebook] * len(codes), pa.string())]
-    return pa.table(columns, schema=contract.spec(TABLE).schema)
+    return pa.table(columns, schema=contract.spec(name).schema)

@@ -13,11 +13,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.tables import contract
 from pipelines.tables.contract import ContractError
 from pipelines.tables.day_rows import RowGroup
 from pipelines.tables.storage import Storage
 
-TABLE, JOB = "segment_embeddings", "embed_segments"
+TABLE = "segment_embeddings"
+JOBS = {TABLE: "embed_segments", "item_vectors": "item_vectors"}
+"""The tables of segments as vectors, and which job writes each."""
 _NUMBERS = 1 << 24
 """Numbers of a part: 64 MiB as float32."""
 _LOOKED_AT = 1024
@@ -32,6 +35,8 @@ class Space:
     model: str
     width: int
     """E."""
+    table: str = TABLE
+    """Where they are: one of JOBS."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,44 +64,60 @@ class Vectors:
     """Of the other rows: key, reason and detail, as `rejections` holds them."""
 
 
-def space_of(storage: Storage, days: Sequence[str]) -> Space:
+def none(space: Space) -> Vectors:
+    """No rows."""
+    kinds = contract.spec(space.table).schema
+    rows = pa.schema([kinds.field(name) for name in _ROW]).empty_table()
+    return Vectors(rows=rows, values=np.zeros((0, space.width), np.float32), refused=[])
+
+
+def space_of(storage: Storage, days: Sequence[str], table: str = TABLE) -> Space:
     """That of most rows at the beginning of the newest of `days` that has any. Raises ContractError for none."""
     for day in reversed(days):
-        for rows in _batches(storage, day):
+        for rows in _batches(storage, day, table):
             widths = pc.list_value_length(rows["embedding"]).to_pylist()
             seen = Counter(pair for pair in zip(rows["model"].to_pylist(), widths, strict=True) if all(pair))
             if seen:
                 (model, width), _ = seen.most_common(1)[0]
-                return Space(model=model, width=width)
+                return Space(model=model, width=width, table=table)
     raise ContractError(
-        f"table {TABLE}, day(s) {', '.join(days)}: wanted at least one row with model and embedding, got none; "
-        f"run the job {JOB} again"
+        f"table {table}, day(s) {', '.join(days)}: wanted at least one row with model and embedding, got none; "
+        f"run the job {JOBS[table]} again"
     )
 
 
-def _batches(storage: Storage, day: str) -> Iterator[pa.Table]:
-    if storage.files(TABLE, day):
-        yield from storage.dataset(TABLE, day).batches(_LOOKED_AT, ["embedding", "model"])
+def _batches(storage: Storage, day: str, table: str) -> Iterator[pa.Table]:
+    if storage.files(table, day):
+        yield from storage.dataset(table, day).batches(_LOOKED_AT, ["embedding", "model"])
 
 
-def parts(storage: Storage, day: str, width: int) -> list[Part]:
-    """All rows of a day, in order. A part holds _NUMBERS numbers, or one row group where that has more."""
-    if not storage.files(TABLE, day):
+def parts(storage: Storage, day: str, space: Space, authors: tuple[int, int] | None = None) -> list[Part]:
+    """All rows of a day, in order. A part holds _NUMBERS numbers, or one row group where that has more.
+
+    With `authors`, the least and the greatest id, row groups that say that they have none of these are left out.
+    """
+    if not storage.files(space.table, day):
         return []
     found: list[list[RowGroup]] = []
     room = 0
-    for group in storage.dataset(TABLE, day).groups("author_id"):
-        if group.rows * width > room:
+    for group in storage.dataset(space.table, day).groups("author_id"):
+        if authors is not None and not _may_hold(group, *authors):
+            continue
+        if group.rows * space.width > room:
             found.append([])
             room = _NUMBERS
         found[-1].append(group)
-        room -= group.rows * width
+        room -= group.rows * space.width
     return [Part(day=day, groups=tuple(groups)) for groups in found]
+
+
+def _may_hold(group: RowGroup, least: int, most: int) -> bool:
+    return group.least is None or group.most is None or (group.least <= most and group.most >= least)
 
 
 def read(storage: Storage, part: Part, space: Space) -> Vectors:
     """The rows of a part, with their vectors. Raises OSError where the storage cannot be read."""
-    table = storage.dataset(TABLE, part.day).table_of(part.groups, [*_ROW, "embedding", "model"])
+    table = storage.dataset(space.table, part.day).table_of(part.groups, [*_ROW, "embedding", "model"])
     table = table.combine_chunks()
     lengths = pc.fill_null(pc.list_value_length(table["embedding"]), -1).to_numpy()
     fits = (lengths == space.width) & pc.fill_null(pc.equal(table["model"], space.model), False).to_numpy()
@@ -128,8 +149,8 @@ def _refused(row: dict[str, Any], day: str, space: Space) -> dict[str, Any]:
     key = f"{row['author_id']} {row['live_id']} {row['segment']}"
     column, wanted, got = _fault(row, space)
     detail = (
-        f"table {TABLE}, day {day}, (author_id, live_id, segment) {key}, column {column}: wanted {wanted}, got {got}; "
-        f"run the job {JOB} again for that day, or leave the row out"
+        f"table {space.table}, day {day}, (author_id, live_id, segment) {key}, column {column}: wanted {wanted}, "
+        f"got {got}; run the job {JOBS[space.table]} again for that day, or leave the row out"
     )
     return {"key": key, "reason": "bad_row", "detail": detail}
 
@@ -138,9 +159,9 @@ def _fault(row: dict[str, Any], space: Space) -> tuple[str, str, str]:
     """Column, wanted, got."""
     values = row["embedding"]
     if row["model"] != space.model:
-        return "model", f"{space.model}, as the codebook's", str(row["model"])
+        return "model", f"{space.model}, as others are", str(row["model"])
     if values is None or len(values) != space.width:
         got = "null" if values is None else f"{len(values)} numbers"
-        return "embedding", f"{space.width} numbers, as the codebook's", got
+        return "embedding", f"{space.width} numbers, as others have", got
     at = next(at for at, value in enumerate(values) if value is None or not np.isfinite(value))
     return "embedding", "finite numbers", f"{'null' if values[at] is None else values[at]} at place {at}"

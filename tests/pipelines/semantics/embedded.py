@@ -31,6 +31,13 @@ def table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=contract.spec("segment_embeddings").schema)
 
 
-def write(storage: Storage, day: str, *chunks: list[dict[str, Any]]) -> None:
-    """A day, one file per chunk."""
-    storage.write("segment_embeddings", day, map(table, chunks))
+def write(
+    storage: Storage,
+    day: str,
+    *chunks: list[dict[str, Any]],
+    name: str = "segment_embeddings",
+    model: str | None = None,
+) -> None:
+    """A day of the table `name`, one file per chunk; all rows are of `model` where it says one."""
+    rows = [[of if model is None else of | {"model": model} for of in chunk] for chunk in chunks]
+    storage.write(name, day, map(table, rows))

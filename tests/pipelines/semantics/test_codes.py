@@ -16,12 +16,13 @@ from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.run import Run
 from pipelines.semantics import codes, segment_vectors
 from pipelines.semantics.codes import CodesConfig
+from pipelines.semantics.segment_vectors import Space
 from pipelines.tables import contract, rejections
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.columns import to_numpy
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
-from tests.pipelines.semantics.embedded import row, themed, write
+from tests.pipelines.semantics.embedded import MODEL, row, themed, write
 
 DAYS = ("2026-01-01", "2026-01-02", "2026-01-03")
 CONFIG = CodesConfig(clusters=(5, 8), sample=300, rounds=3)
@@ -84,7 +85,7 @@ def test_parts_change_nothing_but_the_sample(run: Run, monkeypatch: pytest.Monke
     codes.run(config, run)
     whole, before = codebook(run), coded(run, DAYS[0])
     monkeypatch.setattr(segment_vectors, "_NUMBERS", 200 * 8)
-    assert len(segment_vectors.parts(run.storage, DAYS[0], 8)) > 1
+    assert len(segment_vectors.parts(run.storage, DAYS[0], Space(model=MODEL, width=8))) > 1
     codes.run(replace(config, rounds=4), run)
     codes.run(config, run)
     assert coded(run, DAYS[0])["codes"].tolist() == before["codes"].tolist()
@@ -218,3 +219,24 @@ def test_tasks_of_a_cluster_make_the_very_codebook_and_codes(run: Run, tmp_path:
         assert run.storage.fingerprint("segment_codes", day) == other.storage.fingerprint("segment_codes", day)
     with pytest.raises(ContractError, match="usable rows"):
         codes.run(replace(CONFIG, clusters=(2000,), sample=5000), other)
+
+
+def test_item_vectors_have_codes_of_their_own_and_new_towers_a_new_codebook(run: Run) -> None:
+    """Codes of two models never mix: vectors of other towers are coded by a codebook that was fitted on those."""
+    items = replace(CONFIG, of="item_vectors")
+    write(run.storage, DAYS[0], themed(40, 10, width=4, seed=1), name="item_vectors", model="towers-1")
+    codes.run(CONFIG, run)
+    first = codes.run(items, run)
+    assert codes.run(CONFIG, run)["days_done"] == 0 == codes.run(items, run)["days_done"]
+    made = to_numpy(run.storage.read("item_codes", DAYS[0]))
+    book = Codebook.load(Artifacts(run.storage).fetch("codebook.items"))
+    assert book.model == "towers-1" and codebook(run).model == "student" and len(made["codes"]) == 400
+    # A day of new towers, though no day of the old codebook has changed.
+    write(run.storage, DAYS[1], themed(30, 10, width=4, seed=2), name="item_vectors", model="towers-2")
+    again = codes.run(replace(items, fit_days=1), run)
+    assert again["codebook"] != first["codebook"] and again["fit"]["days"] == [DAYS[1]]
+    assert Codebook.load(Artifacts(run.storage).fetch("codebook.items")).model == "towers-2"
+    assert again["quality"][DAYS[0]] == {"vectors": 0, "refused": 400}  # until its vectors are made again
+    (told, *_) = rejections.of_stage(run.storage, DAYS[0], "item_codes").to_pylist()
+    assert "column model: wanted towers-2, as others are, got towers-1; run the job item_vectors" in told["detail"]
+    assert not rejections.of_stage(run.storage, DAYS[0], "codes").num_rows

@@ -23,10 +23,10 @@ def storage(tmp_path: Path) -> Storage:
 
 def test_parts_hold_every_row_once_whatever_their_size(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     write(storage, DAY, themed(300, 10, 4), themed(1000, 1, 4, seed=1)[300:], themed(2000, 1, 4, seed=2)[1000:])
-    whole = segment_vectors.parts(storage, DAY, 4)
+    whole = segment_vectors.parts(storage, DAY, SPACE)
     assert len(whole) == 1 and whole[0].rows == 3000 + 700 + 1000
     monkeypatch.setattr(segment_vectors, "_NUMBERS", 2000 * 4)
-    pieces = segment_vectors.parts(storage, DAY, 4)
+    pieces = segment_vectors.parts(storage, DAY, SPACE)
     assert [piece.rows for piece in pieces] == [1024, 1976, 1700]  # whole row groups, of 1,024 rows
     read = [segment_vectors.read(storage, part, SPACE) for part in pieces]
     together = segment_vectors.read(storage, whole[0], SPACE)
@@ -41,13 +41,13 @@ def test_a_row_that_cannot_be_used_says_what_and_where(storage: Storage) -> None
     bad = {
         (2, 0): (row(2, 0, [1.0, nan, 0.0, 0.0]), "column embedding: wanted finite numbers, got nan at place 1"),
         (2, 1): (row(2, 1, [1.0, 0.0, 0.0, -inf]), "got -inf at place 3"),
-        (3, 0): (row(3, 0, [1.0, 2.0]), "column embedding: wanted 4 numbers, as the codebook's, got 2 numbers"),
+        (3, 0): (row(3, 0, [1.0, 2.0]), "column embedding: wanted 4 numbers, as others have, got 2 numbers"),
         (3, 1): (row(3, 1, []), "got 0 numbers"),
         (4, 0): (row(4, 0, [1.0, 0.0, 0.0, 0.0], model="other"), "column model: wanted student, .* got other"),
     }
     good = [row(1, 0, [1, 2, 3, 4]), row(9, 9, [5, 6, 7, 8])]
     write(storage, DAY, [good[0], *(of for of, _ in bad.values()), good[1]])
-    (part,) = segment_vectors.parts(storage, DAY, 4)
+    (part,) = segment_vectors.parts(storage, DAY, SPACE)
     found = segment_vectors.read(storage, part, SPACE)
     assert found.rows["author_id"].to_pylist() == [1, 9] and found.values.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
     assert [of["key"] for of in found.refused] == [f"{a} {10 * a} {s}" for a, s in bad]
@@ -66,7 +66,7 @@ def test_nulls_in_files_that_a_user_brought(storage: Storage) -> None:
     for name, kind in (("end_ts_ms", pa.int64()), ("embedding", pa.list_(pa.float16())), ("model", pa.string())):
         loose = loose.append(pa.field(name, kind))
     pq.write_table(pa.Table.from_pylist(rows, schema=loose), folder / "mine.parquet")
-    (part,) = segment_vectors.parts(storage, DAY, 4)
+    (part,) = segment_vectors.parts(storage, DAY, SPACE)
     found = segment_vectors.read(storage, part, SPACE)
     assert found.values.tolist() == [[1, 2, 3, 4]]
     assert "got null;" in found.refused[0]["detail"] and "got null at place 1;" in found.refused[1]["detail"]
@@ -79,6 +79,6 @@ def test_the_space_is_that_of_most_rows_of_the_newest_day(storage: Storage) -> N
     days = ["2026-01-01", "2026-01-02", "2026-01-03"]
     assert segment_vectors.space_of(storage, days) == SPACE
     assert segment_vectors.space_of(storage, days[:1]).width == 6
-    assert segment_vectors.parts(storage, "2026-01-03", 4) == []
+    assert segment_vectors.parts(storage, "2026-01-03", SPACE) == []
     with pytest.raises(ContractError, match="day.s. 2026-01-03: wanted at least one row .* run the job embed_segments"):
         segment_vectors.space_of(storage, days[2:])
