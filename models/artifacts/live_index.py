@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -110,7 +111,8 @@ class LiveIndex:
 
         Equal ones are ordered by id. Exact. `ended` are ids of lives that are known to be over, whatever is said here.
         """
-        scores = self.vectors @ user
+        # By torch, whose threads a process sets for all that it computes.
+        scores: Floats = torch.mv(torch.from_numpy(self.vectors), torch.from_numpy(user)).numpy()
         on_air = self.on_air(ts_ms)
         if ended is not None:
             on_air[self.rows_of(ended)] = False
