@@ -19,7 +19,7 @@ class LiveDemoConfig:
     world: WorldConfig = field(
         default_factory=lambda: WorldConfig(
             laws="platform",
-            live=LiveConfig(max_segments=48),
+            live=LiveConfig(max_segments=32),
             num_days=3,
             num_authors=100,
             on_air_share=0.8,

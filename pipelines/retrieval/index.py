@@ -2,7 +2,8 @@
 
 Reads the artifact "towers" (its version alone) and the table `item_vectors`, publishes the artifact "live_index". Run
 it again as segments arrive: it makes the next version, which the endpoint picks up, and does nothing where nothing is
-new. Memory: a live's vector as float32 and 50 bytes, twice, and one batch of rows, 65,536 of them.
+new. A search compares all lives on air, exactly: 5 ms are enough for 350,000 of width 64, and nothing faster is made of
+more. Memory: a live's vector as float32 and 50 bytes, twice, and one batch of rows, 65,536 of them.
 Run: python -m pipelines index --config my.yaml
 """
 

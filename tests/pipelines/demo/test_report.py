@@ -385,7 +385,7 @@ def test_the_live_part_shows_acts_codes_hit_rates_and_what_is_found(text: str) -
     ]
     assert "6 segments of one live with 2 changes of act, and 2 levels of codes" in found
     assert page.row("theme") == ["theme", "24", "1", "83.0%", "7.1%"]
-    assert page.row("lives on air") == ["lives on air", "1", "7.9", "20.0%", "30.0%"]
+    assert page.row("lives on air") == ["lives on air", "1", "7.9", "12.7%", "20.0%", "30.0%"]
     assert page.row("61") == ["61", "quiz, studio", "3", "0.100", "folk drum, barn", "1", "0.625", "2", "0.410"]
     clicked = ["62 (clicked)", "not begun", "–", "–", "quiz, studio", "2", "−0.200", "1", "0.520"]
     assert page.row("62 (clicked)") == clicked
