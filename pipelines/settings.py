@@ -15,6 +15,7 @@ from pipelines.ranking.publish import PublishConfig
 from pipelines.ranking.rollback import RollbackConfig
 from pipelines.ranking.split import SplitConfig
 from pipelines.ranking.variants import ranker_name
+from pipelines.retrieval.index import IndexConfig
 from pipelines.retrieval.item_vectors import ItemVectorsConfig
 from pipelines.retrieval.recall import RecallConfig
 from pipelines.retrieval.towers_plan import TowersConfig
@@ -129,6 +130,8 @@ class Settings:
     """Segments as vectors of the retrieval model."""
     recall: RecallConfig = field(default_factory=RecallConfig)
     """HitRate of the retrieval model on a day."""
+    index: IndexConfig = field(default_factory=IndexConfig)
+    """Which lives retrieval searches."""
     study: StudyConfig = field(default_factory=StudyConfig)
     """Variants x seeds, and the table that compares them."""
     tune: TuneConfig = field(default_factory=TuneConfig)

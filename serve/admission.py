@@ -21,7 +21,7 @@ from serve.auth import App, Receive, Scope, Send, refuse
 
 AnswerT = TypeVar("AnswerT")
 
-RANKED = ("/rank", "/rank/batch")
+RANKED = ("/rank", "/rank/batch", "/retrieve")
 """Paths whose requests take turns."""
 _HAPROXY_ASKS = "/-/healthz"
 _RETRY_AFTER = {b"retry-after": b"1"}

@@ -27,6 +27,8 @@ from serve.observe import LastMinute, Mark, Meter, NoMeter, Observe, Stages, unm
 from serve.online import NoCandidatesError, NothingOnAirError
 from serve.page import add_page
 from serve.ranked_figures import tell_ranked
+from serve.retrieval import NoIndexError, Retrieval
+from serve.retrieve_routes import add_retrieve
 from serve.schema import (
     MAX_CANDIDATES,
     MAX_SIMILAR,
@@ -98,13 +100,14 @@ def create_api(
     shelf: CardShelf | None = None,
     arms: ArmRankings | None = None,
     told: tuple[EventSink, Executor] | None = None,
+    retrieval: Retrieval | None = None,
     meter: Meter = UNMEASURED,
     telemetry: TelemetryConfig = NOT_TOLD,
 ) -> FastAPI:
     """The application. Requests take their turn at ranking in `line`; without `tokens` it is open to all.
 
     Without a `shelf` it shows no cards; `arms` say which models answer; `told` takes events and lives in, in an
-    executor of its own, None where there is no online store. What is measured goes to `meter`.
+    executor of its own, None where there is no online store; `retrieval` finds lives. What is measured goes to `meter`.
     """
     minute = LastMinute()
     api: FastAPI = FastAPIOffline(
@@ -125,6 +128,8 @@ def create_api(
         add_cards(guarded, shelf)
     if arms is not None:
         _add_models(guarded, arms)
+    if retrieval is not None:
+        add_retrieve(guarded, retrieval, line, meter)
     if told is not None:
         add_event_routes(api, guarded, *told, meter)
     api.include_router(guarded)
@@ -248,6 +253,7 @@ def _add_errors(api: FastAPI) -> None:
         UnknownArmError: (422, {}),
         NoCandidatesError: (422, {}),
         NothingOnAirError: (404, {}),
+        NoIndexError: (404, {}),
         NoAnchorError: (404, {}),
         NoVectorsError: (404, {}),
         NotReadyError: (503, _RETRY_AFTER),

@@ -27,6 +27,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Gauge
 
+from models.artifacts.bank import Histories
 from models.artifacts.store import ArtifactStore
 from models.online.config import StoreConfig
 from models.online.opening import open_store
@@ -42,10 +43,12 @@ from serve.comparing import Comparing
 from serve.events import EventSink
 from serve.explain import Reason
 from serve.likeness import EXACT_BELOW
+from serve.live_search import KIND, LiveSearch, SearchLoader
 from serve.loading import Between, at_once, compared, compared_here, compared_vectors
 from serve.meters import RayMeter
 from serve.online import Online
 from serve.prepare import Preparation
+from serve.retrieval import Retrieval
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Bank, Gathered, Snapshot
 from serve.user_sequence import RankConfig, UserSequence
@@ -104,8 +107,18 @@ class UserSequenceReplica:
             main.warm_up()
         self._arms = self._rankings(main)
         self._arms.start()
+        self._searches: SnapshotWatcher[LiveSearch] = SnapshotWatcher(
+            store, SearchLoader(store), args.watch, kind=KIND, keep=1
+        )
+        self._searches.start()
+        self._retrieval = Retrieval(self._searches, self._published, self._views)
         self._health = Health(self._watcher, lambda snapshot: snapshot.bank)
         ReplicaFront.is_ready = lambda: bool(self._watcher.loaded)
+
+    def _published(self) -> Histories | None:
+        """Histories of the bank in use."""
+        loaded = self._watcher.loaded
+        return loaded[0].histories if loaded else None
 
     def _rankings(self, main: UserSequence) -> ArmRankings:
         # The author cache has the bank of CURRENT alone.
@@ -134,6 +147,7 @@ class UserSequenceReplica:
             shelf=CardShelf(self._artifacts),
             arms=self._arms,
             told=told,
+            retrieval=self._retrieval,
             meter=self._meter,
             telemetry=self._args.telemetry,
         )
@@ -141,6 +155,9 @@ class UserSequenceReplica:
     def check_health(self) -> None:
         """Called by Serve every few seconds."""
         self._health.check()
+        self._meter.set("index_load_failures", self._searches.failures)
+        for search in self._searches.loaded:
+            self._meter.set("index_until_age_s", search.age_s(time.time_ns() // 1_000_000))
         if self._sink is not None and self._sink.age_s is not None:
             self._meter.set("store_age_s", self._sink.age_s)
 

@@ -27,7 +27,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REQUEST_ID = b"x-request-id"
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
-_ROUTES = ("/rank/batch", "/rank", "/events", "/lives", "/explain", "/bank", "/healthz", "/models", "/stats")
+_ROUTES = (
+    "/rank/batch", "/rank", "/retrieve", "/events", "/lives", "/explain", "/bank", "/index", "/healthz", "/models",
+    "/stats",
+)  # fmt: skip
 _WINDOW_S = 60.0
 _MOST_KEPT = 100_000
 
@@ -61,6 +64,11 @@ METRICS = {
     ),
     "shadow_first": Metric("counter", "Whether a shadow has the same first candidate.", ("arm", "same")),
     "shadow_failures": Metric("counter", "Requests that a shadow could not score.", ("arm",)),
+    "retrieve_stage_seconds": Metric("histogram", "Seconds of one stage of retrieval.", ("stage",), _SECONDS),
+    "retrieve_answers": Metric("counter", "Answers of retrieval by the version of the towers.", ("towers",)),
+    "retrieve_degraded": Metric("counter", "Answers of retrieval for which the online store did not answer."),
+    "index_until_age_s": Metric("gauge", "Seconds since the moment whose screens the index of lives knows."),
+    "index_load_failures": Metric("gauge", "Loads of an index of lives, and looks for one, that failed."),
     "store_age_s": Metric("gauge", "Seconds since the newest event that the online store has taken."),
     "events": Metric("counter", "Events by what became of them.", ("outcome",)),
 }

@@ -17,7 +17,7 @@ from models.online.errors import StoreDownError, StoreError
 from models.online.lives import OnAir
 from models.online.store import OnlineStore
 from models.online.user_row import Views
-from serve.schema import MAX_CANDIDATES, HistoryItem, LiveOfAuthor, LivesOfAnswer, RankRequest
+from serve.schema import MAX_CANDIDATES, HistoryItem, LiveOfAuthor, LivesOfAnswer, RankRequest, UserRequest
 from serve.watcher import NotReadyError
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ Clicks = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.floa
 
 _MOST_ON_AIR = 20_000
 """Lives that are looked at to find those on air."""
+_MOST_ENDED = 20_000
+"""Lives that have ended since an index knew them, of which retrieval is kept from finding."""
 _LIST_S = 0.5
 """How long a list of the lives on air is used."""
 _KNOWN_MS = 60_000
@@ -68,6 +70,16 @@ class Filled(NamedTuple):
         return self.request.candidates or []
 
 
+class Heard(NamedTuple):
+    """What a user did, wherever that is known from."""
+
+    clicks: Clicks
+    source: Source
+    store_age_s: float | None
+    degraded: bool
+    """Whether the store was asked and did not answer."""
+
+
 class Online:
     """Fills requests. Safe to call from several threads."""
 
@@ -76,6 +88,7 @@ class Online:
         self._store, self._max_live_ms = store, max_live_ms
         self._list: tuple[float, int, OnAir] | None = None
         self._list_lock = threading.Lock()
+        self._over: tuple[float, int, OnAir] | None = None
 
     def fill(self, requests: Sequence[RankRequest], histories: Histories, now_ms: int) -> list[Filled]:
         """Each request with candidates and a history; users are looked up together.
@@ -83,19 +96,47 @@ class Online:
         Raises NoCandidatesError, NothingOnAirError, and NotReadyError where the store has to be asked for lives and
         does not answer.
         """
+        filled = []
+        for request, heard in zip(requests, self.heard(requests, histories, now_ms), strict=True):
+            request, lives, is_stale = self._candidates(request, request.ts_ms(now_ms), now_ms)
+            degraded = is_stale or heard.degraded
+            filled.append(Filled(request, heard.clicks, heard.source, heard.store_age_s, lives, degraded))
+        return filled
+
+    def heard(self, requests: Sequence[UserRequest], histories: Histories, now_ms: int) -> list[Heard]:
+        """The history of each request; users are looked up together."""
         without = [request.user_id for request in requests if request.history is None]
         views, is_down = self._views(without)
         found = iter(views)
-        filled = []
+        every = []
         for request in requests:
-            ts_ms = now_ms if request.context.ts_ms is None else request.context.ts_ms
+            ts_ms = request.ts_ms(now_ms)
             own = next(found) if request.history is None else None
             clicks, source = self._history(request, own, histories, ts_ms)
             age_s = None if own is None else _age_s(own, ts_ms)
-            request, lives, is_stale = self._candidates(request, ts_ms, now_ms)
-            degraded = is_stale or (is_down and request.history is None)
-            filled.append(Filled(request, clicks, source, age_s, lives, degraded))
-        return filled
+            every.append(Heard(clicks, source, age_s, is_down and request.history is None))
+        return every
+
+    def ended(self, ts_ms: int, since_ms: int, now_ms: int) -> tuple[npt.NDArray[np.int64], bool]:
+        """Ids of lives that were told to be over after `since_ms` and are at `ts_ms`, and whether that is not known.
+
+        From a list that is at most `_LIST_S` old. Of more than `_MOST_ENDED` those that ended last.
+        """
+        if self._store is None:
+            return np.empty(0, np.int64), False
+        is_stale = False
+        with self._list_lock:  # one looks, the others wait for what it finds
+            held = self._over
+            if held is None or held[1] != since_ms or time.monotonic() - held[0] > _LIST_S:
+                try:
+                    found = self._store.ended(since_ms, max(ts_ms, now_ms), _MOST_ENDED)
+                    held = self._over = time.monotonic(), since_ms, found
+                except StoreError as error:
+                    log.debug("lives that have just ended are not known: %s", error)
+                    is_stale = True
+        if held is None:
+            return np.empty(0, np.int64), is_stale
+        return held[2].live_id[held[2].over_ms <= ts_ms], is_stale
 
     def _views(self, user_ids: Sequence[int]) -> tuple[Sequence[Views | None], bool]:
         if self._store is None or not user_ids:
@@ -110,7 +151,7 @@ class Online:
         return [None] * len(user_ids), True
 
     def _history(
-        self, request: RankRequest, views: Views | None, histories: Histories, ts_ms: int
+        self, request: UserRequest, views: Views | None, histories: Histories, ts_ms: int
     ) -> tuple[Clicks, Source]:
         if request.history is not None:
             return given_history(request.history), "request"

@@ -29,6 +29,17 @@ Until = Annotated[
     Field(description="Event time, UTC: all that happened before is in the bank and its deltas; null if not known."),
 ]
 UntilAge = Annotated[float | None, Field(description="Seconds of event time since bank_until; null if not known.")]
+HistorySource = Annotated[
+    Literal["request", "store", "published", "none"],
+    Field(description="Where the history is from; store: the online store, joined with what is published."),
+]
+StoreAge = Annotated[
+    float | None,
+    Field(
+        description="Seconds from the newest exposure, click or exit of the user in the online store to the request; "
+        "null where it knows none or was not asked."
+    ),
+]
 PathId = Annotated[int, Path(ge=-_INT64, le=_INT64 - 1, description="A 64-bit integer.")]
 TimestampMs = Annotated[int, Field(strict=True, ge=0, le=_MAX_TS_MS, description="Milliseconds since 1970, UTC.")]
 
@@ -55,10 +66,28 @@ class Context(Message):
     ts_ms: TimestampMs | None = Field(default=None, description="Time of the request; null = now.")
 
 
-class RankRequest(Message):
-    """Rank candidates for a user."""
+class UserRequest(Message):
+    """A question about one user at a moment."""
 
     user_id: Id = Field(description="A user that is not known is answered like a new one.")
+    history: list[HistoryItem] | None = Field(
+        default=None,
+        max_length=MAX_HISTORY,
+        description="Clicks of the user in any order; null = what the online store and the published history know; [] "
+        "= no history. "
+        "Items that are not known yet at the request do not count: those not earlier, and those younger than the delay "
+        "that the model was trained with.",
+    )
+    context: Context = Context()
+
+    def ts_ms(self, now_ms: int) -> int:
+        """The moment of the request, where it is answered at `now_ms`."""
+        return now_ms if self.context.ts_ms is None else self.context.ts_ms
+
+
+class RankRequest(UserRequest):
+    """Rank candidates for a user."""
+
     candidates: list[Id] | None = Field(
         default=None,
         min_length=1,
@@ -73,15 +102,6 @@ class RankRequest(Message):
         description="Live ids, in the place of candidates: their authors are ranked.",
     )
     keep_ended: bool = Field(default=False, strict=True, description="Rank the authors of lives off air too.")
-    history: list[HistoryItem] | None = Field(
-        default=None,
-        max_length=MAX_HISTORY,
-        description="Clicks of the user in any order; null = what the online store and the published history know; [] "
-        "= no history. "
-        "Items that are not known yet at the request do not count: those not earlier, and those younger than the delay "
-        "that the model was trained with.",
-    )
-    context: Context = Context()
     model: str | None = Field(
         default=None, max_length=32, description="Who answers, by its name in GET /models; null = as users are split."
     )
@@ -162,13 +182,8 @@ class RankResponse(Message):
     )
     user_known: bool
     history_used: int = Field(description="History items that the model read.")
-    history_source: Literal["request", "store", "published", "none"] = Field(
-        description="Where the history is from; store: the online store, joined with what is published."
-    )
-    store_age_s: float | None = Field(
-        description="Seconds from the newest exposure, click or exit of the user in the online store to the request; "
-        "null where it knows none or was not asked."
-    )
+    history_source: HistorySource
+    store_age_s: StoreAge
     lives: LivesOfAnswer | None = Field(description="null where the request names candidates.")
     misses: Misses
     model: str = Field(default="current", description="Who answered, by its name in GET /models.")
@@ -198,6 +213,49 @@ def answer_of(tasks: tuple[str, ...]) -> tuple[type[RankResponse], type[Any]]:
     candidate = make_dataclass("RankedCandidate", columns, slots=True, namespace={"__module__": __name__})
     field: Any = (list[candidate], ...)  # type: ignore[valid-type]
     return create_model("RankResponse", __base__=RankResponse, candidates=field), candidate
+
+
+class RetrieveRequest(UserRequest):
+    """Find lives on air for a user."""
+
+    k: int = Field(default=1_000, strict=True, ge=1, le=MAX_CANDIDATES, description="Lives to find, at most.")
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"user_id": 17, "k": 200}]})
+
+
+class RetrieveResponse(Message):
+    """Lives on air, the nearest to the user first: three lists of one length. Fewer than k where fewer are on air."""
+
+    live_ids: list[int]
+    author_ids: list[int] = Field(description="An author may have several lives.")
+    scores: list[float] = Field(description="Inner products of the user's vector and the lives', to six places.")
+    on_air: int = Field(description="Lives on air, which were all compared.")
+    user_known: bool
+    history_used: int = Field(description="History items that the model read.")
+    history_source: HistorySource
+    store_age_s: StoreAge
+    index_version: str
+    index_until_age_s: float = Field(
+        description="Seconds from the moment whose screens the index knows to that of the request; 0 where that was "
+        "before."
+    )
+    towers_version: str
+    degraded: bool = Field(
+        description="True: the online store did not answer, so that the history is the published one, and lives that "
+        "have just ended may be among those found."
+    )
+
+
+class IndexResponse(Message):
+    """The index of lives in use, and how following it goes."""
+
+    index_version: str
+    index_until_age_s: float
+    towers_version: str
+    lives: int
+    width: int = Field(description="Of the vectors.")
+    load_failures: int
+    last_failure: str | None = Field(description="Why the newest published index is not in use; null where it is.")
 
 
 class AuthorResponse(Message):

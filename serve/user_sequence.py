@@ -19,7 +19,7 @@ from models.history import HISTORY_PAD, HistoryRule, known_at
 from models.scoring import RequestRows
 from serve.args import fusion_weights
 from serve.observe import Mark, unmarked
-from serve.online import Filled, Online
+from serve.online import Clicks, Filled, Online
 from serve.schema import HealthResponse, Misses, RankRequest, RankResponse, answer_of
 from serve.snapshot import Bank, Gathered, Moment, Snapshot
 from serve.watcher import NotReadyError, SnapshotWatcher
@@ -174,18 +174,25 @@ def request_columns(filled: Filled, rule: HistoryRule, now_ms: int) -> dict[str,
     By the rule of training: items that are not known yet at the request are left out, wherever they are from, and
     of the others the newest stay, as many as the model was trained with. An empty history is one padding item.
     """
-    request, (authors, times, watched) = filled.request, filled.clicks
-    ts_ms = now_ms if request.context.ts_ms is None else request.context.ts_ms
-    positions, ages_s, watched_s = known_at(ts_ms, times, watched, rule.length, rule.delay_ms)
-    authors = authors[positions]
-    if not len(authors):
-        authors, ages_s, watched_s = np.array([HISTORY_PAD]), np.zeros(1, np.float32), np.zeros(1, np.float32)
+    request, ts_ms = filled.request, filled.request.ts_ms(now_ms)
     candidates = np.array(request.candidates, np.int64)
     size = len(candidates)
     return {
         "user_id": np.full(size, request.user_id, np.int64),
         "author_id": candidates,
         "ts_ms": np.full(size, ts_ms, np.int64),
+        **history_columns(filled.clicks, rule, ts_ms),
+    }
+
+
+def history_columns(clicks: Clicks, rule: HistoryRule, ts_ms: int) -> dict[str, npt.NDArray[Any]]:
+    """What of a user's clicks is known at a moment, as columns [1, L] of example rows."""
+    authors, times, watched = clicks
+    positions, ages_s, watched_s = known_at(ts_ms, times, watched, rule.length, rule.delay_ms)
+    authors = authors[positions]
+    if not len(authors):
+        authors, ages_s, watched_s = np.array([HISTORY_PAD]), np.zeros(1, np.float32), np.zeros(1, np.float32)
+    return {
         "history_author_ids": authors.astype(np.int64)[None],
         "history_age_s": ages_s[None],
         "history_watch_s": watched_s[None],

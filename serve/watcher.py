@@ -1,4 +1,4 @@
-"""Follows CURRENT and the deltas of the bank in use in the background; swaps in what is new by one assignment."""
+"""Follows CURRENT of a bank and its deltas, or of an index, in the background; swaps in news by one assignment."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from models.artifacts.store import ArtifactStore
 from serve.args import WatchConfig
 
 log = logging.getLogger(__name__)
+MADE_BY = {"bank": "publish", "live_index": "index"}
+"""The job that publishes each kind of artifact that is followed."""
 
 
 class Versioned(Protocol):
@@ -21,7 +23,7 @@ class Versioned(Protocol):
 
     @property
     def version(self) -> str:
-        """Run id of the bank."""
+        """Its run id."""
 
     def after(self, store: ArtifactStore) -> Iterable[Self]:
         """The same version after each delta that was published since, in order. Raises at the first bad one."""
@@ -47,13 +49,14 @@ class SnapshotWatcher(Generic[LoadedT]):
         load: Callable[[str], LoadedT],
         config: WatchConfig,
         *,
+        kind: str = "bank",
         keep: int = 2,
         which: Callable[[], str | None] | None = None,
     ) -> None:
-        """Args: `keep` versions stay loaded, those before the newest for whoever still asks for one of them; `which`
-        says the version to hold, None = that of CURRENT."""
-        self._store, self._load, self._config, self._keep = store, load, config, keep
-        self._which = which or partial(store.current, "bank")
+        """Args: `kind` of artifact, of MADE_BY; `keep` versions stay loaded, those before the newest for whoever still
+        asks for one of them; `which` says the version to hold, None = that of CURRENT."""
+        self._store, self._load, self._config, self._keep, self._kind = store, load, config, keep, kind
+        self._which = which or partial(store.current, kind)
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopped = threading.Event()
@@ -72,7 +75,8 @@ class SnapshotWatcher(Generic[LoadedT]):
         loaded = self.loaded
         if not loaded:
             raise NotReadyError(
-                self.last_failure or f"nothing is published below {self._store.root}; run the publish job"
+                self.last_failure
+                or f"no {self._kind} is published below {self._store.root}; run the job {MADE_BY[self._kind]}"
             )
         return loaded[0]
 
@@ -100,9 +104,10 @@ class SnapshotWatcher(Generic[LoadedT]):
     def _require_stored(self, in_use: str, current: str | None) -> None:
         """Raises ArtifactError where storage, CURRENT or the bank in use is gone: nothing newer can come from there."""
         missing = "CURRENT" if current is None else f"v={in_use}"
-        if current is None or not self._store.has("bank", in_use):
+        if current is None or not self._store.has(self._kind, in_use):
             raise ArtifactError(
-                f"{missing} of the bank is gone below {self._store.root}; restore the storage, or publish a bank"
+                f"{missing} of the {self._kind} is gone below {self._store.root}; restore the storage, or run the job "
+                f"{MADE_BY[self._kind]}"
             )
 
     def _take(self, fresh: LoadedT, older: tuple[LoadedT, ...]) -> None:
@@ -116,7 +121,7 @@ class SnapshotWatcher(Generic[LoadedT]):
         self.loaded = (newest, *older)[: self._keep]
         if is_new:
             self._refused.clear()
-            log.info("version %s is in use", fresh.version)
+            log.info("%s %s is in use", self._kind, fresh.version)
         if failure is None:
             self.last_failure = None
         else:
@@ -162,7 +167,7 @@ class SnapshotWatcher(Generic[LoadedT]):
         in_use = self.loaded[0].version if self.loaded else None
         if version not in (None, in_use) and not _is_transient(error):
             self._refused[str(version)] = time.monotonic()
-        what = "what is new" if version in (None, in_use) else f"bank {version}"
+        what = f"what is new of {self._kind}" if version in (None, in_use) else f"{self._kind} {version}"
         log.log(level, "cannot use %s, keeping %s: %s", what, in_use or "nothing", message)
 
     def _follow(self) -> None:

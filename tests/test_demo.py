@@ -53,6 +53,15 @@ SMALLER: dict[str, Any] = {
     "demo.load_candidates": 20,
     "demo.ranked_users": USERS,
     "demo.cards": CARDS,
+    "demo.live": {
+        "world": {
+            "laws": "platform", "live": {"max_segments": 16}, "num_days": 2, "num_authors": 40, "on_air_share": 0.9,
+            "num_users": 30, "impressions_per_day": 1200, "recorded_segments": 0
+        },
+        "codes": {"clusters": [16, 8]},
+        "towers": {"scaling": {"num_workers": 1}, "epochs": 1, "model": {"dim": 8}},
+        "found": 3
+    },
 }  # fmt: skip
 """What the demo's own configuration is cut down to, so that a run takes two minutes."""
 CONTROL = {"demo.swapped_frames": SWAPPED}
@@ -177,9 +186,27 @@ def test_no_section_of_the_page_says_that_it_was_not_run(demo: Done) -> None:
     text = demo.page.lower()
     for said in ('class="missing"', "not run", "not measured", "not recorded", "not compared"):
         assert said not in text
-    assert demo.page.count("<svg ") == 6
+    assert demo.page.count("<svg ") == 7
     assert demo.page.count('aria-label="Anchor of author') == CARDS
-    assert len(page.images) == CARDS * 4
+    acts = {segment["act"] for segment in demo.report["live"]["shown"]["segments"]}
+    assert len(page.images) == CARDS * 4 + len(acts)
+
+
+@pytest.mark.ray
+def test_the_live_part_is_measured_and_served(demo: Done) -> None:
+    live, found = demo.report["live"], demo.report["retrieved"]
+    assert live["embedded"] == live["world"]["segments"]
+    assert live["towers"].keys() == {"id", "gated"} and 0 < live["towers"]["gated"]["gate"] < 1
+    for of in live["purity"]:
+        assert of["purity"] > of["chance"]
+    assert len(live["shown"]["segments"][0]["codes"]) == 2
+    places = [[lives["places"][at] for lives in found["lives"]] for at in range(3)]
+    assert sorted(places[1])[0] == 1 and found["clicked"] in [lives["author_id"] for lives in found["lives"]]
+    # The next index, and the click, each move scores.
+    scores = [[lives["scores"][at] for lives in found["lives"]] for at in range(3)]
+    assert scores[0] != scores[1] != scores[2]
+    index = demo.folder / "store" / "artifacts" / "live_index"
+    assert len(list(index.glob("v=*"))) == 2 and (demo.folder / "live" / "store" / "tables" / "item_vectors").is_dir()
 
 
 @pytest.mark.ray

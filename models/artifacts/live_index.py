@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -28,6 +30,9 @@ _TYPES = {
     "vectors": np.dtype(np.float32),
 }
 
+_SAMPLED = 16
+"""One score of so many is looked at to guess which are among the best."""
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
@@ -39,11 +44,16 @@ class Nearest(NamedTuple):
     """[k]."""
     scores: Floats
     """[k], inner products with the user's vector."""
+    on_air: int
+    """Lives that were compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LiveIndex:
-    """n lives. All of them are compared, whoever asks: 100,000 of width 64 take 1.5 ms of one core, memory 25 MB.
+    """n lives. All of them are compared, whoever asks: 100,000 of width 64 take 1.3 ms of one core and 29 MB.
+
+    Time grows with n x D: 300,000 take 4 ms, and above about 350,000 a search is longer than 5 ms. There is no
+    approximate way for more; as many lives are rarely on air at once.
 
     Example:
         >>> ids, times = np.arange(3), np.array([0, 0, 900])
@@ -94,22 +104,32 @@ class LiveIndex:
         """[n], which lives are on air at a moment."""
         return (self.start_ts_ms <= ts_ms) & (ts_ms < self.end_ts_ms)
 
-    def nearest(self, user: Floats, k: int, ts_ms: int) -> Nearest:
+    def rows_of(self, live_ids: Ints) -> Ints:
+        """Rows of those of some lives that are here."""
+        places = np.minimum(np.searchsorted(self.live_ids, live_ids), len(self.live_ids) - 1)
+        return places[self.live_ids[places] == live_ids] if len(self.live_ids) else places[:0]
+
+    def nearest(self, user: Floats, k: int, ts_ms: int, ended: Ints | None = None) -> Nearest:
         """The k lives on air with the largest inner product with user [D]; fewer where fewer are on air.
 
-        Equal ones are ordered by id. Exact.
+        Equal ones are ordered by id. Exact. `ended` are ids of lives that are known to be over, whatever is said here.
         """
-        scores = self.vectors @ user
+        # By torch, whose threads a process sets for all that it computes.
+        scores: Floats = torch.mv(torch.from_numpy(self.vectors), torch.from_numpy(user)).numpy()
         on_air = self.on_air(ts_ms)
+        if ended is not None:
+            on_air[self.rows_of(ended)] = False
         scores[~on_air] = -np.inf
-        k = min(k, int(np.count_nonzero(on_air)))
+        count = int(np.count_nonzero(on_air))
+        k = min(k, count)
         if not k:
-            return Nearest(np.empty(0, np.int64), np.empty(0, np.float32))
+            return Nearest(np.empty(0, np.int64), np.empty(0, np.float32), 0)
+        rows = _few(scores, k)
         # All that are level with the last one, of which a partition alone would take any.
-        least = np.partition(scores, len(scores) - k)[len(scores) - k]
-        rows = np.flatnonzero(scores >= least)
+        least = np.partition(scores[rows], len(rows) - k)[len(rows) - k]
+        rows = rows[scores[rows] >= least]
         rows = rows[np.argsort(-scores[rows], kind="stable")[:k]]
-        return Nearest(rows, scores[rows])
+        return Nearest(rows, scores[rows], count)
 
     def save(self, folder: Path) -> None:
         """Write index.json and lives.safetensors."""
@@ -130,3 +150,17 @@ class LiveIndex:
         if found != FORMAT:
             raise ArtifactError(f"live_index {folder}: format: got {found}, wanted {FORMAT}; run the job index again")
         return cls(until_ts_ms=until_ts_ms, **arrays)
+
+
+def _few(scores: Floats, k: int) -> Ints:
+    """Rows among which the k best are, ascending, with all that are level with the last of these.
+
+    A sample says how good the best are: a partition of 100,000 takes half as long as their products with the user.
+    """
+    sample = scores[::_SAMPLED]
+    rank = k // _SAMPLED + 4 * math.isqrt(k // _SAMPLED) + 1
+    if rank < len(sample):
+        rows = np.flatnonzero(scores >= np.partition(sample, len(sample) - rank)[len(sample) - rank])
+        if len(rows) >= k:
+            return rows
+    return np.arange(len(scores))

@@ -41,13 +41,16 @@ class Towers:
         self.model.save(folder)
 
     @classmethod
-    def load(cls, folder: Path) -> Towers:
-        """Read what `save` wrote. Raises ArtifactError for another format, and where the files do not fit."""
+    def load(cls, folder: Path, *, mapped: bool = False) -> Towers:
+        """Read what `save` wrote. Raises ArtifactError for another format, and where the files do not fit.
+
+        `mapped` leaves the weights on disk, as `SavedModel.load` says.
+        """
         try:
             head = json.loads((folder / _HEAD).read_text(encoding="utf-8"))
             if head["format"] != FORMAT:
                 raise ValueError(f"format: got {head['format']!r}, wanted {FORMAT}")
-            catalog, model = Catalog.load(folder / _CATALOG), TwoTower.load(folder)
+            catalog, model = Catalog.load(folder / _CATALOG), TwoTower.load(folder, mapped=mapped)
             if not model.sizes.cover(catalog.sizes):
                 raise ValueError(f"the model has tables for {model.sizes}, wanted {catalog.sizes}, as the catalog is")
             rule, embeddings = HistoryRule(**head["rule"]), str(head["embeddings"])

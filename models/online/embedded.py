@@ -105,6 +105,20 @@ class EmbeddedStore:
                     found.append((live - 2**63, *_AIR.unpack(value), over_ms))
         return OnAir.of(found)
 
+    def ended(self, since_ms: int, until_ms: int, most: int) -> OnAir:
+        """See OnlineStore."""
+        found: list[tuple[int, int, int, int]] = []
+        with self._reading("air") as txn, txn.cursor() as cursor:
+            is_later = cursor.set_range(_AIR_KEY.pack(until_ms + 1, 0))
+            has_more = cursor.prev() if is_later else cursor.last()
+            while has_more and len(found) < most:
+                over_ms, live = _AIR_KEY.unpack(cursor.key())
+                if over_ms <= since_ms:
+                    break
+                found.append((live - 2**63, *_AIR.unpack(cursor.value()), over_ms))
+                has_more = cursor.prev()
+        return OnAir.of(found)
+
     def close(self) -> None:
         """See OnlineStore."""
         self._env.close()

@@ -158,9 +158,12 @@ class RedisStore:
     def on_air(self, ts_ms: int, most: int) -> OnAir:
         """See OnlineStore."""
         with self._writes.asking() as client:  # there may be thousands
-            members = client.zrangebyscore(self._key("air", ""), f"({ts_ms}", "+inf", start=0, num=most)
-        rows = [tuple(int(part) for part in member.split(b":")) for member in members]
-        return OnAir.of([(live, author, start, over) for live, author, start, over in rows])
+            return _listed(client.zrangebyscore(self._key("air", ""), f"({ts_ms}", "+inf", start=0, num=most))
+
+    def ended(self, since_ms: int, until_ms: int, most: int) -> OnAir:
+        """See OnlineStore."""
+        with self._writes.asking() as client:
+            return _listed(client.zrevrangebyscore(self._key("air", ""), until_ms, f"({since_ms}", start=0, num=most))
 
     def close(self) -> None:
         """See OnlineStore."""
@@ -219,3 +222,8 @@ def _state(fields: Mapping[bytes, bytes]) -> LiveState:
         newest_segment=number("segment"),
         counters={kind: number(kind) or 0 for kind in EVENT_KINDS},
     )
+
+
+def _listed(members: Sequence[bytes]) -> OnAir:
+    rows = [tuple(int(part) for part in member.split(b":")) for member in members]
+    return OnAir.of([(live, author, start, over) for live, author, start, over in rows])

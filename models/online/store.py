@@ -53,5 +53,9 @@ class OnlineStore(Protocol):
         """Lives that are over after `ts_ms`, also those that begin later; at most `most`, those over soonest. Raises
         StoreError."""
 
+    def ended(self, since_ms: int, until_ms: int, most: int) -> OnAir:
+        """Lives that are over after `since_ms` and by `until_ms`; at most `most`, those over last. Raises
+        StoreError."""
+
     def close(self) -> None:
         """Lets go of files and connections."""

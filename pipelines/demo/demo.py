@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pipelines.analysis import analyse, cards
-from pipelines.demo import control
+from pipelines.demo import control, live, live_shown
 from pipelines.pages import report_json
 from pipelines.ranking import evaluate, publish, train
 from pipelines.ranking.publish import PublishConfig
@@ -76,7 +76,8 @@ def run(settings: "Settings") -> dict[str, Any]:
             stages.keep(publish.run(_as_evaluated(settings.publish, run), run))
         with stages("cards"):
             stages.keep(cards.run(settings.cards, run))
-        pictures = _serve(settings, run, stages)
+        frames = _live(settings, run, stages)
+        pictures = replace(_serve(settings, run, stages), live=frames)
         report_json.merge(run_dir, "peak_memory_gb", round(memory.peak_gib, 2))
         _finish(settings, pictures)
         if settings.demo.keep:
@@ -115,7 +116,8 @@ class StageTimer:
 
 def _empty(run_dir: Path) -> None:
     """Removes what an earlier demo left, and nothing that a demo does not write."""
-    for name in ("store", f"store-{control.FOLDER}", control.FOLDER, "distil", "ray", "report.json", "report.html"):
+    folders = ("store", f"store-{control.FOLDER}", control.FOLDER, live.FOLDER, "distil", "ray")
+    for name in (*folders, "report.json", "report.html"):
         target = run_dir / name
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
 
@@ -139,6 +141,21 @@ def _anchor_quality(settings: "Settings") -> dict[str, Any]:
     return anchor_quality(settings)
 
 
+def _live(settings: "Settings", run: Run, stages: StageTimer) -> list[bytes]:
+    """The jobs of the live part; frames of the live that is shown."""
+    config = settings.demo.live
+    if config is None:
+        return []
+    with stages("live"):
+        own = live.own(run)
+        figures = live.make(config, settings.embed_segments, settings.examples, own)
+        live.publish(own, run.storage, live_shown.first_moment(config, own))
+        storage = own.storage.with_oracle()
+        shown, frames = live_shown.moving_live(live.newest_segments_of(storage), storage)
+        stages.keep(figures | {"shown": shown})
+    return frames
+
+
 def _serve(settings: "Settings", run: Run, stages: StageTimer) -> "ReportPictures":
     """Starts Serve, compares scores, swaps to tomorrow's bank while it runs, ranks for a few users, measures."""
     from pipelines.demo import figures
@@ -151,6 +168,9 @@ def _serve(settings: "Settings", run: Run, stages: StageTimer) -> "ReportPicture
         stages.keep(measured)
         report_json.merge(settings.run_dir, "ranked", figures.ranked(settings, url))
         report_json.merge(settings.run_dir, "publish", newest)
+        if settings.demo.live is not None:
+            found = live_shown.retrieved(settings.demo.live, live.own(run), run.storage, url)
+            report_json.merge(settings.run_dir, "retrieved", found)
         return figures.pictures(settings, url)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from pipelines.ranking.evaluate import ORACLE
 from pipelines.ranking.variants import BASE, ranker_label
 
 MEASURES = ("auc", "gauc")
+_SHADES = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#8FA8FF", "#BBBBBB")
+"""Okabe and Ito's lighter colours, for black numbers upon them."""
 
 _MARKERS = {BASE: "s", "ranker": "o", ORACLE: "D"}
 
@@ -133,6 +136,37 @@ def agreement_bars(
         figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3)
         lying_bars(axis, "author-days with exactly the true phrases", inverted=False)
         return svg(figure, "agreement", alt + ".")
+
+
+def codes_over_time(segments: Sequence[Mapping[str, Any]]) -> str:
+    """One live, segment by segment: its true act, and its code of each level, one colour for each act and code."""
+    rows = [[segment["act"] for segment in segments], *zip(*(segment["codes"] for segment in segments), strict=True)]
+    names = ["true act", *(f"code, level {level}" for level in range(1, len(rows)))]
+    numbers = [segment["segment"] for segment in segments]
+    changes = int(sum(left != right for left, right in pairwise(rows[0])))
+    alt = f"{len(segments)} segments of one live with {changes} changes of act, and {len(rows) - 1} levels of codes."
+    with rc_context(STYLE):
+        figure, (axis,) = panels(1, 0.9 + 0.34 * len(rows))
+        for height, row in enumerate(rows):
+            shades = {value: place for place, value in enumerate(dict.fromkeys(row))}
+            for number, value in zip(numbers, row, strict=True):
+                color = _SHADES[shades[value] % len(_SHADES)]
+                axis.barh(height, 1.0, 0.82, left=number - 0.5, color=color, edgecolor="none")
+            for first, value in _begins(numbers, row):
+                axis.text(first - 0.35, height, str(value), va="center", fontsize=6.5, color="#101010")
+        axis.set_yticks(range(len(rows)), names)
+        axis.set_xlim(numbers[0] - 0.5, numbers[-1] + 0.5)
+        axis.invert_yaxis()
+        axis.set_xlabel("segment of 30 seconds")
+        axis.tick_params(axis="y", length=0)
+        axis.spines["left"].set_visible(False)
+        return svg(figure, "codes", alt)
+
+
+def _begins(numbers: Sequence[int], row: Sequence[int]) -> list[tuple[int, int]]:
+    """Where a value begins that was not there in the segment before."""
+    both = list(zip(numbers, row, strict=True))
+    return both[:1] + [after for before, after in pairwise(both) if before[1] != after[1]]
 
 
 def stage_bars(seconds: Mapping[str, float]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.demo.report_content import Analysis, Gates, Report, Word
+from pipelines.demo.report_content import Analysis, Gates, LivePart, Report, Word
 from pipelines.pages import page
 from pipelines.ranking.evaluate import ORACLE
 from pipelines.ranking.published import is_ranker
@@ -20,7 +20,7 @@ from pipelines.tables.contract import FIELDS, TASKS_COLUMNS
 _TEMPLATE = Path(__file__).parent / "report.html.jinja"
 _PARTS = (
     "machine", "world", "distil", "anchors", "vocabulary", "train", "metrics", "gates", "analysis", "publish", "serve",
-    "ranked",
+    "ranked", "live", "retrieved",
 )  # fmt: skip
 _TERMS = 15
 """Merged terms whose gates are shown."""
@@ -57,6 +57,8 @@ class ReportPictures:
     """Anchors beside the frames they were written from."""
     neighbours: list[NeighbourRow] = field(default_factory=list)
     """Similar authors by the published bank."""
+    live: list[bytes] = field(default_factory=list)
+    """JPEGs of the live that is shown, one for each act."""
 
 
 def write(report: Report, path: Path, pictures: ReportPictures) -> None:
@@ -84,6 +86,7 @@ def render(report: Report, pictures: ReportPictures) -> str:
         "stages": _stages(report),
         "cards": [_card(card) for card in pictures.anchors],
         "neighbours": pictures.neighbours,
+        "acts": _acts(report.get("live"), pictures.live),
         "same_theme": _same_theme(pictures.neighbours),
         "config": page.as_yaml(report.get("config")),
     }
@@ -155,6 +158,8 @@ def _figures(report: Report) -> dict[str, str]:
         figures["agreement"] = plots.agreement_bars(
             right, anchors.get("agreement_frames_swapped"), anchors.get("chance")
         )
+    if live := report.get("live"):
+        figures["codes"] = plots.codes_over_time(live["shown"]["segments"])
     if stages := _stages(report):
         figures["stages"] = plots.stage_bars(stages)
     return figures
@@ -213,11 +218,25 @@ def _card(card: AnchorCard) -> dict[str, Any]:
         rows.append((name, phrases, missed))
     return {
         "author_id": card.author_id,
-        "frames": ["data:image/jpeg;base64," + base64.b64encode(frame).decode() for frame in card.frames],
+        "frames": [_data_url(frame) for frame in card.frames],
         "rows": rows,
         "known": card.truth is not None,
         "right": sum(not missed and all(ok for _, ok in phrases) for _, phrases, missed in rows),
     }
+
+
+def _data_url(frame: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(frame).decode()
+
+
+def _acts(live: LivePart | None, frames: Sequence[bytes]) -> list[dict[str, Any]]:
+    """The acts of the live that is shown as they first come: number, what is shown, a frame."""
+    segments = live["shown"]["segments"] if live else []
+    acts = {segment["act"]: f"{segment['theme']}, {segment['scene']}" for segment in reversed(segments)}
+    order = dict.fromkeys(segment["act"] for segment in segments)
+    return [
+        {"act": act, "says": acts[act], "frame": _data_url(frame)} for act, frame in zip(order, frames, strict=False)
+    ]
 
 
 def _same_theme(rows: Sequence[NeighbourRow]) -> tuple[int, int]:

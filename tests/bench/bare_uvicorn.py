@@ -18,7 +18,9 @@ from serve.api import create_api
 from serve.args import AdmissionConfig, WatchConfig
 from serve.author_cache import AuthorCache
 from serve.explain import Reason
+from serve.live_search import KIND, LiveSearch, SearchLoader
 from serve.loading import load_bank, load_snapshot
+from serve.retrieval import Retrieval
 from serve.schema import AuthorResponse, BankResponse, SimilarResponse
 from serve.snapshot import Snapshot
 from serve.user_sequence import UserSequence
@@ -53,7 +55,10 @@ def main(root: str, port: str) -> None:
     banks = SnapshotWatcher(store, partial(load_bank, store), WatchConfig())
     banks.start()
     ranking, authors = UserSequence(snapshots), AuthorsHere(AuthorCache(banks))
-    api = create_api(ranking, authors, Line(AdmissionConfig()), AdmissionConfig())
+    searches: SnapshotWatcher[LiveSearch] = SnapshotWatcher(store, SearchLoader(store), WatchConfig(), kind=KIND)
+    searches.start()
+    retrieval = Retrieval(searches, lambda: snapshots.current.histories)
+    api = create_api(ranking, authors, Line(AdmissionConfig()), AdmissionConfig(), retrieval=retrieval)
     uvicorn.run(api, host="127.0.0.1", port=int(port), log_level="warning", access_log=False)
 
 

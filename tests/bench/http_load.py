@@ -1,4 +1,4 @@
-"""A load of `POST /rank` from a process of its own, which takes little of the machine: one thread, raw sockets.
+"""A load of one route from a process of its own, which takes little of the machine: one thread, raw sockets.
 
 Closed loop: so many clients, each sends when it has its answer. Open loop: requests leave at a fixed rate whatever
 becomes of them, each on a connection that is free, and latency counts from when it was meant to leave.
@@ -32,6 +32,7 @@ class Load:
     port: int
     bodies: tuple[str, ...]
     seconds: float
+    path: str = "/rank"
     clients: int | None = None
     """Of a closed loop."""
     rate: float | None = None
@@ -145,7 +146,7 @@ class _Connection:
 class _Sender:
     def __init__(self, load: Load) -> None:
         self.load, self.selector = load, selectors.DefaultSelector()
-        self.bodies = [_request(body) for body in load.bodies]
+        self.bodies = [_request(load.path, body) for body in load.bodies]
         self.free: list[_Connection] = []
         self.busy: set[_Connection] = set()
         self.due: list[tuple[float, int, float, bytes, bool]] = []
@@ -255,9 +256,9 @@ class _Sender:
             self.done(connection.meant_s, LATE)
 
 
-def _request(body: str) -> bytes:
-    head = f"POST /rank HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-    return f"{head}\r\n\r\n{body}".encode()
+def _request(path: str, body: str) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json"
+    return f"{head}\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
 
 
 def main() -> None:

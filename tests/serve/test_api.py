@@ -248,7 +248,7 @@ def test_files_that_are_written_to_while_in_use_are_503_and_never_null(published
 def test_nothing_published_is_503_and_asks_to_try_again(shared: Published) -> None:
     with client_over(Published(shared.root / "elsewhere")) as client:
         for answer in (client.post("/rank", json=body()), client.get("/bank"), client.get("/authors/1")):
-            assert answer.status_code == 503 and "nothing is published" in answer.json()["detail"]
+            assert answer.status_code == 503 and "no bank is published" in answer.json()["detail"]
             assert answer.headers["retry-after"] == "1"
         health = client.get("/healthz")
         assert health.status_code == 503 and "no bank is loaded" in health.json()["reason"]

@@ -21,6 +21,7 @@ from pipelines.settings import Settings
 from pipelines.tables.storage import StorageConfig
 from serve.app import load_snapshot, opened_store
 from serve.args import ServeArgs
+from tests.serve import searched
 from tests.serve.conftest import AUTHOR_IDS, NOW_MS, USER_IDS, Published, fill_with_nan, watcher_of
 from tests.serve.test_user_sequence import offline, rows_of
 
@@ -110,6 +111,31 @@ def test_a_click_that_is_told_counts_in_the_next_answer(client: httpx.Client) ->
     asked = {name: value for name, value in ASKED.items() if name != "history"} | {"user_id": 99_991}
     answer = client.post("/rank", json=asked).json()
     assert (answer["history_source"], answer["history_used"], answer["store_age_s"]) == ("store", 1, 60.0)
+
+
+@pytest.mark.ray
+def test_lives_are_found_from_the_index_that_is_published_meanwhile(root: Published, client: httpx.Client) -> None:
+    asked = {"user_id": 99_992, "k": 5, "context": {"ts_ms": NOW_MS}}
+    missing = client.post("/retrieve", json=asked)
+    assert missing.status_code == 404 and "run the jobs towers, item_vectors and index" in missing.json()["detail"]
+    searched.publish(root.root)
+    eventually(lambda: client.post("/retrieve", json=asked).status_code == 200)
+    before = client.post("/retrieve", json=asked).json()
+    assert (before["index_version"], before["towers_version"], before["history_source"]) == ("i1", "t1", "none")
+    assert len(before["live_ids"]) == len(before["author_ids"]) == len(before["scores"]) == 5
+    # What the user does now, and which lives end now.
+    event = {"user_id": 99_992, "author_id": int(AUTHOR_IDS[2]), "live_id": 1, "ts_ms": NOW_MS - 60_000}
+    client.post("/events", json={"events": [event | {"event_id": f"r{k}", "kind": k} for k in ("exposure", "click")]})
+    ended = {"live_id": before["live_ids"][0], "author_id": before["author_ids"][0], "start_ms": 0, "end_ms": NOW_MS}
+    assert client.post("/lives", json={"lives": [ended]}).json()["accepted"] == 1
+    eventually(lambda: client.post("/retrieve", json=asked).json()["on_air"] == before["on_air"] - 1)
+    after = client.post("/retrieve", json=asked).json()
+    assert (after["history_source"], after["history_used"]) == ("store", 1)
+    assert before["live_ids"][0] not in after["live_ids"] and after["scores"] != before["scores"]
+    searched.publish(root.root, "i2", "t2", seed=5)
+    eventually(lambda: client.get("/index").json()["index_version"] == "i2")
+    assert client.post("/retrieve", json=asked).json()["towers_version"] == "t2"
+    assert client.post("/rank", json=ASKED).status_code == 200
 
 
 @pytest.mark.ray

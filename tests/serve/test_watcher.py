@@ -57,7 +57,7 @@ def watching(root: Path, load: Callable[[str], Loaded], **config: float) -> Snap
 def test_nothing_published_is_not_ready(tmp_path: Path) -> None:
     watcher = watching(tmp_path, Scripted())
     assert not watcher.poll()
-    with pytest.raises(NotReadyError, match="nothing is published.*run the publish job"):
+    with pytest.raises(NotReadyError, match="no bank is published.*run the job publish"):
         _ = watcher.current
 
 

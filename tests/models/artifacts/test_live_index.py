@@ -46,6 +46,29 @@ def test_the_nearest_are_those_that_a_sort_of_all_puts_first(
     assert found.scores.tolist() == [-2.0 * values[row] for row in wanted]
 
 
+@given(st.integers(0, 10**6), st.integers(1, 700), st.booleans())
+def test_so_are_they_among_thousands(seed: int, k: int, is_sorted: bool) -> None:
+    """Many levels, and lives that stand in the order of their scores: the sample that is looked at says little then."""
+    rng = np.random.default_rng(seed)
+    values = rng.integers(-500, 500, 3_000)
+    index = index_of(np.sort(values) if is_sorted else values, np.zeros(3_000), np.where(rng.random(3_000) < 0.5, 1, 9))
+    found = index.nearest(np.ones(1, np.float32), k, 5)
+    on_air = np.flatnonzero(index.end_ts_ms == 9)
+    assert found.rows.tolist() == sorted(on_air.tolist(), key=lambda row: -index.vectors[row, 0])[:k]
+    assert found.on_air == len(on_air)
+
+
+def test_lives_that_are_known_to_be_over_are_not_found() -> None:
+    index = index_of([[1.0], [2.0], [3.0]], [0, 0, 0], [NO_END] * 3)
+    ended = np.array([25, 4, 5, 26, 999])
+    found = index.nearest(np.ones(1, np.float32), 3, 5, ended)
+    assert (found.rows.tolist(), found.on_air) == ([1], 1)
+    assert index.rows_of(ended).tolist() == [2, 0]
+    names = ("live_ids", "author_ids", "start_ts_ms", "end_ts_ms", "vectors")
+    empty = replace(index, **{name: getattr(index, name)[:0] for name in names})
+    assert empty.nearest(np.ones(1, np.float32), 3, 5, ended).rows.tolist() == []
+
+
 def test_a_live_without_an_end_is_on_air_until_somebody_says_so() -> None:
     index = index_of([[1.0], [2.0]], [10, 10], [NO_END, 20])
     one = np.ones(1, np.float32)

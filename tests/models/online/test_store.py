@@ -126,6 +126,12 @@ def test_lives_are_on_air_from_their_start_until_just_before_their_end(opener: O
     }
     assert {after: at(after) for after in moments} == wanted
     assert store.on_air(START_MS, 2).live_id.tolist() == [2, -7]
+
+    def ended(since: int, until: int, most: int = 100) -> list[int]:
+        return store.ended(START_MS + since, START_MS + until, most).live_id.tolist()
+
+    assert ended(60, 300) == [4, -7] and ended(59, 299) == [-7, 2] and ended(0, 10**8) == [3, 4, -7, 2]
+    assert ended(0, 300, most=2) == [4, -7] and ended(300, 3_599_999) == [] and ended(0, 59) == []
     store.tell([LiveUpdate(live_id=3, author_id=-3, end_ms=START_MS + 40)], START_MS)
     assert at(39) == {-7, 3} and at(40) == {-7}
 

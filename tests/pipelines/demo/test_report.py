@@ -27,13 +27,14 @@ SECTIONS = {
     "analysis": "analyse",
     "publish": "publish",
     "serve": "serve",
+    "live": "live",
 }
 
 
 @pytest.fixture(scope="module")
 def content() -> dict[str, Any]:
     """A full report.json with made-up numbers."""
-    return run_content() | anchors_content() | ranking_content() | serving_content()
+    return run_content() | anchors_content() | ranking_content() | serving_content() | live_content()
 
 
 def run_content() -> dict[str, Any]:
@@ -153,6 +154,43 @@ def serving_content() -> dict[str, Any]:
     }
 
 
+def live_content() -> dict[str, Any]:
+    def towers(gate: float, better: float) -> dict[str, Any]:
+        rates = {"on_air": {"1": 0.2 + better, "3": 0.5 + better}, "overall": {"1": 0.03 + better, "3": None}}
+        found = rates | {f"cold_{name}": of for name, of in rates.items()}
+        candidates = {"on_air": 7.9, "overall": 101.0}
+        return {"gate": gate, "seconds": 9.0, "clicks": 700, "candidates": candidates, "hit_rate": found}
+
+    acts = [(2, "folk <b>drum</b>", "barn", 0, [3, 1])] * 2 + [(0, "quiz", "studio", 1, [5, 1])] * 3
+    acts += [(2, "folk <b>drum</b>", "barn", 0, [3, 0])]
+    names = ("act", "theme", "scene", "intensity", "codes")
+    segments = [{"segment": at} | dict(zip(names, act, strict=True)) for at, act in enumerate(acts, start=4)]
+    found = {"author_id": 61, "live_id": 610, "screens": ["quiz, studio", "folk drum, barn"]}
+    other = {"author_id": 62, "live_id": 620, "screens": ["", "quiz, studio"]}
+    return {
+        "live": {
+            "world": {"authors": 104, "lives": 255, "segments": 9192, "impressions": 24000}
+            | {"next_act_best_accuracy": 0.88, "next_act_repeat_accuracy": 0.55},
+            "embedded": 9191,
+            "segments_per_s": 183.4,
+            "purity": [{"label": "theme", "labels": 24, "levels": 1, "purity": 0.83, "chance": 0.071}],
+            "towers": {"id": towers(0.0, 0.0), "gated": towers(0.4, 0.1)},
+            "shown": {"author_id": 60, "live_id": 600, "segments": segments},
+        },
+        "retrieved": {
+            "user_id": 31,
+            "history": 12,
+            "later_s": 120.0,
+            "on_air": [9, 8, 8],
+            "clicked": 62,
+            "lives": [
+                found | {"places": [3, 1, 2], "scores": [0.1, 0.6251, 0.41]},
+                other | {"places": [None, 2, 1], "scores": [None, -0.2, 0.52]},
+            ],
+        },
+    }
+
+
 @pytest.fixture(scope="module")
 def pictures() -> ReportPictures:
     truth = {
@@ -177,6 +215,7 @@ def pictures() -> ReportPictures:
                 similar=[(8, 0.93, "folk drum circle"), (2, 0.81, "violin street set"), (3, -0.2, "folk drum circle")],
             )
         ],
+        live=[jpeg(7), jpeg(8)],
     )
 
 
@@ -322,10 +361,10 @@ def test_phrases_are_escaped_and_marked_against_the_truth(text: str) -> None:
 
 def test_pictures_and_figures_are_described(text: str, pictures: ReportPictures) -> None:
     images = Page(text).images
-    assert len(images) == sum(len(card.frames) for card in pictures.anchors)
+    assert len(images) == sum(len(card.frames) for card in pictures.anchors) + len(pictures.live)
     assert all(image["alt"] for image in images)
     figures = re.findall(r"<svg [^>]*>", text)
-    assert len(figures) == 6
+    assert len(figures) == 7
     assert all(re.search(r'role="img" aria-label="[^"]{20,}"', figure) for figure in figures)
 
 
@@ -333,6 +372,24 @@ def test_similar_authors_are_judged_by_theme(text: str) -> None:
     found = section(text, "neighbours")
     assert "2 of the 3 shown" in found
     assert found.count("✓ same") == 2
+
+
+def test_the_live_part_shows_acts_codes_hit_rates_and_what_is_found(text: str) -> None:
+    found = section(text, "live")
+    page = Page(found)
+    assert "A second, small simulated platform" in found and "9,191 segments, 183 a second" in found
+    # Each act once, as they first came, and its frame.
+    assert re.findall(r"<figcaption>(Act .*?)</figcaption>", found) == [
+        "Act 2: folk &lt;b&gt;drum&lt;/b&gt;, barn",
+        "Act 0: quiz, studio",
+    ]
+    assert "6 segments of one live with 2 changes of act, and 2 levels of codes" in found
+    assert page.row("theme") == ["theme", "24", "1", "83.0%", "7.1%"]
+    assert page.row("lives on air") == ["lives on air", "1", "7.9", "12.7%", "20.0%", "30.0%"]
+    assert page.row("61") == ["61", "quiz, studio", "3", "0.100", "folk drum, barn", "1", "0.625", "2", "0.410"]
+    clicked = ["62 (clicked)", "not begun", "–", "–", "quiz, studio", "2", "−0.200", "1", "0.520"]
+    assert page.row("62 (clicked)") == clicked
+    assert "user 31, who has 12 clicks" in found and "120 s later" in found
 
 
 def test_words_are_drawn_by_what_their_tokens_have_of_an_even_share(text: str) -> None:
