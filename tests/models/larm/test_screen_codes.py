@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.batch import OnScreen, RankingBatch, collate
+from models.batch import OnScreen, RankingBatch
 from models.composed import ComposedRanker
 from models.larm.screen_codes import ScreenCodes, ScreenCodesConfig, ScreenCodesFacts
 from models.ranker import RankerConfig
 from models.sources import SourceSpec
 from tests.models import worlds
-from tests.models.worlds import CLUSTERS, HISTORY, NUM_AUTHORS, catalog, columns, composed, one_step, trainer
+from tests.models.worlds import CLUSTERS, HISTORY, NUM_AUTHORS, TASKS, composed, one_step, trainer
+from tests.models.worlds import coded_batch as rows
 
-TASKS = worlds.TASKS
 CONFIG = ScreenCodesConfig(width=6)
 
 
@@ -26,10 +26,6 @@ def spec(name: str, table: str) -> SourceSpec:
 
 
 LLM, LARM = spec("llm_codes", "segment_codes"), spec("larm_codes", "item_codes")
-
-
-def rows(size: int, seed: int = 0) -> RankingBatch:
-    return collate(columns(size, seed) | worlds.on_screen(size, seed), catalog(), TASKS)
 
 
 def nothing() -> tuple[Tensor, ...]:
