@@ -120,7 +120,7 @@ def require_screens(storage: Storage, days: Iterable[str], screens: Sequence[str
             raise ContractError(
                 f"table {table}, day {day}: wanted the codes of what was on screen, {', '.join(missing)}, as a source "
                 f"of the ranker reads them, got columns {', '.join(there)}; name them in examples.codes and run the "
-                f"job {job} again, or leave that source out of train.sources"
+                f"job {job} again, or leave that source out of train.sources, and remove what is published of it"
             )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.catalog import CatalogSizes
 from models.composed import ComposedRanker, Sources
+from models.larm.screen_codes import ScreenCodes, ScreenCodesConfig, ScreenCodesFacts
 from models.larm.two_tower import Lives, TwoTower, TwoTowerConfig, TwoTowerFacts, Viewers
 from models.ops.packing import Distinct, Places
 from models.optimizer import RankerOptimizer
@@ -29,7 +30,18 @@ from models.two_stage import (
     TwoStageConfig,
 )
 from tests.models.devices import second_device
-from tests.models.worlds import NUM_AUTHORS, RANKER, SARM_CONFIG, batch, catalog, sarm, scatter_parameters, tokens
+from tests.models.worlds import (
+    CLUSTERS,
+    NUM_AUTHORS,
+    RANKER,
+    SARM_CONFIG,
+    batch,
+    catalog,
+    coded_batch,
+    sarm,
+    scatter_parameters,
+    tokens,
+)
 
 CPU = torch.device("cpu")
 STEPS, WINDOW = 4, 2
@@ -45,7 +57,7 @@ def train(model: ComposedRanker, inputs: dict[str, Inputs], device: torch.device
     optimizer = RankerOptimizer(module, **RATES)
     losses = []
     for start in range(0, STEPS, WINDOW):
-        batches = [batch(32, seed=step).to(device) for step in range(start, start + WINDOW)]
+        batches = [coded_batch(32, seed=step).to(device) for step in range(start, start + WINDOW)]
         window = Window(module, batches, banks)
         for rows in batches:
             optimizer.zero_grad()
@@ -83,10 +95,17 @@ TWO_STAGE: dict[str, tuple[SourceSpec, Tensor]] = {
     "target": (SourceSpec.of("target", TargetEmbedding, CONFIG, EmbeddingFacts(embedding_dim=3)), VECTORS),
     "history": (SourceSpec.of("history", HistoryEmbeddings, CONFIG, EmbeddingFacts(embedding_dim=3)), VECTORS),
 }
+SCREEN = SourceSpec.of(
+    "screen",
+    ScreenCodes,
+    ScreenCodesConfig(width=4),
+    ScreenCodesFacts(table="item_codes", codebook="v", clusters=CLUSTERS),
+)
 STEPS_OF: dict[str, Callable[[torch.device], dict[str, Tensor]]] = {
     "sarm": lambda device: train_sarm(None, device),
     "sarm_within_a_budget": lambda device: train_sarm(3, device),
     "base": lambda device: train_sources([], {}, device),
+    "screen": lambda device: train_sources([SCREEN], {"screen": (torch.zeros(NUM_AUTHORS + 1, 0),)}, device),
     **{
         name: lambda device, name=name, spec=spec, table=table: train_sources([spec], {name: (table,)}, device)
         for name, (spec, table) in TWO_STAGE.items()

@@ -72,6 +72,11 @@ def batch(size: int, seed: int = 0) -> RankingBatch:
     return collate(columns(size, seed), catalog(), TASKS)
 
 
+def coded_batch(size: int, seed: int = 0) -> RankingBatch:
+    """With codes of what was on screen."""
+    return collate(columns(size, seed) | on_screen(size, seed), catalog(), TASKS)
+
+
 def tokens(seed: int = 0) -> AnchorTokens:
     """Anchors of all author rows, of lengths 1 to TOKENS; row 0 is empty."""
     rng = np.random.default_rng(seed)

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.batch import OnScreen, RankingBatch, collate
+from models.batch import OnScreen, RankingBatch
 from models.composed import ComposedRanker
 from models.larm.screen_codes import ScreenCodes, ScreenCodesConfig, ScreenCodesFacts
 from models.ranker import RankerConfig
 from models.sources import SourceSpec
 from tests.models import worlds
-from tests.models.worlds import CLUSTERS, HISTORY, NUM_AUTHORS, catalog, columns, composed, one_step, trainer
+from tests.models.worlds import CLUSTERS, HISTORY, NUM_AUTHORS, TASKS, composed, one_step, trainer
+from tests.models.worlds import coded_batch as rows
 
-TASKS = worlds.TASKS
 CONFIG = ScreenCodesConfig(width=6)
 
 
@@ -26,10 +26,6 @@ def spec(name: str, table: str) -> SourceSpec:
 
 
 LLM, LARM = spec("llm_codes", "segment_codes"), spec("larm_codes", "item_codes")
-
-
-def rows(size: int, seed: int = 0) -> RankingBatch:
-    return collate(columns(size, seed) | worlds.on_screen(size, seed), catalog(), TASKS)
 
 
 def nothing() -> tuple[Tensor, ...]:
@@ -44,9 +40,11 @@ def _tables(model: ComposedRanker) -> dict[str, Tensor]:
     return {name: torch.from_numpy(of) for name, of in model.tables({n: nothing() for n in model.sources}).items()}
 
 
-def test_eq_5_by_hand() -> None:
+@pytest.mark.parametrize("unit_scale", [True, False])
+def test_eq_5_by_hand(unit_scale: bool) -> None:
     facts = ScreenCodesFacts(table="item_codes", codebook="v1", clusters=(2, 1))
-    source = ScreenCodes(ScreenCodesConfig(width=2), facts, RankerConfig(id_dim=2))
+    config = ScreenCodesConfig(width=2, unit_scale=unit_scale)
+    source = ScreenCodes(config, facts, RankerConfig(id_dim=2))
     # Rows of the table: none, codes 0 and 1 of the first level, code 0 of the second.
     source.codes.weight = nn.Parameter(torch.tensor([[0.0, 0.5], [1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]))
     source.identity.weight = nn.Parameter(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
@@ -66,8 +64,11 @@ def test_eq_5_by_hand() -> None:
     first, second = math.exp(10 / 2**0.5), math.exp(9 / 2**0.5)
     share = first / (first + second)
     read = torch.tensor([[4 * share, -(2 * share + 3 * (1 - share))]])
-    torch.testing.assert_close(said.user[0], read / read.square().mean().sqrt())
-    torch.testing.assert_close(said.author[0], torch.tensor([[2.0, 1.0]]) / 2.5**0.5)
+    now = torch.tensor([[2.0, 1.0]])
+    if unit_scale:
+        read, now = read / read.square().mean().sqrt(), now / 2.5**0.5
+    torch.testing.assert_close(said.user[0], read)
+    torch.testing.assert_close(said.author[0], now)
 
 
 def test_the_representations_have_the_widths_that_the_ranker_was_built_for() -> None:
