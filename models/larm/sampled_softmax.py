@@ -53,8 +53,8 @@ def log_rate(counts: Tensor, times: Tensor) -> Tensor:
     while on air. One draw at the mean rate is added to each, so that those who are seldom there have a likely one.
 
     Example:
-        >>> log_rate(torch.tensor([1, 3, 0]), torch.tensor([10, 30, 0])).exp().tolist()
-        [0.3333333432674408, 0.3333333432674408, 0.3333333432674408]
+        >>> log_rate(torch.tensor([1, 3, 0]), torch.tensor([10, 30, 40])).exp().mul(100).round().tolist()
+        [41.0, 49.0, 10.0]
     """
     mean = times.sum().clamp(min=1) / counts.sum().clamp(min=1)
     rates = (counts + 1) / (times + mean)
