@@ -44,3 +44,18 @@ def log_probability(counts: Tensor) -> Tensor:
         [0.25, 0.25, 0.75]
     """
     return torch.log(counts.clamp(min=1) / counts.sum().clamp(min=1))
+
+
+def log_rate(counts: Tensor, times: Tensor) -> Tensor:
+    """Of an item to be drawn while it is there, from how often each was and for how long it was: [N], [N] -> [N].
+
+    For batches of clicks that are close in time: an author who is on air seldom is in few of them, but no less often
+    while on air. One draw at the mean rate is added to each, so that those who are seldom there have a likely one.
+
+    Example:
+        >>> log_rate(torch.tensor([1, 3, 0]), torch.tensor([10, 30, 40])).exp().mul(100).round().tolist()
+        [41.0, 49.0, 10.0]
+    """
+    mean = times.sum().clamp(min=1) / counts.sum().clamp(min=1)
+    rates = (counts + 1) / (times + mean)
+    return torch.log(rates / rates.sum())

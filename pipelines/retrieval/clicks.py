@@ -21,7 +21,7 @@ from pipelines.retrieval.codes_seen import CodesSeen
 from pipelines.retrieval.on_screen import OnScreen
 from pipelines.samples.batches import batch_bounds, num_batches, take
 from pipelines.samples.stream import Cut, read_ahead, stretch_rng
-from pipelines.semantics.segment_vectors import Space
+from pipelines.semantics.segment_vectors import TABLE, Space
 from pipelines.tables.columns import Columns, to_numpy
 from pipelines.tables.storage import Storage
 from pipelines.tables.time_order import TimeOrder
@@ -179,4 +179,14 @@ def counts_by_author(storage: Storage, days: Sequence[str], catalog: Catalog, *,
             is_counted = batch["click"].to_numpy() == 1 if clicked else slice(None)
             rows = catalog.author_rows(batch["author_id"].to_numpy()[is_counted])
             counts += np.bincount(rows, minlength=len(counts))
+    return torch.from_numpy(counts)
+
+
+def segments_by_author(storage: Storage, days: Sequence[str], catalog: Catalog) -> torch.Tensor:
+    """Segments of each author over days, and so how long it was on air: [N+1] int64, of rows of the catalog."""
+    counts = np.zeros(catalog.num_authors + 1, np.int64)
+    for day in days:
+        if storage.holds(TABLE, day):
+            for batch in storage.dataset(TABLE, day).batches(_READ_AT_ONCE, ["author_id"]):
+                counts += np.bincount(catalog.author_rows(batch["author_id"].to_numpy()), minlength=len(counts))
     return torch.from_numpy(counts)

@@ -81,7 +81,7 @@ def _write(run: Run, day: str, towers: Towers, made_from: Mapping[str, str]) -> 
 
     def tables() -> Iterator[pa.Table]:
         parts = segment_vectors.parts(storage, day, space)
-        for rows, vectors, gate, bad in each(_fused, parts, storage.url, space, towers, tasks=is_shared(run.cluster)):
+        for rows, vectors, gate, bad in each(fused, parts, storage.url, space, towers, tasks=is_shared(run.cluster)):
             refused.extend(bad)
             gates.append(gate)
             if rows.num_rows:
@@ -99,7 +99,7 @@ def _write(run: Run, day: str, towers: Towers, made_from: Mapping[str, str]) -> 
     return {"segments": len(known), "refused": len(refused), "gate": gate}
 
 
-def _fused(
+def fused(
     part: Part, url: str, space: Space, towers: Towers
 ) -> tuple[pa.Table, npt.NDArray[np.float16], npt.NDArray[np.float32], list[dict[str, Any]]]:
     """A part's rows, their vectors [n, D] and gates [n], and refused rows."""

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from models.artifacts.towers import Towers
-from models.larm.sampled_softmax import log_probability
+from models.larm.sampled_softmax import log_probability, log_rate
 from models.larm.two_tower import TwoTower
 from models.optimizer import RankerOptimizer
 from models.whitening import Whitening
@@ -20,7 +20,7 @@ from pipelines.ranking.checkpoint import OPTIMIZER, PROGRESS, Progress, folder_a
 from pipelines.ranking.fit import Report, go_through
 from pipelines.ranking.pace import Pace
 from pipelines.ranking.worker import Exchange, Worker
-from pipelines.retrieval.clicks import Click, ClickStream, Stretch, counts_by_author
+from pipelines.retrieval.clicks import Click, ClickStream, Stretch, counts_by_author, segments_by_author
 from pipelines.retrieval.towers_plan import TowersPlan
 from pipelines.runtime.watch import Watch, unwatched
 from pipelines.samples.batches import build_catalog
@@ -72,7 +72,7 @@ class TowerLoop:
         self._storage = storage
         self._catalog, _ = build_catalog(storage, plan.catalog_until)
         self.model = TwoTower(plan.model, plan.facts, self._catalog.sizes)
-        self._log_q = log_probability(counts_by_author(storage, plan.days, self._catalog, clicked=True))
+        self._log_q = self._how_likely()
         self.model.read_by(*self._how_to_read())
         self.model.to(worker.device)
         self._optimizer = RankerOptimizer(
@@ -86,6 +86,14 @@ class TowerLoop:
     def loop(self) -> "TowerLoop":
         """Itself, for `go_through`."""
         return self
+
+    def _how_likely(self) -> torch.Tensor:
+        """log q [N+1] of authors to be in a step: of all days, or, in the order of time, while they are on air."""
+        days = self.plan.days
+        clicks = counts_by_author(self._storage, days, self._catalog, clicked=True)
+        if self.plan.shuffle:
+            return log_probability(clicks)
+        return log_rate(clicks, segments_by_author(self._storage, days, self._catalog))
 
     def _how_to_read(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Center and axes of segment embeddings; the first worker's, so that all have the same bits."""

@@ -37,8 +37,10 @@ class TowersConfig:
     """Newest days of examples that are left out; where no file says it, train.test_days."""
     epochs: int = 2
     """How often training goes through its days. The paper learns a stream, once."""
-    shuffle: bool = True
-    """Clicks of a stretch in random order; false = in the order of time, in which negatives are of the same minutes."""
+    shuffle: bool = False
+    """Clicks of a stretch in random order, and the softmax corrected by an author's clicks of all days; false = in the
+    order of time, as a stream comes: negatives are on air in the same minutes, and the correction is by clicks per
+    time on air."""
     batch_size: int = 512
     """Clicks of a step, of all workers together: each of them has the lives of all as negatives."""
     stretch_rows: int = 131_072

@@ -7,6 +7,7 @@ from typing import Any
 from models.config import PathText
 from pipelines.ranking.plan import TrainConfig
 from pipelines.ranking.variants import SOURCES, ranker_name
+from pipelines.retrieval.towers_plan import TowersConfig
 from pipelines.runtime.config import build, merged, to_dict
 
 OWN = ""
@@ -70,6 +71,21 @@ class Variant:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TowersRow:
+    """One row of a study of retrieval."""
+
+    label: str = ""
+    """How the table names it; empty = its key."""
+    codes_of: str | None = None
+    """The row whose vectors of segments are coded, for this row to read in histories; its `towers.codes` is then
+    `item_codes`."""
+    towers: TowersConfig = field(default_factory=TowersConfig)
+    """How it is trained. In YAML: the keys that differ from the section `towers` of the study's file."""
+    paper: float | None = None
+    """The paper's HitRate@1000, in percent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StudyConfig:
     """What is compared."""
 
@@ -98,6 +114,8 @@ class StudyConfig:
     """Rows below them that no variant trains, for scale: some of REFERENCES; null = all that the data allow."""
     anchor_sources: Mapping[str, AnchorSource] = field(default_factory=dict)
     """Models that write anchors for variants, by the name that variants call them."""
+    towers: Mapping[str, TowersRow] = field(default_factory=dict)
+    """Rows of a study of retrieval, in place of `variants`, scored as the section `recall` says."""
     paper: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
     """The paper's delta to its base in points: {variant: {task: [AUC, GAUC]}}."""
 
@@ -114,6 +132,8 @@ class StudyConfig:
             raise ValueError(
                 f"references: unknown row(s) {', '.join(unknown)}; known are {', '.join(REFERENCES)}, or null for all"
             )
+        if self.towers:
+            self._check_towers()
         if self.variants:  # other jobs have none, and then nothing has to fit together
             self._check_names()
             self._check_anchors()
@@ -122,6 +142,22 @@ class StudyConfig:
     def tasks(self) -> tuple[str, ...]:
         """The tasks of every variant, in order."""
         return tuple(self.variants[self.reference].train.ranker.tasks)
+
+    def _check_towers(self) -> None:
+        """Rows of retrieval stand alone, and those with codes name a row before them. Raises ValueError."""
+        if self.variants or self.reference not in self.towers:
+            raise ValueError(
+                f"towers: wanted the reference {self.reference!r} among them and no variants, got "
+                f"{', '.join(self.towers)}, and variants {', '.join(self.variants) or 'none'}"
+            )
+        without = [name for name, row in self.towers.items() if row.codes_of is None]
+        for name, row in self.towers.items():
+            wanted = None if row.codes_of is None else "item_codes"
+            if row.towers.codes != wanted or row.codes_of not in (None, *without):
+                raise ValueError(
+                    f"towers.{name}: wanted codes_of to be null, or one of {', '.join(without)} with towers.codes "
+                    f"item_codes, got codes_of {row.codes_of!r} and towers.codes {row.towers.codes!r}"
+                )
 
     def _check_names(self) -> None:
         """Every variant and task that is spoken of must be there, no variant a reference row. Raises ValueError."""
@@ -191,16 +227,22 @@ def trained_with(train: TrainConfig, draw: Mapping[str, Any], path: str = "train
 
 
 def inherit_train(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as YAML gives it, with the section `train` below each variant's own keys of it."""
+    """A configuration as YAML gives it, with the section `train` below each variant's own keys of it, and `towers`
+    below each row's of retrieval."""
     study = raw.get("study")
-    variants = study.get("variants") if isinstance(study, Mapping) else None
-    if not isinstance(study, Mapping) or not isinstance(variants, Mapping):
+    if not isinstance(study, Mapping):
         return dict(raw)
-    shared = raw.get("train") or {}
-    inherited = {
-        name: {**variant, "train": merged(shared, variant.get("train") or {})}
-        if isinstance(variant, Mapping)
-        else variant
-        for name, variant in variants.items()
+    own = {
+        rows: _inherited(raw.get(section) or {}, study[rows], section)
+        for rows, section in (("variants", "train"), ("towers", "towers"))
+        if isinstance(study.get(rows), Mapping)
     }
-    return {**raw, "study": {**study, "variants": {**variants, **inherited}}}
+    return {**raw, "study": {**study, **own}}
+
+
+def _inherited(shared: Mapping[str, Any], rows: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """Rows, each with a section that has the keys of `shared` and, above them, its own."""
+    return {
+        name: {**row, section: merged(shared, row.get(section) or {})} if isinstance(row, Mapping) else row
+        for name, row in rows.items()
+    }

@@ -36,36 +36,40 @@ def prepare(settings: "Settings", seeds: Sequence[int]) -> dict[int, "Settings"]
 
     Where a variant reads what was on screen, segments get vectors and codes, and examples carry these.
     """
-    root = shared_root(settings.storage.root)
     settings = replace(settings, examples=replace(settings.examples, codes=codes_of(settings)))
     if settings.study.data == "store":
         vocabulary.run(settings.vocabulary, settings.open())
         code_segments(settings)
         examples.run(settings.examples, settings.open())
-        storage = replace(settings.storage, root=root)
-        return {seed: replace(settings, seed=seed, storage=storage) for seed in seeds}
-    per_seed = {
-        seed: replace(settings, seed=seed, storage=replace(settings.storage, root=f"{root}/seed-{seed}"))
-        for seed in seeds
-    }
-    _side_by_side(_make_world, per_seed, "world")
-    for one in per_seed.values():
+        return per_seed(settings, seeds)
+    made = per_seed(settings, seeds)
+    each_seed(make_world, made, "world")
+    for one in made.values():
         # Neither is made in a task: the paths of tokenizer and checkpoint are relative to this process.
         vocabulary.run(settings.vocabulary, one.open())
         code_segments(one)
-    _side_by_side(_make_examples, per_seed, "examples")
-    return per_seed
+    each_seed(make_examples, made, "examples")
+    return made
 
 
-def _side_by_side(work: Callable[["Settings"], None], per_seed: Mapping[int, "Settings"], what: str) -> None:
+def per_seed(settings: "Settings", seeds: Sequence[int]) -> dict[int, "Settings"]:
+    """Settings of each seed, with a store of its own, or with the one that is there for all."""
+    root = shared_root(settings.storage.root)
+    by_seed = {seed: root if settings.study.data == "store" else f"{root}/seed-{seed}" for seed in seeds}
+    return {
+        seed: replace(settings, seed=seed, storage=replace(settings.storage, root=of)) for seed, of in by_seed.items()
+    }
+
+
+def each_seed(work: Callable[["Settings"], None], made: Mapping[int, "Settings"], what: str) -> None:
     """`work` on every seed's store, in Ray tasks, as many at a time as the study says."""
-    arguments = {seed: (one,) for seed, one in per_seed.items()}
-    parallel = next(iter(per_seed.values())).study.parallel
+    arguments = {seed: (one,) for seed, one in made.items()}
+    parallel = next(iter(made.values())).study.parallel
     for number, (seed, _) in enumerate(side_by_side(work, arguments, parallel), 1):
-        log.info("study | %s %d/%d | seed %d", what, number, len(per_seed), seed)
+        log.info("study | %s %d/%d | seed %d", what, number, len(made), seed)
 
 
-def _make_world(settings: "Settings") -> None:
+def make_world(settings: "Settings") -> None:
     """One seed's tables: its world, or what is linked of the store that is there; what is current is left alone."""
     if not settings.study.stores:
         world.run(settings.world, settings.open())
@@ -79,7 +83,8 @@ def _make_world(settings: "Settings") -> None:
     anchor_sources.derive(given, settings.open().storage, OWN_OF_STUDIES)
 
 
-def _make_examples(settings: "Settings") -> None:
+def make_examples(settings: "Settings") -> None:
+    """One seed's examples."""
     examples.run(settings.examples, settings.open())
 
 

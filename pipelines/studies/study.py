@@ -17,6 +17,7 @@ from pipelines.runtime.config import ConfigError, to_dict
 from pipelines.studies import ablations, anchor_sources, convergence, cost, reference_rows, user_intervals
 from pipelines.studies.closure import code_digest
 from pipelines.studies.config import OWN
+from pipelines.studies.retrieval import study as retrieval_study
 from pipelines.studies.stores import embed_anchors, prepare
 from pipelines.studies.table import build_table, table_markdown, write_table
 from pipelines.studies.trial import run_trial
@@ -33,6 +34,8 @@ def run(settings: "Settings") -> dict[str, Any]:
     from pipelines.studies.report import write_report
 
     config = settings.study
+    if config.towers:
+        return retrieval_study.run(settings)
     variants, sources = config.variants, config.anchor_sources
     if not variants:
         raise ConfigError(

@@ -83,10 +83,11 @@ def run_files(
     arguments: Mapping[Path, tuple[Any, ...]],
     titles: Mapping[Path, str],
     parallel: int | None,
+    says: Callable[[Mapping[str, Any]], str] | None = None,
 ) -> None:
     """Runs `work` for every file that is missing; it returns the record that the file holds, and arrays.
 
-    Those go beside it, see `scores_of`, and are there once the file is.
+    Those go beside it, see `scores_of`, and are there once the file is. `says` is what the log says of a record.
     """
     missing = {file: given for file, given in arguments.items() if not file.is_file()}
     log.info("study | %d trials, %d still to run", len(titles), len(missing))
@@ -103,16 +104,16 @@ def run_files(
         os.replace(unfinished, file)
         took = time.perf_counter() - started
         log.info(
-            "study | trial %d/%d | %s | %s GAUC %.4f | %.0f s | eta %.0f s",
-            number, len(missing), titles[file], *_first(record["metrics"]), took,
+            "study | trial %d/%d | %s | %s | %.0f s | eta %.0f s",
+            number, len(missing), titles[file], (says or _gauc)(record), took,
             took / number * (len(missing) - number),
         )  # fmt: skip
 
 
-def _first(metrics: Mapping[str, Mapping[str, float]]) -> tuple[str, float]:
-    """The first task, and its GAUC."""
-    task = next(iter(metrics))
-    return task, metrics[task]["gauc"]
+def _gauc(record: Mapping[str, Any]) -> str:
+    """Of the first task."""
+    task, metrics = next(iter(record["metrics"].items()))
+    return f"{task} GAUC {metrics['gauc']:.4f}"
 
 
 def scores_of(file: Path) -> npt.NDArray[np.float32]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.larm.sampled_softmax import log_probability, sampled_softmax
+from models.larm.sampled_softmax import log_probability, log_rate, sampled_softmax
 
 
 def test_the_loss_by_hand() -> None:
@@ -73,3 +73,10 @@ def test_workers_that_share_negatives_are_one_worker_with_all_rows() -> None:
     torch.testing.assert_close(j.grad, i.grad)
     alone = sampled_softmax(users[:2], items[:2], keys[:2], log_q[:2], 0.2)
     assert alone.item() < parts[0].item()  # fewer negatives
+
+
+def test_who_is_on_air_seldom_is_no_less_likely_while_on_air() -> None:
+    """Rates 0.2 and 0.2 of the first two, whatever their time; by hand, with one click at the mean rate 0.1 each."""
+    log_q = log_rate(torch.tensor([20, 200, 0, 0]), torch.tensor([100, 1000, 1100, 0]))
+    rates = torch.tensor([21 / 110, 201 / 1010, 1 / 1110, 1 / 10])
+    torch.testing.assert_close(log_q.exp(), rates / rates.sum())

@@ -82,7 +82,7 @@ def renamed(keys: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
     return {(k if k != key else k[:-1] + ("x" if k[-1] != "x" else "y")): value for k, value in keys.items()}
 
 
-NAMES_OF_ITS_OWN = re.compile(r"study\.variants\.\w+|.*_labels\.\w+")
+NAMES_OF_ITS_OWN = re.compile(r"study\.(?:variants|towers)\.\w+|.*_labels\.\w+")
 """Rows of a table, which a study names as it likes, and labels of nodes."""
 
 
