@@ -25,7 +25,7 @@ class LiveDemoConfig:
             on_air_share=0.8,
             num_users=300,
             personal_taste=0.8,
-            impressions_per_day=8_000,
+            impressions_per_day=24_000,
             recorded_segments=0,
         )
     )
@@ -34,7 +34,7 @@ class LiveDemoConfig:
     """Segments as codes."""
     towers: TowersConfig = field(
         default_factory=lambda: TowersConfig(
-            model=TwoTowerConfig(dim=32), scaling=TrainScaling(num_workers=1), batch_size=256, epochs=4
+            model=TwoTowerConfig(dim=32), scaling=TrainScaling(num_workers=1), batch_size=128, epochs=4
         )
     )
     """The retrieval model, which is trained by ids alone, too."""

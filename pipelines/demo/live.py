@@ -83,7 +83,7 @@ def _purity(storage: Storage) -> list[dict[str, Any]]:
     """How pure the newest day's codes are, by what a segment really shows and by the levels of codes that are read."""
     shown = newest_segments_of(storage)
     found = []
-    for label in ("theme", "scene"):
+    for label in ("category", "scene"):
         names, labels = np.unique(shown[label].astype(str), return_inverse=True)
         for level, of in enumerate(purities(shown["codes"], labels), start=1):
             found.append({"label": label, "labels": len(names), "levels": level, **of})

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.demo.report_content import Analysis, Gates, LivePart, Report, Word
+from pipelines.demo.live_content import LivePart
+from pipelines.demo.report_content import Analysis, Gates, Report, Word
 from pipelines.pages import page
 from pipelines.ranking.evaluate import ORACLE
 from pipelines.ranking.published import is_ranker

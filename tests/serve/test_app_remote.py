@@ -23,7 +23,7 @@ def test_a_remote_lookup_a_late_publication_and_a_burst(tmp_path: Path, ray_clus
     with serving(app.serve, app.open()) as url, httpx.Client(base_url=url, timeout=60) as client:
         assert client.get("/healthz").status_code == 503
         not_ready = client.get("/bank")
-        assert not_ready.status_code == 503 and "nothing is published" in not_ready.json()["detail"]
+        assert not_ready.status_code == 503 and "no bank is published" in not_ready.json()["detail"]
         late.point("a")
         eventually(lambda: client.get("/healthz").status_code == 200)
         eventually(lambda: client.get("/bank").status_code == 200)

@@ -249,7 +249,7 @@ def test_a_candidate_given_twice_is_named(sequence: UserSequence) -> None:
 
 def test_before_the_first_bank_nothing_is_ranked(published: Published) -> None:
     waiting = UserSequence(watcher_of(published.root / "elsewhere"))
-    with pytest.raises(NotReadyError, match="nothing is published"):
+    with pytest.raises(NotReadyError, match="no bank is published"):
         waiting.rank(request())
     assert not waiting.health().ready and "no bank is loaded" in str(waiting.health().reason)
 

@@ -173,7 +173,7 @@ def live_content() -> dict[str, Any]:
             | {"next_act_best_accuracy": 0.88, "next_act_repeat_accuracy": 0.55},
             "embedded": 9191,
             "segments_per_s": 183.4,
-            "purity": [{"label": "theme", "labels": 24, "levels": 1, "purity": 0.83, "chance": 0.071}],
+            "purity": [{"label": "category", "labels": 24, "levels": 1, "purity": 0.83, "chance": 0.071}],
             "towers": {"id": towers(0.0, 0.0), "gated": towers(0.4, 0.1)},
             "shown": {"author_id": 60, "live_id": 600, "segments": segments},
         },
@@ -384,7 +384,7 @@ def test_the_live_part_shows_acts_codes_hit_rates_and_what_is_found(text: str) -
         "Act 0: quiz, studio",
     ]
     assert "6 segments of one live with 2 changes of act, and 2 levels of codes" in found
-    assert page.row("theme") == ["theme", "24", "1", "83.0%", "7.1%"]
+    assert page.row("category of the theme") == ["category of the theme", "24", "1", "83.0%", "7.1%"]
     assert page.row("lives on air") == ["lives on air", "1", "7.9", "12.7%", "20.0%", "30.0%"]
     assert page.row("61") == ["61", "quiz, studio", "3", "0.100", "folk drum, barn", "1", "0.625", "2", "0.410"]
     clicked = ["62 (clicked)", "not begun", "–", "–", "quiz, studio", "2", "−0.200", "1", "0.520"]
