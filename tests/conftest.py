@@ -4,13 +4,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # As `connected` would: Ray reads it once, when any test first imports Ray.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 
-# The same examples on every run, and no deadline: a loaded two-core machine is slow, not wrong.
-settings.register_profile("project", derandomize=True, deadline=None)
+# The same examples on every run, and no limit of time: a loaded two-core machine is slow, not wrong.
+settings.register_profile("project", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
 
 
