@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install lint test demo bench distil readme lock clean
+.PHONY: help install lint test test-ray test-rest demo bench distil readme lock clean
 
 ifeq ($(filter $(EXTRA),cpu gpu),)
 $(error EXTRA=$(EXTRA) is unknown: it is cpu or gpu)
@@ -32,8 +32,14 @@ lint: $(STAMP) ## ruff, format and types
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy models pipelines serve
 
-test: $(STAMP) ## the whole test suite, in two processes
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+test: $(STAMP) ## the whole test suite: tests with Ray beside those without
+	@$(MAKE) --jobs 2 test-ray test-rest
+
+test-ray: $(STAMP)
+	$(BIN)/python -m pytest -m ray
+
+test-rest: $(STAMP)
+	$(BIN)/python -m pytest -m "not ray"
 
 demo: $(STAMP) ## the whole system over the simulated platform; KEEP=1 leaves it serving
 	$(BIN)/python -m pipelines demo --config pipelines/configs/demo.yaml $(if $(filter 1,$(KEEP)),--set demo.keep=true) $(demo-$(EXTRA))

@@ -14,15 +14,6 @@ settings.register_profile("project", derandomize=True, deadline=None, suppress_h
 settings.load_profile("project")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests stay together where several processes share them (`make test`): all that start Ray, so that one Ray
-    runs at a time, and those of a file, which share what it makes."""
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Of torch, in this process: for tensors of this size a second thread costs more than it does, the most when the
