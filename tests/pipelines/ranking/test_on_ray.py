@@ -105,7 +105,8 @@ def test_workers_have_their_share_of_id_tables_where_the_configuration_says_so(
     config = replace(tiny.train, checkpoints=str(tmp_path / "ray"), id_tables=id_tables)
     run = tiny.open()
     plan, _ = make_plan(config, run, Artifacts(run.storage), ())
-    with connected(tiny.cluster), fitted(_says_its_shard, config, run, plan, "shares", {}) as (checkpoint, _):
+    fitting = fitted(_says_its_shard, config, run, plan, "shares", {}, shards_ids=config.shards_ids)
+    with connected(tiny.cluster), fitting as (checkpoint, _):
         assert (checkpoint / WEIGHTS).read_text() == str(wanted)
 
 

@@ -26,9 +26,11 @@ CLUSTERS = (5, 3)
 CODED = ExamplesConfig(history_length=6, codes=("segment_codes",))
 
 SEGMENTS = st.lists(
-    st.tuples(st.integers(0, 1), st.integers(0, 3), st.integers(0, 2 * 2880)), max_size=60, unique_by=lambda s: s[1:]
+    st.tuples(st.integers(0, 1), st.integers(0, 3), st.integers(0, 2 * 2880)).filter(lambda s: s[2] >= 2880 * s[0]),
+    max_size=60,
+    unique_by=lambda s: s[1:],
 )
-"""Day of the live, live, end in half minutes."""
+"""Day of the live, live, end in half minutes: on that day, or later."""
 MOMENTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2 * 86_400)), min_size=1, max_size=30)
 """Live, second."""
 
