@@ -69,20 +69,24 @@ class DistilConfig:
     """Adapters for a downloaded checkpoint; None trains every weight."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
     """How much of an author's day the model reads; must equal the anchor job's."""
+    anchors: bool = True
+    """Whether the teacher's anchors are learnt."""
     questions: int = 0
-    """Questions about each segment that are learnt beside anchors (LARM 2.1, at most five); 0 = none."""
+    """Questions of the table `segment_answers` that are learnt of each segment, at most (LARM 2.1); 0 = none."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """How long and how fast."""
     scaling: TrainScaling = field(default_factory=TrainScaling)
     """Workers of Ray Train; a step takes `loop.batch_size` pairs of each."""
     held_out: int = 256
-    """Author-days kept out of training, on which accuracies are measured."""
+    """Authors kept out of training; accuracies are measured on so many of their days, and of their questions."""
     max_failures: int = 2
     """Failures (a lost worker, node or controller is one) after which fine-tuning begins again, from `base`."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.questions <= len(questions.QUESTIONS):
-            raise ValueError(f"distil.questions: wanted 0 to {len(questions.QUESTIONS)}, got {self.questions}")
+        if self.questions < 0:
+            raise ValueError(f"distil.questions: wanted 0 or more, got {self.questions}")
+        if not self.anchors and not self.questions:
+            raise ValueError("distil: wanted something to learn, got anchors: false and questions: 0; set one of them")
         if self.lora is not None and self.base is None:
             raise ValueError(
                 "distil.lora: wanted distil.base too, got none; give the folder of a downloaded checkpoint"
@@ -90,14 +94,14 @@ class DistilConfig:
 
 
 def run(config: DistilConfig, run: Run) -> dict[str, Any]:
-    """Reads segments, authors and a teacher's `anchors`; writes a checkpoint folder with its card and manifest."""
+    """Reads segments, authors and what a teacher wrote; writes a checkpoint folder with its card and manifest."""
     started = time.perf_counter()
     if config.base is not None and not (Path(config.base) / "config.json").is_file():
         raise ConfigError(
             f"distil.base {config.base}: wanted a folder with config.json, got none; download a Qwen-VL first"
         )
     storage = run.storage
-    held_out, rest = _pairs(storage, config)
+    held_out, rest = pairs_of(storage, config)
     output = Path(config.output).absolute()
     work = run.folder.resolve() / "distil" / "work"  # emptied: a base or an output may lie beside it
     shutil.rmtree(work, ignore_errors=True)
@@ -111,10 +115,12 @@ def run(config: DistilConfig, run: Run) -> dict[str, Any]:
         places = {"storage.root": storage.url, "run_dir": str(work), "distil.output": str(output.parent)}
         require_shared(places | ({"distil.base": f"{start}/config.json"} if config.base else {}), config.scaling)
         trained = _fit(config, run, str(start), storage.url, work)
-    scores = measure(work / "trained", held_out, config.loop.batch_size)
-    if config.questions:
-        asked = questions.load(storage, config.prompt, config.questions, only={pair.author_id for pair in held_out})
-        scores["questions"] = answered(work / "trained", asked[: config.held_out], config.loop.batch_size)
+    days, asked = (
+        [pair for pair in held_out if (pair.question == prompt.INSTRUCTION) is anchor][: config.held_out]
+        for anchor in (True, False)
+    )
+    scores = measure(work / "trained", days, config.loop.batch_size) if days else {}
+    scores |= {"questions": answered(work / "trained", asked, config.loop.batch_size)} if asked else {}
     card = {
         "command": "python -m pipelines distil --config <the config below>",
         "config": to_dict(config),
@@ -124,22 +130,22 @@ def run(config: DistilConfig, run: Run) -> dict[str, Any]:
         "held_out": scores,
     }
     publish(work / "trained", output, card)
-    log.info("distil | held out %s", scores["agreement"])
+    log.info("distil | held out %s", scores)
     return {key: card[key] for key in ("seconds", "steps", "loss", "held_out")} | {"output": config.output}
 
 
-def _pairs(storage: Storage, config: DistilConfig) -> tuple[list[Pair], list[Pair]]:
-    """Pairs that are held out, all of them anchors, and those to learn; questions are of other authors."""
-    pairs = load(storage, config.prompt)
-    if len(pairs) <= config.held_out:
+def pairs_of(storage: Storage, config: DistilConfig) -> tuple[list[Pair], list[Pair]]:
+    """Pairs of the authors that are held out, and those to learn."""
+    pairs = load(storage, config.prompt) if config.anchors else []
+    pairs += questions.load(storage, config.prompt, config.questions) if config.questions else []
+    authors = list(dict.fromkeys(pair.author_id for pair in pairs))
+    if len(authors) <= config.held_out:
         raise contract.ContractError(
-            f"tables segments and anchors: wanted more than distil.held_out = {config.held_out} author-days with an "
-            f"anchor, got {len(pairs)}; write a teacher's anchors first, or lower distil.held_out"
+            f"tables anchors and segment_answers: wanted more than distil.held_out = {config.held_out} authors of whom "
+            f"a teacher wrote, got {len(authors)}; write more first, or lower distil.held_out"
         )
-    held_out, rest = pairs[: config.held_out], pairs[config.held_out :]
-    if config.questions:
-        rest += questions.load(storage, config.prompt, config.questions, without={pair.author_id for pair in held_out})
-    return held_out, rest
+    apart = set(authors[: config.held_out])
+    return [p for p in pairs if p.author_id in apart], [p for p in pairs if p.author_id not in apart]
 
 
 def _fit(config: DistilConfig, run: Run, start: str, root: str, work: Path) -> dict[str, Any]:
@@ -174,10 +180,10 @@ def _worker(raw: dict[str, Any]) -> None:
     model = AutoModelForImageTextToText.from_pretrained(raw["start"])
     if config.lora is not None:
         model = with_lora(model, config.lora)
-    module: torch.nn.Module = AnswerLoss(model.to(device))
+    module: torch.nn.Module = AnswerLoss(model.to(device), config.loop.summary_weight)
     if world_size > 1:
         module = torch.nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
-    _, pairs = _pairs(Storage.open(raw["root"]), config)
+    _, pairs = pairs_of(Storage.open(raw["root"]), config)
     figures = train(
         module, Collator(processor), pairs, config.loop,
         seed=raw["seed"], rank=rank, world_size=world_size, device=str(device),

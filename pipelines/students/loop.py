@@ -36,6 +36,8 @@ class LoopConfig:
     """AdamW's decoupled decay."""
     clip_norm: float = 1.0
     """Largest gradient norm."""
+    summary_weight: float = 0.0
+    """Weight of the whole answer, in any order, in the last token of its prompt: the vector that pooling LAST takes."""
     log_every: int = 50
     """Steps between log lines."""
 
@@ -43,31 +45,51 @@ class LoopConfig:
         for name in ("batch_size", "max_steps", "warmup_steps", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"distil.loop.{name}: wanted at least 1, got {getattr(self, name)}")
+        if self.summary_weight < 0:
+            raise ValueError(f"distil.loop.summary_weight: wanted 0 or more, got {self.summary_weight}")
         if self.max_seconds is not None and self.max_seconds <= 0:
             raise ValueError(f"distil.loop.max_seconds: wanted more than 0 or null, got {self.max_seconds}")
 
 
-def answer_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Cross-entropy of the answer's tokens. The head runs at those positions alone: most of a prompt has no label."""
+def answer_loss(model: Any, batch: dict[str, Tensor], summary_weight: float = 0.0) -> Tensor:
+    """Cross-entropy of the answers' tokens, and of the bags of words that `summary_weight` asks for.
+
+    The head runs at those positions alone: most of a prompt has no label.
+    """
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     hidden = model.model(**inputs).last_hidden_state  # [B, T, D]
     targets = batch["labels"][:, 1:]
     chosen = targets != -100
     logits = model.lm_head(hidden[:, :-1][chosen])
-    return torch.nn.functional.cross_entropy(logits.float(), targets[chosen])
+    loss = torch.nn.functional.cross_entropy(logits.float(), targets[chosen])
+    if summary_weight:
+        last = chosen.int().argmax(dim=1)  # whose next token is the answer's first
+        said = model.lm_head(hidden[torch.arange(len(hidden), device=hidden.device), last])
+        loss = loss + summary_weight * bag_of_words(said.float(), targets)
+    return loss
+
+
+def bag_of_words(logits: Tensor, words: Tensor) -> Tensor:
+    """Cross-entropy between what a vector says and the words of an answer, each as likely; the mean over vectors.
+
+    Encoders for retrieval learn by such a bag-of-word prediction. Args: logits [B, V]; words [B, T], -100 where none.
+    """
+    held = words != -100
+    said = torch.log_softmax(logits, dim=-1).gather(1, words.clamp(min=0))
+    return -((said * held).sum(dim=1) / held.sum(dim=1)).mean()
 
 
 class AnswerLoss(torch.nn.Module):
     """`answer_loss` as a module, so that DistributedDataParallel can wrap it."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, summary_weight: float = 0.0) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.summary_weight = model, summary_weight
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Loss of one batch, scalar."""
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        return answer_loss(base, batch)
+        return answer_loss(base, batch, self.summary_weight)
 
 
 def order(num_pairs: int, config: LoopConfig, seed: int, rank: int, world_size: int) -> Iterator[NDArray[np.int64]]:

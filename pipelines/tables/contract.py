@@ -175,6 +175,12 @@ _WRITTEN: MappingProxyType[str, TableSpec] = MappingProxyType(
                 schema=_schema(author_id=pa.int64(), embedding=pa.list_(pa.float32()), model=pa.string()),
             ),
             TableSpec(
+                name="segment_answers",
+                row="question about a segment, and a teacher's answer",
+                key=("author_id", "live_id", "segment", "question"),
+                schema=_schema(**_SEGMENT, question=pa.string(), answer=pa.string()),
+            ),
+            TableSpec(
                 name="segment_embeddings",
                 row="segment as a frozen vector of the multimodal model; of one width within a day",
                 key=("author_id", "live_id", "segment"),

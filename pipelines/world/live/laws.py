@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines.tables.contract import spec
 from pipelines.world.authors import day_start_ms
 from pipelines.world.config import WorldConfig
 from pipelines.world.lexicon import CATEGORIES
@@ -23,6 +24,14 @@ from pipelines.world.platform.visits import Columns, Scene
 
 FORMAT = "live 1"
 """In the lineage of the tables: raise the number with every change after which equal seeds give other rows."""
+
+QUESTIONS = {
+    "What is on screen?": "{category}, {theme}, {scene}",
+    "Which theme is on?": "{theme}",
+    "Where does it take place?": "{scene}",
+}
+"""What a teacher is asked about a segment (LARM 2.1), and what it answers of the segment's truth."""
+_KEY = ("author_id", "live_id", "segment")
 
 
 class Live(Platform):
@@ -42,8 +51,10 @@ class Live(Platform):
         ]
 
     def revealed(self, plans: list[LivePlan]) -> Mapping[str, pa.Table]:
-        """The acts on screen."""
-        return {"oracle_segments": segment_truth(plans, self.words)}
+        """The acts on screen, and what a teacher answers about them where the world is one."""
+        truth = segment_truth(plans, self.words)
+        answers = {"segment_answers": segment_answers(truth)} if self._config.teacher else {}
+        return {"oracle_segments": truth} | answers
 
     def chances(self, viewers: Viewers, plans: list[LivePlan]) -> LiveChances:
         """Probabilities of a day's exposures."""
@@ -90,3 +101,13 @@ def segment_truth(plans: list[LivePlan], words: PhraseBook) -> pa.Table:
             "intensity": pa.array([act.intensity for act in acts], pa.int32()),
         }
     )
+
+
+def segment_answers(truth: pa.Table) -> pa.Table:
+    """What the world answers as a teacher, of each segment of its truth."""
+    rows = [
+        {**{name: row[name] for name in _KEY}, "question": question, "answer": answer.format(**row)}
+        for row in truth.to_pylist()
+        for question, answer in QUESTIONS.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=spec("segment_answers").schema)

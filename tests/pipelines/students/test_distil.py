@@ -311,6 +311,6 @@ def test_too_few_author_days_are_refused(tmp_path: Path, based: bool) -> None:
     settings = settings_for(tmp_path, base=str(STUDENT) if based else None)
     settings = replace(settings, distil=replace(settings.distil, held_out=1000))
     run_job(world, settings)
-    with pytest.raises(ContractError, match="wanted more than distil.held_out = 1000 author-days .*, got 40"):
+    with pytest.raises(ContractError, match="wanted more than distil.held_out = 1000 authors .*, got 40"):
         run_job(distil, settings)
     assert not Path(settings.distil.output).exists()

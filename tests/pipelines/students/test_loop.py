@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipelines.students import loop as distil_loop
 from pipelines.students import pairs as distil_data
-from pipelines.students.loop import AnswerLoss, LoopConfig, answer_loss, order, train
+from pipelines.students.loop import AnswerLoss, LoopConfig, answer_loss, bag_of_words, order, train
 from pipelines.students.pairs import Pair
 from tests.pipelines import little_student as students
 
@@ -96,6 +96,30 @@ def test_the_loss_is_the_models_own(student: tuple[Any, distil_data.Collator], p
         assert abs(float(answer_loss(model, batch) - wanted)) < 1e-5
         assert abs(float(AnswerLoss(model)(batch) - wanted)) < 1e-5
     assert 3 < float(wanted) < 10, "an untrained student guesses"
+
+
+def test_a_bag_of_words_counts_each_word_of_an_answer_alike():
+    logits = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]])
+    words = torch.tensor([[2, -100, 1], [-100, 0, -100]])
+    own = [math.log(1 + math.e + math.e**2) - 1.5, math.log(math.e**3 + 2) - 3]
+    assert float(bag_of_words(logits, words)) == pytest.approx(sum(own) / 2, rel=1e-6)
+    assert torch.autograd.gradcheck(lambda x: bag_of_words(x, words), logits.double().requires_grad_())
+
+
+def test_the_summary_is_of_the_last_token_before_the_answer(
+    student: tuple[Any, distil_data.Collator], pairs: list[Pair]
+):
+    model, collate = student
+    batch = collate(pairs[:3])
+    with torch.no_grad():
+        without, with_it = (float(answer_loss(model, batch, weight)) for weight in (0.0, 0.5))
+        said = []
+        for pair in pairs[:3]:
+            prompt_alone = collate([pair], with_answer=False)
+            last = model(**prompt_alone).logits[0, -1]
+            (labels,) = collate([pair])["labels"]
+            said.append(-float(torch.log_softmax(last, -1)[labels[labels != -100]].mean()))
+    assert with_it - without == pytest.approx(0.5 * sum(said) / 3, rel=1e-4)
 
 
 def test_the_student_learns_and_equal_seeds_give_equal_losses(
