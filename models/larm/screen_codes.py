@@ -27,10 +27,6 @@ class ScreenCodesConfig:
     """Items that were watched for no longer are passed over, as in the paper. How many items there are at most is the
     matter of `examples.history_length`: 50 in the paper."""
 
-    unit_scale: bool = True
-    """Whether both representations are brought to unit scale, as SARM's come. False leaves them as they are, with code
-    vectors that begin as small as ids: codes that tell nothing then stay near zero (`train.l2_ids`)."""
-
     def __post_init__(self) -> None:
         if self.width < 1 or self.valid_watch_s < 0:
             raise ValueError(f"wanted width >= 1 and valid_watch_s >= 0, got {self}")
@@ -72,13 +68,11 @@ class ScreenCodes(Source):
     def __init__(self, config: ScreenCodesConfig, facts: ScreenCodesFacts, ranker: RankerConfig) -> None:
         super().__init__(config, facts, ranker)
         self.config, self.facts = config, facts
-        std = _CODE_STD if config.unit_scale else ranker.init_std
-        self.codes = IdTable(1 + sum(facts.clusters), config.width, std)
+        self.codes = IdTable(1 + sum(facts.clusters), config.width, _CODE_STD)
         self.identity = nn.Linear(ranker.id_dim, config.width, bias=False)
         self.attention = TargetAttention(config.width, config.width)
-        self.author_norm, self.user_norm = (
-            RMSNorm(config.width) if config.unit_scale else nn.Identity() for _ in range(2)
-        )
+        # To unit scale, as SARM's representations come.
+        self.author_norm, self.user_norm = RMSNorm(config.width), RMSNorm(config.width)
         offsets = torch.tensor((0, *facts.clusters)).cumsum(dim=0)[:-1]
         self.register_buffer("offsets", offsets, persistent=False)
 

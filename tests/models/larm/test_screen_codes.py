@@ -40,10 +40,9 @@ def _tables(model: ComposedRanker) -> dict[str, Tensor]:
     return {name: torch.from_numpy(of) for name, of in model.tables({n: nothing() for n in model.sources}).items()}
 
 
-@pytest.mark.parametrize("unit_scale", [True, False])
-def test_eq_5_by_hand(unit_scale: bool) -> None:
+def test_eq_5_by_hand() -> None:
     facts = ScreenCodesFacts(table="item_codes", codebook="v1", clusters=(2, 1))
-    config = ScreenCodesConfig(width=2, unit_scale=unit_scale)
+    config = ScreenCodesConfig(width=2)
     source = ScreenCodes(config, facts, RankerConfig(id_dim=2))
     # Rows of the table: none, codes 0 and 1 of the first level, code 0 of the second.
     source.codes.weight = nn.Parameter(torch.tensor([[0.0, 0.5], [1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]))
@@ -64,9 +63,7 @@ def test_eq_5_by_hand(unit_scale: bool) -> None:
     first, second = math.exp(10 / 2**0.5), math.exp(9 / 2**0.5)
     share = first / (first + second)
     read = torch.tensor([[4 * share, -(2 * share + 3 * (1 - share))]])
-    now = torch.tensor([[2.0, 1.0]])
-    if unit_scale:
-        read, now = read / read.square().mean().sqrt(), now / 2.5**0.5
+    read, now = read / read.square().mean().sqrt(), torch.tensor([[2.0, 1.0]]) / 2.5**0.5
     torch.testing.assert_close(said.user[0], read)
     torch.testing.assert_close(said.author[0], now)
 
