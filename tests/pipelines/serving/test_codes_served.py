@@ -338,17 +338,15 @@ def test_codes_of_another_codebook_than_the_rankers_are_not_published(coded: Cod
         run_job(publish, settings)
 
 
-def test_without_users_and_segments_it_is_served_too(coded: Coded, tmp_path: Path) -> None:
+def test_without_published_histories_it_is_served_too(coded: Coded, tmp_path: Path) -> None:
     shutil.copytree(coded.root, tmp_path / "tiny")
-    settings = replace(
-        coded.settings,
-        storage=replace(coded.settings.storage, root=str(tmp_path / "tiny")),
-        publish=replace(coded.settings.publish, histories=False),
-    )
-    run_job(publish, settings)
-    before = UserSequence(watcher_of(coded.root)).rank(asked(1, coded.authors, MOMENT_MS, history=[]))
-    after = UserSequence(watcher_of(tmp_path / "tiny")).rank(asked(1, coded.authors, MOMENT_MS))
-    assert before.candidates == after.candidates
+    storage, answers = replace(coded.settings.storage, root=str(tmp_path / "tiny")), []
+    for histories in (True, False):
+        of = replace(coded.settings.publish, histories=histories, until=None)
+        run_job(publish, replace(coded.settings, storage=storage, publish=of))
+        sequence = UserSequence(watcher_of(tmp_path / "tiny"))
+        answers.append(sequence.rank(asked(1, coded.authors, MOMENT_MS, history=[])))
+    assert answers[0].candidates == answers[1].candidates and answers[0].bank_version != answers[1].bank_version
 
 
 def test_a_ranker_that_reads_no_codes_has_none_in_its_bank_and_pays_nothing(
