@@ -24,7 +24,7 @@ class OnScreen(NamedTuple):
     target: Tensor
     """[B, J] int64, of the target's live at the impression."""
     history: Tensor
-    """[B, L, J] int64, of each item's live at its click."""
+    """[B, L, J] int64, of each item's live at its click; [1, L, J] where all rows have one history."""
 
 
 class RankingBatch(NamedTuple):
@@ -138,7 +138,7 @@ def _on_screen(columns: Mapping[str, npt.NDArray[Any]], size: int, length: int) 
                 f"({size}, codes) and ({size}, {length} x codes)"
             )
         codes = [torch.from_numpy(of.astype(np.int64) + 1) for of in (target, history)]
-        found[table] = OnScreen(codes[0], codes[1].view(size, length, -1))
+        found[table] = OnScreen(codes[0], codes[1].view(size, length, target.shape[1]))
     return found or None
 
 

@@ -15,7 +15,7 @@ from models.artifacts.checkpoint import SavedModel
 from models.batch import RankingBatch
 from models.catalog import CatalogSizes
 from models.ranker import Ranker, RankerConfig
-from models.sources import Inputs, Representations, Source, SourceSpec
+from models.sources import CodesRead, Inputs, Representations, Source, SourceSpec
 
 Table = npt.NDArray[Any]
 
@@ -69,6 +69,11 @@ class ComposedRanker(SavedModel):
     def items(self) -> list[tuple[str, Source]]:
         """Names and sources, in order."""
         return [(name, self.source(name)) for name in self.sources]
+
+    @property
+    def screens(self) -> dict[str, CodesRead]:
+        """By table of codes, what its sources read of what was on screen; empty where none does."""
+        return {table: read for _, source in self.items() for table, read in source.screens().items()}
 
     def forward(self, batch: RankingBatch, representations: Sequence[Representations] = ()) -> Tensor:
         """`representations` has one item per source, in order -> logits [B, K]."""

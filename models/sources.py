@@ -64,6 +64,15 @@ class Learnt(NamedTuple):
     """Its weight beside the losses of the tasks."""
 
 
+class CodesRead(NamedTuple):
+    """Codes that a source reads."""
+
+    codebook: str
+    """Its version: codes of another one mean something else."""
+    clusters: tuple[int, ...]
+    """[J], codes of each level."""
+
+
 class Source(nn.Module, ABC):
     """One source: parameters that turn a table by author row into representations.
 
@@ -123,6 +132,10 @@ class Source(nn.Module, ABC):
 
     def check_table(self, table: npt.NDArray[Any]) -> None:
         """Raises ValueError, with both values, where `table` [n, ...] holds no rows of this source's table."""
+
+    def screens(self) -> dict[str, CodesRead]:
+        """By table of codes, what it reads of what was on screen (`RankingBatch.on_screen`)."""
+        return {}
 
     def vectors(self, rows: Any) -> dict[str, Any]:
         """Table rows [n, ...], arrays or tensors -> views [n, D] by name, by which authors may be compared."""

@@ -49,7 +49,6 @@ def run(settings: "Settings") -> dict[str, Any]:
             "train.test_days: 0 leaves no day on which the ranker could be judged; set it to 1 or more, or "
             "publish.gate.rule to off"
         )
-    publish.require_served(settings.train.sources)
     with connected(settings.cluster):
         for number, (name, (job, section)) in enumerate(chain.items(), start=1):
             started = time.perf_counter()

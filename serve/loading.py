@@ -23,6 +23,7 @@ from models.artifacts.store import ArtifactStore
 from models.catalog import Catalog
 from models.composed import ComposedRanker
 from models.scoring import Scorer
+from models.sources import CodesRead
 from serve import probe
 from serve.likeness import Likeness
 from serve.neighbours import Neighbours
@@ -63,10 +64,10 @@ def load_snapshot(
     model_folder, _ = store.verified(manifest.made_from["ranker"], manifest.made_from["model"], believed=True)
     bank = _bank(version, manifest, stored, Catalog.load(model_folder / "catalog.safetensors"))
     model: ComposedRanker = between(lambda: ComposedRanker.load(model_folder, mapped=True))
-    _check_model(model, bank)
+    _check_model(model, bank, stored)
     bank = replace(bank, sources=dict(model.items()))
     scorer = between(lambda: Scorer(model))
-    snapshot = Snapshot(bank=bank, model=model, scorer=scorer, histories=stored.histories)
+    snapshot = Snapshot(bank=bank, model=model, scorer=scorer, histories=stored.histories, screens=stored.screens)
     for check in probe.checks(snapshot, probe_files.read(folder)):
         between(check)
     log.info("loaded bank %s with model %s in %.1f s", version, bank.model_version, time.perf_counter() - started)
@@ -120,11 +121,13 @@ def _bank(version: str, manifest: Manifest, stored: StoredBank, catalog: Catalog
     )
 
 
-def _check_model(model: ComposedRanker, bank: Bank) -> None:
+def _check_model(model: ComposedRanker, bank: Bank, stored: StoredBank) -> None:
     subject = f"bank {bank.version} with model {bank.model_version}"
     equal(subject, "sources", sorted(bank.states), sorted(model.sources))
     if not model.sizes.cover(bank.catalog.sizes):
         equal(subject, "sizes of the catalog", bank.catalog.sizes, model.sizes)
+    codes = {table: CodesRead(screen.codebook, screen.clusters) for table, screen in stored.screens.items()}
+    equal(subject, "codes of what was on screen", codes, model.screens)
     held = {name: state if len(state) else bank.cold_start[name][None] for name, state in bank.states.items()}
     check_states(subject, dict(model.items()), held)
 

@@ -15,6 +15,7 @@ from models.artifacts.bank_delta import BankDelta, BankLayout
 from models.artifacts.delta_store import DeltaStore
 from models.artifacts.manifest import ArtifactError
 from models.artifacts.precision import as_read
+from models.artifacts.screens import Screen
 from models.artifacts.store import ArtifactStore
 from models.catalog import Catalog
 from models.composed import ComposedRanker
@@ -166,6 +167,8 @@ class Snapshot:
     """Of the model."""
     histories: Histories
     """For users whose request brings no history."""
+    screens: Mapping[str, Screen] = field(default_factory=dict)
+    """By table of codes that the model reads, what was on screen; empty where it reads none."""
 
     @property
     def version(self) -> str:

@@ -6,19 +6,23 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from models import HISTORY, ON_SCREEN
 from models.artifacts.bank import Array
-from models.batch import RankingBatch, collate
+from models.artifacts.screens import CODES, NONE
+from models.batch import OnScreen, RankingBatch, collate
 from models.catalog import Catalog
 from models.history import HISTORY_PAD, HistoryRule, known_at
 from models.scoring import RequestRows
 from serve.args import fusion_weights
 from serve.observe import Mark, unmarked
+from serve.on_screen import Seen, seen
 from serve.online import Clicks, Filled, Online
 from serve.schema import HealthResponse, Misses, RankRequest, RankResponse, answer_of
 from serve.snapshot import Bank, Gathered, Moment, Snapshot
@@ -35,6 +39,7 @@ delta's of that version; None where they cannot be had in time."""
 _OF_HISTORY = ("history_mask", "history_age_s", "history_watch_s")
 _WARM_CANDIDATES, _WARM_TIMES = 100, 20
 _NOBODY = int(np.iinfo(np.int64).min)
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +115,10 @@ class UserSequence:
         return [author_id for author_id in dict.fromkeys(ids) if author_id != HISTORY_PAD]
 
     def _asked(self, snapshot: Snapshot, filled: Filled, now_ms: int) -> Asked:
-        columns = request_columns(filled, snapshot.histories.rule, now_ms)
+        told = {}
+        if snapshot.screens:
+            told = seen(snapshot.screens, snapshot.histories, filled, filled.request.ts_ms(now_ms))
+        columns = request_columns(filled, snapshot.histories.rule, now_ms, told)
         batch, which = request_batch(columns, snapshot.bank.catalog)
         read = batch.history[0] if reads_history(snapshot) else batch.history[0, :0]
         states, moment, degraded = self._gather(snapshot.bank, np.concatenate([batch.author.numpy(), read.numpy()]))
@@ -168,11 +176,14 @@ class Asked(NamedTuple):
     """Whether they had to be replaced by cold-start ones, or the store did not answer."""
 
 
-def request_columns(filled: Filled, rule: HistoryRule, now_ms: int) -> dict[str, npt.NDArray[Any]]:
+def request_columns(
+    filled: Filled, rule: HistoryRule, now_ms: int, told: Mapping[str, Seen] = _NOTHING
+) -> dict[str, npt.NDArray[Any]]:
     """One request as columns of example rows: C rows of candidates, and the one history of all, [1, L].
 
     By the rule of training: items that are not known yet at the request are left out, wherever they are from, and
     of the others the newest stay, as many as the model was trained with. An empty history is one padding item.
+    `told` are the codes of what was on screen, by table.
     """
     request, ts_ms = filled.request, filled.request.ts_ms(now_ms)
     candidates = np.array(request.candidates, np.int64)
@@ -181,37 +192,52 @@ def request_columns(filled: Filled, rule: HistoryRule, now_ms: int) -> dict[str,
         "user_id": np.full(size, request.user_id, np.int64),
         "author_id": candidates,
         "ts_ms": np.full(size, ts_ms, np.int64),
-        **history_columns(filled.clicks, rule, ts_ms),
+        **{table: codes.target for table, codes in told.items()},
+        **history_columns(filled.clicks, rule, ts_ms, {table: codes.clicks for table, codes in told.items()}),
     }
 
 
-def history_columns(clicks: Clicks, rule: HistoryRule, ts_ms: int) -> dict[str, npt.NDArray[Any]]:
-    """What of a user's clicks is known at a moment, as columns [1, L] of example rows."""
+def history_columns(
+    clicks: Clicks, rule: HistoryRule, ts_ms: int, codes: Mapping[str, Array] = _NOTHING
+) -> dict[str, npt.NDArray[Any]]:
+    """What of a user's clicks is known at a moment, as columns [1, L] of example rows; by table, `codes` [n, J] are
+    those of the clicks, which become columns [1, L J]."""
     authors, times, watched = clicks
     positions, ages_s, watched_s = known_at(ts_ms, times, watched, rule.length, rule.delay_ms)
     authors = authors[positions]
+    known = {f"{HISTORY}{table}": of[positions] for table, of in codes.items()}
     if not len(authors):
         authors, ages_s, watched_s = np.array([HISTORY_PAD]), np.zeros(1, np.float32), np.zeros(1, np.float32)
+        known = {name: np.full((1, of.shape[1]), NONE, CODES) for name, of in known.items()}
     return {
         "history_author_ids": authors.astype(np.int64)[None],
         "history_age_s": ages_s[None],
         "history_watch_s": watched_s[None],
+        **{name: of.reshape(1, -1) for name, of in known.items()},
     }
 
 
 def request_batch(columns: dict[str, npt.NDArray[Any]], catalog: Catalog) -> tuple[RankingBatch, npt.NDArray[np.int64]]:
     """The batch of one request through the same `collate` as training, and which of its rows [C] each candidate is.
 
-    Candidates that are not known are one row, so that their scores are the same to the last bit, wherever they stand.
-    The history is a view of one row, not of all.
+    Candidates that are not known, and of whose screens the same is, are one row, so that their scores are the same to
+    the last bit, wherever they stand. The history is a view of one row, not of all.
     """
-    _, first, which = np.unique(catalog.author_rows(columns["author_id"]), return_index=True, return_inverse=True)
-    history = {name: column for name, column in columns.items() if name.startswith("history_")}
+    rows = catalog.author_rows(columns["author_id"])
+    codes = [columns[table] for table in ON_SCREEN if table in columns]
+    keys, axis = (np.column_stack([rows, *codes]), 0) if codes else (rows, None)
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True, axis=axis)
+    history = {name: column for name, column in columns.items() if name.startswith(HISTORY)}
     once = collate({name: column[:1] for name, column in columns.items()} | history, catalog)
     empty = {name: np.empty((len(first), 0), column.dtype) for name, column in history.items()}
     batch = collate({name: column[first] for name, column in columns.items() if name not in history} | empty, catalog)
     spread = {name: getattr(once, name).expand(len(first), -1) for name in ("history", *_OF_HISTORY)}
-    return batch._replace(**spread), which
+    batch = batch._replace(**spread)
+    if batch.on_screen is not None and once.on_screen is not None:
+        of_history = {table: of.history for table, of in once.on_screen.items()}
+        both = {table: OnScreen(of.target, of_history[table]) for table, of in batch.on_screen.items()}
+        batch = batch._replace(on_screen=both)
+    return batch, which
 
 
 def reads_history(snapshot: Snapshot) -> bool:

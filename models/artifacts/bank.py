@@ -9,16 +9,19 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from models.artifacts import bank_checks
+from models.artifacts import screens as screen_files
 from models.artifacts.manifest import ArtifactError
+from models.artifacts.screens import CODES, Screen
 from models.history import HISTORY_PAD, HistoryRule
 
 FORMAT = 2
@@ -64,12 +67,17 @@ class Histories:
     """[U, S] int64, 0 where padded."""
     watch_s: Array
     """[U, S] float32, 0 where padded."""
+    on_screen: Mapping[str, Array] = field(default_factory=dict)
+    """By table, codes [U, S, J] int32 of what each click saw, NONE where nothing was known and where padded; no tables
+    where the ranker reads none."""
 
     @classmethod
-    def none(cls, rule: HistoryRule) -> Histories:
-        """Of a bank that is published without: requests bring their own."""
+    def none(cls, rule: HistoryRule, num_codes: Mapping[str, int] = MappingProxyType({})) -> Histories:
+        """Of a bank that is published without: requests bring their own. `num_codes` is J of each table of codes."""
         ids = np.empty((0, rule.length), np.int64)
-        return cls(rule=rule, user_ids=ids[:, 0], author_ids=ids, ts_ms=ids, watch_s=ids.astype(np.float32))
+        seen = {table: np.empty((*ids.shape, codes), CODES) for table, codes in num_codes.items()}
+        watch_s = ids.astype(np.float32)
+        return cls(rule=rule, user_ids=ids[:, 0], author_ids=ids, ts_ms=ids, watch_s=watch_s, on_screen=seen)
 
     def of_user(self, user_id: int) -> tuple[Array, Array, Array]:
         """author_ids, ts_ms, watch_s of one user without padding; empty for a user without history."""
@@ -78,6 +86,14 @@ class Histories:
             return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
         used = self.author_ids[position] != HISTORY_PAD
         return self.author_ids[position][used], self.ts_ms[position][used], self.watch_s[position][used]
+
+    def seen_by(self, user_id: int, table: str) -> Array:
+        """Codes [n, J] of what one user saw at the n clicks that `of_user` gives."""
+        position, codes = int(np.searchsorted(self.user_ids, user_id)), self.on_screen[table]
+        if position == len(self.user_ids) or self.user_ids[position] != user_id:
+            return np.empty((0, codes.shape[2]), CODES)
+        seen: Array = codes[position][self.author_ids[position] != HISTORY_PAD]
+        return seen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -98,6 +114,8 @@ class StoredBank:
     """[N+1] int32, days since 1970, NO_ANCHOR where there is none."""
     histories: Histories
     """No users where the bank was published without."""
+    screens: Mapping[str, Screen] = field(default_factory=dict)
+    """By table of codes that the ranker reads."""
 
     @property
     def rows(self) -> int:
@@ -106,9 +124,18 @@ class StoredBank:
 
 
 def write(
-    folder: Path, *, states: Mapping[str, Array], anchor_day: Array, histories: Histories, newest_ts_ms: int
+    folder: Path,
+    *,
+    states: Mapping[str, Array],
+    anchor_day: Array,
+    histories: Histories,
+    newest_ts_ms: int,
+    screens: Mapping[str, Screen] = MappingProxyType({}),
 ) -> StoredBank:
-    """Writes a bank into an empty folder and reads it back. Raises ArtifactError for one that is not fit to serve."""
+    """Writes a bank into an empty folder and reads it back. Raises ArtifactError for one that is not fit to serve.
+
+    `screens` are of the tables of codes that the ranker reads, which the histories carry too.
+    """
     head = {
         "format": FORMAT,
         "newest_ts_ms": newest_ts_ms,
@@ -117,6 +144,8 @@ def write(
         "history": asdict(histories.rule),
         "users": len(histories.user_ids),
     }
+    if screens:  # a bank without has the very files that it had before there were any
+        head["screens"] = {table: screen.head for table, screen in screens.items()}
     (folder / _HEAD).write_text(json.dumps(head, indent=1), encoding="utf-8")
     np.save(folder / _ANCHOR_DAY, anchor_day, allow_pickle=False)
     for name, state in states.items():
@@ -124,6 +153,10 @@ def write(
     if len(histories.user_ids):
         for name in _HISTORY:
             np.save(folder / _history_file(name), getattr(histories, name), allow_pickle=False)
+    for table, screen in screens.items():
+        screen.write(folder, table)
+        if len(histories.user_ids):
+            np.save(folder / _history_file(table), histories.on_screen[table], allow_pickle=False)
     return read(folder)
 
 
@@ -150,7 +183,13 @@ def read(folder: Path, elsewhere: ReadPart | None = None, *, every_row: bool = T
             rows, cold_start[name] = _first_row(subject, file, elsewhere)
             _equal(f"{subject}, source {name}", "rows", rows, head["rows"])
             states[name] = np.empty((0, *cold_start[name].shape), cold_start[name].dtype)
-    names = [_history_file(name) for name in _HISTORY] if head["users"] else []
+    tables = head["screens"]
+    names = [_history_file(name) for name in (*_HISTORY, *tables)] if head["users"] else []
+    names += [name for table in tables for name in screen_files.files_of(table)]
+
+    def array(name: str, dtype: type[np.generic], ndim: int) -> Array:
+        return _mapped(folder, name, dtype, ndim=ndim)
+
     bank = StoredBank(
         format=head["format"],
         newest_ts_ms=head["newest_ts_ms"],
@@ -158,7 +197,8 @@ def read(folder: Path, elsewhere: ReadPart | None = None, *, every_row: bool = T
         states=states,
         cold_start=cold_start,
         anchor_day=anchor_day,
-        histories=_histories(folder, head["history"], head["users"]),
+        histories=_histories(folder, head["history"], head["users"], tables),
+        screens={table: Screen.read(subject, table, of, array) for table, of in tables.items()},
     )
     if every_row:
         _check_rows(subject, bank)
@@ -173,6 +213,9 @@ def _check_rows(subject: str, bank: StoredBank) -> None:
     said = bank.histories
     columns = (said.user_ids, said.author_ids, said.ts_ms, said.watch_s)
     bank_checks.check_histories(subject, *columns, bank.newest_ts_ms)
+    for table, screen in bank.screens.items():
+        is_item = said.author_ids != HISTORY_PAD
+        screen_files.check(f"{subject}, {table}", screen, said.on_screen[table], is_item, bank.newest_ts_ms)
 
 
 def outline(run_id: str, read_part: ReadPart) -> tuple[int, dict[str, Array]]:
@@ -226,6 +269,7 @@ def _parsed_head(content: bytes, subject: str) -> dict[str, Any]:
             "sources": [str(name) for name in head["sources"]],
             "history": HistoryRule(**head["history"]),
             "users": int(head["users"]),
+            "screens": screen_files.parsed_heads(head.get("screens", {})),
         }
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, ArtifactError):
@@ -233,9 +277,10 @@ def _parsed_head(content: bytes, subject: str) -> dict[str, Any]:
         raise ArtifactError(f"{subject}: {_HEAD} is damaged ({error!r}); publish it again") from error
 
 
-def _histories(folder: Path, rule: HistoryRule, num_users: int) -> Histories:
+def _histories(folder: Path, rule: HistoryRule, num_users: int, tables: Mapping[str, Any]) -> Histories:
+    """`tables` are those of codes, with what the head says of each."""
     if not num_users:
-        return Histories.none(rule)
+        return Histories.none(rule, {table: len(of["clusters"]) for table, of in tables.items()})
     subject = f"bank {folder.name}"
     users = _mapped(folder, _history_file("user_ids"), np.int64, ndim=1)
     _equal(subject, "users with a history", len(users), num_users)
@@ -245,7 +290,12 @@ def _histories(folder: Path, rule: HistoryRule, num_users: int) -> Histories:
         _equal(subject, f"shape of {_history_file(name)}", column.shape, wanted)
     if wanted[1] < rule.length:
         raise ArtifactError(f"{subject}: wanted histories of {rule.length} or more, got {wanted[1]}; publish it again")
-    return Histories(rule=rule, user_ids=users, **columns)
+    on_screen = {}
+    for table, of in tables.items():
+        on_screen[table] = _mapped(folder, _history_file(table), CODES, ndim=3)
+        shape = (*wanted, len(of["clusters"]))
+        _equal(subject, f"shape of {_history_file(table)}", on_screen[table].shape, shape)
+    return Histories(rule=rule, user_ids=users, **columns, on_screen=on_screen)
 
 
 def _mapped(folder: Path, name: str, dtype: type[np.generic] | None = None, *, ndim: int | None = None) -> Array:

@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models import HISTORY
 from models.artifacts.bank import Array, Histories, StoredBank
 from models.artifacts.manifest import ArtifactError
 from models.artifacts.precision import as_read
 from models.artifacts.probe import Probe
+from models.artifacts.screens import CODES, NONE
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
 from models.composed import ComposedRanker
@@ -38,7 +40,8 @@ def record(model: ComposedRanker, catalog: Catalog, bank: StoredBank) -> Probe:
     user_ids = np.append(users[_spread(rng, len(users), NUM_USERS)], _NOBODY)
     authors = [_spread(rng, catalog.num_authors, NUM_CANDIDATES) for _ in user_ids]
     candidates = np.stack([np.append(catalog.author_ids[chosen], _NOBODY) for chosen in authors])
-    batch = collate(_columns(histories, user_ids, candidates, bank.newest_ts_ms), catalog)
+    columns = _columns(histories, user_ids, candidates, bank.newest_ts_ms)
+    batch = collate(columns | _codes(bank, user_ids, candidates), catalog)
     rows = np.unique(np.concatenate([batch.author.numpy(), batch.history.numpy().ravel(), [0]]))
     states = {name: np.array(state[rows]) for name, state in bank.states.items()}
     probabilities = _scores(model, batch, rows, states)
@@ -74,6 +77,21 @@ def _columns(histories: Histories, user_ids: Ints, candidates: Ints, ts_ms: int)
         "history_watch_s": watched_s,
     }
     return {name: column.repeat(count, axis=0) for name, column in columns.items()} | {"author_id": candidates.ravel()}
+
+
+def _codes(bank: StoredBank, user_ids: Ints, candidates: Ints) -> dict[str, npt.NDArray[Any]]:
+    """Columns of codes of the same rows, by table that the ranker reads."""
+    rule, columns = bank.histories.rule, {}
+    for table, screen in bank.screens.items():
+        seen = np.full((len(user_ids), rule.length, len(screen.clusters)), NONE, CODES)
+        for row, user_id in enumerate(user_ids.tolist()):
+            _, times, watched = bank.histories.of_user(user_id)
+            known, _, _ = known_at(bank.newest_ts_ms, times, watched, rule.length, rule.delay_ms)
+            if len(known):
+                seen[row, -len(known) :] = bank.histories.seen_by(user_id, table)[known]
+        columns[table] = screen.at(candidates.ravel(), bank.newest_ts_ms)
+        columns[f"{HISTORY}{table}"] = seen.reshape(len(user_ids), -1).repeat(candidates.shape[1], axis=0)
+    return columns
 
 
 def _scores(

@@ -12,7 +12,7 @@ from models.embeddings import IdTable
 from models.layers import RMSNorm
 from models.ranker import RankerConfig, TargetAttention
 from models.sarm.memory_bank import MemoryBank
-from models.sources import Encoded, Inputs, Learnt, Representations, Source
+from models.sources import CodesRead, Encoded, Inputs, Learnt, Representations, Source
 
 _CODE_STD = 0.2  # at unit scale, as the anchor encoder's token vectors: a code is seen all the time
 
@@ -96,7 +96,7 @@ class ScreenCodes(Source):
         assert history is not None
         codes = self._codes_of(batch)
         now = self.seen(codes.target)
-        items = self.identity(history) + self.seen(codes.history)
+        items = (self.identity(history) + self.seen(codes.history)).expand(batch.size, -1, -1)
         is_valid = batch.history_mask & (batch.history_watch_s > self.config.valid_watch_s)
         watched = self.attention(self.identity(target) + now, items, is_valid)
         return Representations(author=(self.author_norm(now),), user=(self.user_norm(watched),))
@@ -112,6 +112,10 @@ class ScreenCodes(Source):
         device = self.get_buffer("offsets").device
         vectors: Tensor = ids(torch.arange(ids.num_rows, device=device))
         return vectors
+
+    def screens(self) -> dict[str, CodesRead]:
+        """Its one table."""
+        return {self.facts.table: CodesRead(self.facts.codebook, self.facts.clusters)}
 
     def of_history(self, rows: Tensor) -> Tensor:
         """All of it."""

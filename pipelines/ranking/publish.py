@@ -7,32 +7,35 @@ Run: python -m pipelines publish --config pipelines/configs/demo.yaml
 import logging
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from models.artifacts import bank, probe
 from models.artifacts.bank_delta import UNTIL
 from models.artifacts.manifest import ArtifactError
 from models.artifacts.precision import stored_as
 from models.artifacts.probe_record import record
+from models.artifacts.screens import Screen as StoredScreen
 from models.config import DayText
 from models.history import HistoryRule
 from models.sarm.memory_bank import MemoryBank
+from models.sources import Inputs
 from pipelines.ranking import gate, published
 from pipelines.ranking.checkpoint import Progress, bank_file, read_progress, state_kind
 from pipelines.ranking.gate import GateConfig
 from pipelines.ranking.published import PublishedRanker
-from pipelines.ranking.variants import SOURCES, ranker_name
+from pipelines.ranking.variants import SOURCES
 from pipelines.ranking.variants.source import State
-from pipelines.runtime.config import ConfigError
 from pipelines.runtime.run import Run
 from pipelines.samples.event_reader import day_start_ms
-from pipelines.samples.examples import committed_rule, histories, window
+from pipelines.samples.examples import committed_rule, committed_screens, histories, window
+from pipelines.samples.on_screen import Screen
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
 from pipelines.tables.days import NO_ANCHOR, day_after, day_before, day_of
@@ -80,16 +83,16 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     storage = run.storage
     artifacts = Artifacts(storage)
     ranker = published.load(artifacts, published.chosen_ranker(config.ranker, artifacts))
-    require_served(ranker.sources)
     trained = _progress(artifacts, ranker) if config.vectors == "trained" else None
     until = _newest_day(config, storage, ranker) if trained is None else day_before(day_of(trained.done[-1]))
     before = day_after(until)
-    rule = committed_rule(storage)
-    impressions = storage.listing("impressions")
+    rule, impressions = committed_rule(storage), storage.listing("impressions")
     clicks = impressions.days if config.histories else []
     clicks = window(clicks[-1], clicks, rule.days) if clicks else []
+    screens = _screens(storage, ranker)
     made_from = _made_from(config, storage, artifacts, ranker, before, rule)
     made_from |= {f"impressions/{day}": impressions.stamp(day) for day in clicks}
+    made_from |= {key: of for screen in screens for key, of in screen.made_from(sorted({*clicks, until})).items()}
     if trained is not None:
         made_from[UNTIL] = str(trained.until_ms)
     run_id = f"{until}-{digest(made_from)}"
@@ -99,17 +102,19 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     started = time.perf_counter()
     states = ranker.states(storage, artifacts)
     inputs = published.advance(states, before)
-    tables = ranker.model.tables(inputs) if trained is None else _held(artifacts, ranker)
+    tables = ranker.model.tables(inputs) if trained is None else _held(artifacts, ranker, inputs)
     encode_s = time.perf_counter() - started
     anchor_day = _anchor_day(states, ranker.catalog.num_authors)
+    moment_ms = day_start_ms(max([before, *map(day_after, clicks)]))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         stored = bank.write(
             folder,
             states={name: stored_as(table, config.dtype) for name, table in tables.items()},
             anchor_day=anchor_day,
-            histories=histories(storage, clicks, rule),
-            newest_ts_ms=day_start_ms(max([before, *map(day_after, clicks)])),
+            histories=histories(storage, clicks, rule, screens),
+            newest_ts_ms=moment_ms,
+            screens=_on_screen(screens, ranker, moment_ms),
         )
         probe.write(folder, record(ranker.model, ranker.catalog, stored))
         artifacts.publish(KIND, folder, run_id, made_from | {"evaluation": judged.get("evaluation", "none: gate off")})
@@ -129,22 +134,41 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
         "authors_with_anchor": len(anchored),
         "anchor_age_days_mean": float(anchored.max() - anchored.mean()) if len(anchored) else None,
         "users_with_history": len(stored.histories.user_ids),
+        **{f"authors_with_{table}": len(screen.author_ids) for table, screen in stored.screens.items()},
         "bank_mb": round(bank_mb, 2),
         "encode_seconds": round(encode_s, 2),
         "gate": judged,
     }
 
 
-def require_served(sources: Iterable[str]) -> None:
-    """Raises ConfigError for sources that the endpoint cannot answer with yet: it is told no codes of the moment."""
-    names = list(sources)
-    if unknown := [name for name in names if SOURCES[name].screens]:
-        others = ranker_name(name for name in names if name not in unknown)
-        raise ConfigError(
-            f"publish.ranker: wanted one that the endpoint can answer with, got {ranker_name(names)}, whose "
-            f"{', '.join(unknown)} reads what is on screen at the moment of a request, which the endpoint is not told "
-            f"yet; publish {others} instead (train.sources, publish.ranker), or use this one for evaluation alone"
+def _screens(storage: Storage, ranker: PublishedRanker) -> list[Screen]:
+    """The tables of codes that the ranker reads. Raises ContractError for codes of another codebook than its own."""
+    screens = committed_screens(storage, list(ranker.model.screens))
+    for screen in screens:
+        if (wanted := ranker.model.screens[screen.table].codebook) != screen.codebook:
+            raise ContractError(
+                f"table {screen.table}: wanted codes of the codebook {wanted}, as the ranker {ranker.name} "
+                f"{ranker.manifest.run_id} reads them, got those of {screen.codebook}; train it again with these"
+            )
+    return screens
+
+
+def _on_screen(screens: Sequence[Screen], ranker: PublishedRanker, moment_ms: int) -> dict[str, StoredScreen]:
+    """By table, what was on screen of each author at the bank's moment."""
+    found = {}
+    for screen in screens:
+        read = ranker.model.screens[screen.table]
+        authors, lives, ends, codes = screen.newest_of_authors(moment_ms)
+        found[screen.table] = StoredScreen(
+            codebook=read.codebook,
+            clusters=read.clusters,
+            delay_ms=screen.delay_ms,
+            author_ids=authors,
+            live_ids=lives,
+            end_ts_ms=ends,
+            codes=codes,
         )
+    return found
 
 
 def _newest_day(config: PublishConfig, storage: Storage, ranker: PublishedRanker) -> str:
@@ -172,10 +196,17 @@ def _progress(artifacts: Artifacts, ranker: PublishedRanker) -> Progress:
     return progress
 
 
-def _held(artifacts: Artifacts, ranker: PublishedRanker) -> dict[str, npt.NDArray[Any]]:
-    """What the memory banks of a ranker hold, [N+1, ...] by source."""
+def _held(artifacts: Artifacts, ranker: PublishedRanker, inputs: Mapping[str, Inputs]) -> dict[str, npt.NDArray[Any]]:
+    """What the memory banks of a ranker hold, [N+1, ...] by source; of a source that keeps none its table as of now."""
     folder = artifacts.fetch(state_kind(ranker.name), ranker.manifest.run_id)
-    return {name: MemoryBank.load(folder / bank_file(name)).vectors.numpy() for name in ranker.sources}
+    held = {}
+    for name, source in ranker.model.items():
+        if source.memory_bank(1, torch.device("cpu")) is None:
+            with torch.no_grad():
+                held[name] = source.table(inputs[name], ranker.model.ranker.authors).numpy()
+        else:
+            held[name] = MemoryBank.load(folder / bank_file(name)).vectors.numpy()
+    return held
 
 
 def _made_from(

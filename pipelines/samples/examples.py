@@ -25,7 +25,7 @@ from models.artifacts.bank import Histories
 from models.history import HISTORY_PAD, HistoryRule, as_known, num_stored
 from pipelines.runtime.run import Run
 from pipelines.samples.empty_histories import EmptyHistories
-from pipelines.samples.on_screen import NONE, Codes, Screen
+from pipelines.samples.on_screen import NONE, Codes, Screen, delay_key
 from pipelines.tables import contract, newest
 from pipelines.tables.columns import to_numpy
 from pipelines.tables.days import NO_ANCHOR
@@ -124,6 +124,20 @@ def committed_rule(storage: Storage) -> HistoryRule:
             f"{', '.join(days) or 'none'}; run the job examples"
         )
     return HistoryRule(**json.loads(commit.made_from["history"]))
+
+
+def committed_screens(storage: Storage, tables: Sequence[str]) -> list[Screen]:
+    """Tables of codes by the rule of the newest examples. Raises ContractError where these carry none of one."""
+    if not tables:
+        return []
+    commit = storage.commit_of("examples", storage.days("examples")[-1])
+    made_from = {} if commit is None else commit.made_from
+    if missing := [table for table in tables if table not in made_from]:
+        raise contract.ContractError(
+            f"table examples: wanted a newest day that carries codes of {', '.join(missing)}, got one without; set "
+            "examples.codes and run the job examples"
+        )
+    return [Screen(storage, table, int(made_from.get(delay_key(table), 0)) / 1000) for table in tables]
 
 
 def run(config: ExamplesConfig, run: Run) -> dict[str, Any]:
@@ -311,11 +325,12 @@ def lookup(author_ids: Ints, days: NDArray[np.int32], wanted: Ints) -> NDArray[n
     return np.where(author_ids[at] == wanted, days[at], NO_ANCHOR).astype(np.int32)
 
 
-def histories(storage: Storage, days: Sequence[str], rule: HistoryRule) -> Histories:
-    """Every user's newest clicks of `days`: so many that `rule.length` known ones remain at any moment after them."""
-    clicks = read_clicks(storage, list(days)) if days else None
+def histories(storage: Storage, days: Sequence[str], rule: HistoryRule, screens: Sequence[Screen] = ()) -> Histories:
+    """Every user's newest clicks of `days`, and what was on screen at each: so many that `rule.length` known ones
+    remain at any moment after them."""
+    clicks = read_clicks(storage, list(days), screens=screens) if days else None
     if clicks is None or not len(clicks.user_ids):
-        return Histories.none(rule)
+        return Histories.none(rule, {screen.table: screen.num_codes for screen in screens})
     users = np.arange(len(clicks.user_ids))
     start = np.searchsorted(clicks.user, users, side="left")
     end = np.searchsorted(clicks.user, users, side="right")
@@ -323,7 +338,7 @@ def histories(storage: Storage, days: Sequence[str], rule: HistoryRule) -> Histo
     real = index >= start[:, None]
 
     def newest(values: NDArray[Any], empty: int) -> NDArray[Any]:
-        column = np.full(index.shape, empty, dtype=values.dtype)
+        column = np.full((*index.shape, *values.shape[1:]), empty, dtype=values.dtype)
         column[real] = values[index[real]]
         return column
 
@@ -333,4 +348,5 @@ def histories(storage: Storage, days: Sequence[str], rule: HistoryRule) -> Histo
         author_ids=newest(clicks.author_id, HISTORY_PAD),
         ts_ms=newest(clicks.ts_ms, 0),
         watch_s=newest(clicks.watch_time_s, 0),
+        on_screen={table: newest(codes, NONE) for table, codes in clicks.on_screen.items()},
     )

@@ -40,7 +40,9 @@ class Screen:
 
         Raises ContractError where the table has no rows.
         """
-        self.table, self._storage, self._delay_ms = table, storage, round(delay_s * 1000)
+        self.table, self._storage = table, storage
+        self.delay_ms = round(delay_s * 1000)
+        """From a segment's end until its codes are known."""
         self._listing = storage.listing(table)
         if not self._listing.days:
             raise ContractError(
@@ -69,7 +71,9 @@ class Screen:
                 f"{first} to {self._listing.days[-1]}; run the jobs up to codes, or take it out of examples.codes"
             )
         read = [[day, self._listing.stamp(day)] for day in self._read_for(days[0], days[-1])]
-        return {self.table: digest([read, self._delay_ms]), codebook_key(self.table): self.codebook}
+        made_from = {self.table: digest([read, self.delay_ms]), codebook_key(self.table): self.codebook}
+        # Examples of older versions say nothing of a delay, and stay what they are where there is none.
+        return made_from | ({delay_key(self.table): str(self.delay_ms)} if self.delay_ms else {})
 
     def at(self, live_id: Ints, ts_ms: Ints) -> Codes:
         """Codes [M, J] of lives [M] at moments [M], NONE where no segment of the live was known.
@@ -88,13 +92,34 @@ class Screen:
                 which = by_live[_places_of(np.unique(segments[0]), lives)]
                 if not len(which):
                     continue
-                (rows,) = newest_segments(*segments, live_id[which], ts_ms[which], delay_ms=self._delay_ms).T
+                (rows,) = newest_segments(*segments, live_id[which], ts_ms[which], delay_ms=self.delay_ms).T
                 is_newer = (rows >= 0) & (segments[1][rows] >= newest_ms[which])
                 which, rows = which[is_newer], rows[is_newer]
                 codes[which], newest_ms[which] = self._codes_of(part, day)[rows], segments[1][rows]
         self.asked += len(codes)
         self.known += int((codes[:, 0] != NONE).sum())
         return codes
+
+    def newest_of_authors(self, ts_ms: int) -> tuple[Ints, Ints, Ints, Codes]:
+        """Of each author with a segment that was known at a moment, and of a live of the days before it, the newest.
+
+        Returns author ids [A], ascending, the segments' lives and ends [A], and their codes [A, J]. Raises as `at`.
+        """
+        day = day_name((ts_ms - 1) // DAY_MS)
+        author, live, end = (np.zeros(0, np.int64) for _ in range(3))
+        codes = np.zeros((0, self.num_codes), np.int32)
+        for of in self._read_for(day, day):
+            for part in self._storage.dataset(self.table, of).batches(_READ_TOGETHER, ["author_id", *_COLUMNS]):
+                author = np.concatenate([author, part["author_id"].to_numpy()])
+                live = np.concatenate([live, part["live_id"].to_numpy()])
+                end = np.concatenate([end, part["end_ts_ms"].to_numpy()])
+                codes = np.concatenate([codes, self._codes_of(part, of)])
+                authors = np.unique(author)
+                moments = np.full(len(authors), ts_ms)
+                (rows,) = newest_segments(author, end, authors, moments, delay_ms=self.delay_ms).T
+                rows = rows[rows >= 0]
+                author, live, end, codes = author[rows], live[rows], end[rows], codes[rows]
+        return author, live, end, codes
 
     def _read_for(self, first: str, last: str) -> list[str]:
         """Days of the table that hold segments of moments on days `first` to `last`."""
@@ -116,6 +141,11 @@ class Screen:
             )
         codes: Codes = part["codes"].combine_chunks().flatten().to_numpy().reshape(-1, self.num_codes)
         return codes
+
+
+def delay_key(table: str) -> str:
+    """Where the commit of examples names the delay, in ms, after which the codes that they carry are known."""
+    return f"{table}/delay_ms"
 
 
 def codebook_key(table: str) -> str:

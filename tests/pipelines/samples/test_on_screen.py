@@ -64,6 +64,34 @@ def test_a_moment_has_the_codes_of_the_newest_segment_that_had_ended(
         assert codes == (ends[of, max(known)] if known else [-1, -1])
 
 
+@settings(max_examples=25)
+@given(segments=SEGMENTS, moment=st.integers(1, 2 * 2880), parts=st.sampled_from([3, 1000]))
+def test_an_author_has_the_newest_segment_that_was_known_of_any_of_their_lives(
+    scratch: Path, segments: list[tuple[int, int, int]], moment: int, parts: int
+) -> None:
+    storage = Storage.open(str(scratch / str(hash((tuple(segments), moment, parts)))))
+    # Ends differ by live, so that no two of an author are the same; authors have two lives each.
+    rows = [
+        code_row(live, half, START + half * 30_000 + live, [at % 5, at % 3]) | {"author_id": live // 2}
+        for at, (_, live, half) in enumerate(segments)
+    ]
+    unseen = code_row(99, 0, START + 10**9, [1, 1])
+    for day in (0, 1):
+        of_day = [row for row, segment in zip(rows, segments, strict=True) if segment[0] == day]
+        write_codes(storage, DAYS[day], [*of_day, unseen])
+    at_ms = START + moment * 30_000
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(on_screen, "_READ_TOGETHER", parts)
+        found = Screen(storage, "segment_codes", 90.0).newest_of_authors(at_ms)
+    wanted: dict[int, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: row["end_ts_ms"]):
+        if row["end_ts_ms"] + 90_000 <= at_ms:
+            wanted[row["author_id"]] = row
+    newest_rows = [wanted[author] for author in sorted(wanted)]
+    for column, name in zip(found, ("author_id", "live_id", "end_ts_ms", "codes"), strict=True):
+        assert column.tolist() == [row[name] for row in newest_rows]
+
+
 @pytest.fixture
 def coded(tiny: Settings) -> Settings:
     """The tiny platform with codes of both tables, and examples that carry those of one."""

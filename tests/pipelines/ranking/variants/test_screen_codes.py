@@ -10,20 +10,20 @@ import pytest
 import torch
 
 from models.artifacts.manifest import ArtifactError
-from pipelines import daily
+from models.artifacts.store import ArtifactStore
 from pipelines.ranking import evaluate, fit, publish
 from pipelines.ranking.checkpoint import folder_after
 from pipelines.ranking.evaluate import score_day
+from pipelines.ranking.gate import GateConfig
 from pipelines.ranking.plan import FollowConfig, make_plan
 from pipelines.ranking.published import load
 from pipelines.ranking.worker import Worker
-from pipelines.runtime.config import ConfigError
 from pipelines.samples import examples, window_examples, windows
 from pipelines.samples.batches import read_examples
 from pipelines.settings import Settings
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
-from pipelines.tables.storage import Storage
+from serve.loading import load_snapshot
 from tests.pipelines.conftest import tiny_settings, tiny_train, train_here
 from tests.pipelines.jobs import run_job
 from tests.pipelines.ranking.coded import CLUSTERS, STACK, publish_codebook, with_codes
@@ -122,6 +122,14 @@ def test_they_are_followed_and_a_run_for_each_day_does_what_one_over_all_does(
         follow_here(apart, [day], tmp_path / f"run-{number}", sources)
     last = folder_after(whole)
     assert_same(tmp_path / "whole" / last, tmp_path / "run-2" / last, "sarm")
+    if by == "windows":
+        trained = replace(settings.publish, ranker="sarm+larm_codes", vectors="trained")
+        run_job(publish, replace(settings, publish=replace(trained, gate=GateConfig(rule="off"))))
+        served = load_snapshot(
+            ArtifactStore.open(settings.storage.root), str(Artifacts(settings.open().storage).current("bank"))
+        )
+        ids = served.model.ranker.authors(torch.arange(served.bank.num_authors + 1)).detach().numpy()
+        assert np.array_equal(served.bank.states["larm_codes"], ids) and list(served.screens) == ["item_codes"]
 
 
 def test_another_codebook_does_not_go_on_quietly(coded: Settings, tmp_path: Path) -> None:
@@ -160,17 +168,3 @@ def test_without_a_codebook_there_is_none_to_read(coded: Settings) -> None:
     storage.filesystem.delete_dir(f"{storage.root}/artifacts/codebook.items")
     with pytest.raises(ArtifactError, match="codebook.items"):
         train_here(coded)
-
-
-def test_they_are_not_served(coded: Settings) -> None:
-    train_here(coded)
-    run_job(evaluate, coded)
-    named = replace(coded, publish=replace(coded.publish, ranker=NAME))
-    with pytest.raises(
-        ConfigError, match=r"got sarm\+llm_codes\+larm_codes, whose llm_codes, larm_codes.*publish sarm "
-    ):
-        run_job(publish, named)
-    with pytest.raises(ConfigError, match="publish.ranker: wanted one that the endpoint can answer with"):
-        daily.run(named)
-    storage = Storage.open(coded.storage.root)
-    assert Artifacts(storage).current("bank") is None
