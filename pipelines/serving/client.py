@@ -58,13 +58,17 @@ class Question:
 
     def body(self) -> dict[str, Any]:
         """The request as JSON."""
-        history = None if self.history is None else [asdict(click) for click in self.history]
         lists = {"candidates": self.candidates, "lives": self.lives}
-        body: dict[str, Any] = {name: None if ids is None else list(ids) for name, ids in lists.items()}
-        body |= {"user_id": self.user_id, "history": history, "model": self.model}
-        if self.ts_ms is not None:
-            body["context"] = {"ts_ms": self.ts_ms}
-        return {name: value for name, value in body.items() if value is not None}
+        body: dict[str, Any] = {name: list(ids) for name, ids in lists.items() if ids is not None}
+        body |= {} if self.model is None else {"model": self.model}
+        return body | _of_user(self.user_id, self.history, self.ts_ms)
+
+
+def _of_user(user_id: int, history: Sequence[Click] | None, ts_ms: int | None) -> dict[str, Any]:
+    """Who is asked for, with what is known and when, as JSON."""
+    body: dict[str, Any] = {"user_id": user_id}
+    body |= {} if history is None else {"history": [asdict(click) for click in history]}
+    return body | ({} if ts_ms is None else {"context": {"ts_ms": ts_ms}})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +134,42 @@ class Ranking:
         return cls(candidates=[_ranked(item) for item in answer["candidates"]], answer=answer, **named)
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One live that was retrieved."""
+
+    live_id: int
+    author_id: int
+    score: float
+    """Inner product of the user's vector and the live's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """Lives on air that are near to a user."""
+
+    lives: list[Found]
+    """Nearest first; fewer than were asked for where fewer are on air."""
+    on_air: int
+    """How many were compared: all that are on air."""
+    index_version: str
+    towers_version: str
+    user_known: bool
+    history_used: int
+    """Clicks that the user tower read."""
+    degraded: bool
+    """True where the online store did not answer in time."""
+    answer: Mapping[str, Any]
+    """All of it, as /docs describes it."""
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Retrieval:
+        """From the JSON of an answer."""
+        named = {name: answer[name] for name in cls.__annotations__ if name not in ("lives", "answer")}
+        columns = (answer["live_ids"], answer["author_ids"], answer["scores"])
+        return cls(lives=[Found(*row) for row in zip(*columns, strict=True)], answer=answer, **named)
+
+
 def _ranked(item: Mapping[str, Any]) -> Ranked:
     tasks = {name: value for name, value in item.items() if name not in _NO_TASKS and type(value) is float}
     return Ranked(item["author_id"], item["score"], tasks, item["known"])
@@ -165,6 +205,13 @@ class Client:
         """Ranks for several users at once, 64 at most; in the order of the questions."""
         answer = self.post("/rank/batch", {"requests": [question.body() for question in questions]})
         return [Ranking.of(each) for each in answer["answers"]]
+
+    def retrieve(
+        self, user_id: int, k: int = 1_000, *, history: Sequence[Click] | None = None, ts_ms: int | None = None
+    ) -> Retrieval:
+        """The k lives on air that are nearest to a user, 2,000 at most; `history` and `ts_ms` as of a Question, whose
+        `candidates` their authors may be."""
+        return Retrieval.of(self.post("/retrieve", {"k": k} | _of_user(user_id, history, ts_ms)))
 
     def tell(self, events: Sequence[Event]) -> Taken:
         """Tells the online store what users did, 1,000 events at most. Needs a token of the role admin."""

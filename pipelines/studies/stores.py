@@ -10,7 +10,8 @@ from pipelines.ranking.variants import screens_of
 from pipelines.retrieval import item_vectors, towers
 from pipelines.runtime.config import ConfigError
 from pipelines.samples import examples
-from pipelines.semantics import codes, embed, embed_segments, vocabulary
+from pipelines.semantics import codes, embed_segments, vocabulary
+from pipelines.semantics.embed import embed_stores
 from pipelines.studies import anchor_sources
 from pipelines.studies.config import Variant
 from pipelines.studies.side_by_side import side_by_side
@@ -38,15 +39,16 @@ def prepare(settings: "Settings", seeds: Sequence[int]) -> dict[int, "Settings"]
     """
     settings = replace(settings, examples=replace(settings.examples, codes=codes_of(settings)))
     if settings.study.data == "store":
-        vocabulary.run(settings.vocabulary, settings.open())
+        _require_impressions(settings)
+        learn_words(settings)
         code_segments(settings)
-        examples.run(settings.examples, settings.open())
+        make_examples(settings)
         return per_seed(settings, seeds)
     made = per_seed(settings, seeds)
     each_seed(make_world, made, "world")
     for one in made.values():
         # Neither is made in a task: the paths of tokenizer and checkpoint are relative to this process.
-        vocabulary.run(settings.vocabulary, one.open())
+        learn_words(one)
         code_segments(one)
     each_seed(make_examples, made, "examples")
     return made
@@ -83,6 +85,22 @@ def make_world(settings: "Settings") -> None:
     anchor_sources.derive(given, settings.open().storage, OWN_OF_STUDIES)
 
 
+def _require_impressions(settings: "Settings") -> None:
+    """Raises ConfigError where the tables that are to be there are not."""
+    storage = settings.open().storage
+    if not storage.days("impressions"):
+        raise ConfigError(
+            f"config.storage.root: wanted a store with impressions, as study.data is store, got {storage.url}, which "
+            "has none; run the job that makes its tables first (kuailive, movielens, csv)"
+        )
+
+
+def learn_words(settings: "Settings") -> None:
+    """The tokenizer of one store, where a variant reads anchors: others need neither it nor a base tokenizer."""
+    if any(variant.reads_anchors for variant in settings.study.variants.values()):
+        vocabulary.run(settings.vocabulary, settings.open())
+
+
 def make_examples(settings: "Settings") -> None:
     """One seed's examples."""
     examples.run(settings.examples, settings.open())
@@ -99,11 +117,18 @@ def code_segments(settings: "Settings") -> None:
     wanted, run = settings.examples.codes, settings.open()
     if not wanted:
         return
-    embed_segments.run(settings.embed_segments, run)
+    embed(settings)
     if SEGMENT_CODES in wanted:
         codes.run(replace(settings.codes, of=EMBEDDINGS), run)
     if ITEM_CODES in wanted:
         _code_items(settings)
+
+
+def embed(settings: "Settings") -> None:
+    """The vectors of one store's segments. Where it has no segments, its vectors came with the data (KuaiLive-M3)."""
+    run = settings.open()
+    if run.storage.days("segments") or not run.storage.days(EMBEDDINGS):
+        embed_segments.run(settings.embed_segments, run)
 
 
 def _code_items(settings: "Settings") -> None:
@@ -130,4 +155,4 @@ def embed_anchors(settings: "Settings", variants: Mapping[str, Variant], stores:
     read = {variant.anchors for variant in variants.values() if "anchor_embeddings" in variant.reads}
     roots = {store.storage.root for source in read for store in stores[source].values()}
     if roots:
-        embed.embed_stores(settings.embed, settings.open(), [Storage.open(root) for root in sorted(roots)])
+        embed_stores(settings.embed, settings.open(), [Storage.open(root) for root in sorted(roots)])

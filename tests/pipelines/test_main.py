@@ -3,6 +3,7 @@
 import errno
 import http.server
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 
 from pipelines import __main__ as door
 from pipelines.sources import validate
+from pipelines.tables import contract
 from pipelines.tables.storage import Storage
 from tests.pipelines.tables.test_storage import users
 
@@ -158,3 +160,16 @@ def test_a_submitted_job_refuses_relative_places(
     assert "storage.root runs/store: wanted an absolute path" in said(capsys)[0]
     assert door.main(["distil", "--config", str(file), "--set", "distil.output=runs/x"]) == 2
     assert "distil.output runs/x: wanted an absolute path" in said(capsys)[0]
+
+
+def test_the_page_of_jobs_has_each_job_once():
+    page = Path("docs/jobs.md").read_text().partition("## What each job reads and leaves")[2]
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall("`(\\w+)`", " ".join(cells))) == sorted(door.JOBS)
+
+
+def test_the_page_of_data_names_each_table():
+    page = Path("docs/data.md").read_text()
+    carried = [contract.newest_of(name) for name in contract.CARRIED]
+    named = [name for name in contract.TABLES if name not in carried and not contract.spec(name).oracle]
+    assert [name for name in named if f"`{name}`" not in page] == []

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import to_dict
-from pipelines.semantics import embed_segments
 from pipelines.studies import stores
 from pipelines.studies.closure import code_digest
 from pipelines.studies.retrieval import rows, table
@@ -58,6 +57,6 @@ def _prepare(settings: "Settings", seeds: list[int]) -> dict[int, "Settings"]:
         stores.each_seed(stores.make_world, per_seed, "world")
     for one in {of.storage.root: of for of in per_seed.values() if not settings.study.stores}.values():
         # Not in a task: the path of the checkpoint is relative to this process. Stores that are there have vectors.
-        embed_segments.run(settings.embed_segments, one.open())
+        stores.embed(one)
     stores.each_seed(stores.make_examples, per_seed, "examples")
     return per_seed

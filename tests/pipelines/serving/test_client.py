@@ -11,16 +11,19 @@ import pytest
 
 from models.online.config import StoreConfig
 from models.online.embedded import EmbeddedStore
-from pipelines.serving.client import Click, Client, EndpointError, Event, Question, Ranked, Taken
+from pipelines.serving.client import Click, Client, EndpointError, Event, Found, Question, Ranked, Taken
 from serve.admission import Line
 from serve.api import create_api
 from serve.args import AdmissionConfig
 from serve.events import EventSink
 from serve.online import Online
+from serve.retrieval import Retrieval
 from serve.user_sequence import UserSequence
 from tests.pipelines.serving.endpoint import Endpoint
-from tests.serve.conftest import AUTHOR_IDS, NOW_MS, USER_IDS, Published, watcher_of
+from tests.serve.conftest import AUTHOR_IDS, HOUR_MS, NOW_MS, USER_IDS, Published, watcher_of
+from tests.serve.searched import publish
 from tests.serve.test_page import served
+from tests.serve.test_retrieval import asked, item, searches
 
 ANSWER = {
     "candidates": [
@@ -69,6 +72,35 @@ def test_many_are_ranked_at_once_in_their_order(endpoint: Endpoint):
     assert endpoint.asked == [
         ("POST", "/rank/batch", {"requests": [{"user_id": 1, "candidates": [2]}, {"user_id": 3}]})
     ]
+
+
+def test_lives_are_retrieved_nearest_first_and_what_is_not_named_is_kept(endpoint: Endpoint):
+    answer = {
+        "live_ids": [70, 30], "author_ids": [7, 3], "scores": [0.75, -0.5], "on_air": 9, "user_known": True,
+        "history_used": 1, "history_source": "request", "index_version": "i1", "towers_version": "t1",
+        "degraded": False,
+    }  # fmt: skip
+    endpoint.answer = lambda path, body: (200, answer)
+    with Client(endpoint.url, "secret") as client:
+        found = client.retrieve(17, 2, history=[Click(5, 1_000, 2.5)], ts_ms=9_000)
+        client.retrieve(17)
+        client.retrieve(17, history=[])
+    assert found.lives == [Found(70, 7, 0.75), Found(30, 3, -0.5)]
+    assert (found.on_air, found.user_known, found.history_used, found.degraded) == (9, True, 1, False)
+    assert (found.index_version, found.towers_version, found.answer["history_source"]) == ("i1", "t1", "request")
+    history = [{"author_id": 5, "ts_ms": 1_000, "watch_time_s": 2.5}]
+    assert endpoint.asked == [
+        ("POST", "/retrieve", {"user_id": 17, "k": 2, "history": history, "context": {"ts_ms": 9_000}}),
+        ("POST", "/retrieve", {"user_id": 17, "k": 1_000}),
+        ("POST", "/retrieve", {"user_id": 17, "k": 1_000, "history": []}),
+    ]
+
+
+def test_without_an_index_the_endpoint_s_words_are_raised(endpoint: Endpoint):
+    endpoint.answer = lambda path, body: (404, {"detail": "no index is published"})
+    with Client(endpoint.url) as client, pytest.raises(EndpointError, match="/retrieve: .* 404: .*no index") as seen:
+        client.retrieve(17)
+    assert seen.value.status == 404 and len(endpoint.asked) == 1
 
 
 def test_events_are_told(endpoint: Endpoint):
@@ -176,3 +208,24 @@ def test_what_is_sent_is_what_the_application_takes(tmp_path: Path):
         with pytest.raises(EndpointError, match="is on air"):
             client.rank(Question(user_id=user))
     store.close()
+
+
+def test_what_is_retrieved_is_what_the_application_finds_and_ranks(tmp_path: Path):
+    made = Published(tmp_path / "store")
+    made.publish("a")
+    publish(tmp_path / "searched")
+    retrieval = Retrieval(searches(tmp_path / "searched"))
+    authors: Any = None
+    config, user = AdmissionConfig(), int(USER_IDS[1])
+    app = create_api(UserSequence(watcher_of(made.root)), authors, Line(config), config, retrieval=retrieval)
+    own = [Click(int(AUTHOR_IDS[0]), NOW_MS - HOUR_MS, 30.0)]
+    with served(app) as url, Client(url) as client:
+        found = client.retrieve(user, 4, history=own, ts_ms=NOW_MS)
+        wanted = retrieval.retrieve(asked(user_id=user, k=4, history=[item(own[0].author_id, 3_600, 30.0)]))
+        assert [live.live_id for live in found.lives] == wanted.live_ids and len(found.lives) == 4
+        assert [live.author_id for live in found.lives] == wanted.author_ids
+        assert [live.score for live in found.lives] == wanted.scores
+        assert (found.on_air, found.history_used) == (wanted.on_air, 1) and found.on_air > 4
+        best = list(dict.fromkeys(live.author_id for live in found.lives))
+        ranking = client.rank(Question(user_id=user, candidates=best, history=own, ts_ms=NOW_MS))
+        assert {ranked.author_id for ranked in ranking.candidates} == set(best)

@@ -19,6 +19,7 @@ from pipelines.studies.config import StudyConfig, Variant
 from pipelines.studies.trial import run_trial
 from pipelines.studies.trials import plan_trial
 from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.contract import ContractError
 from pipelines.tables.fingerprint import digest
 from pipelines.tables.storage import Storage
 from tests.pipelines.conftest import tiny_settings, tiny_train
@@ -122,10 +123,35 @@ def test_a_study_that_reads_no_codes_makes_none(settings: Settings) -> None:
     assert store.examples.codes == () and not store.open().storage.days("segment_codes")
 
 
+def test_vectors_that_came_without_segments_are_coded_as_they_are(settings: Settings, tmp_path: Path) -> None:
+    """As KuaiLive-M3's: nothing can be embedded, and no row reads words, so no base tokenizer is asked for."""
+    root = tmp_path / "given" / "1"
+    shutil.rmtree(root / "tables" / "segments")
+    variants = {"base": VARIANTS["base"], "llm_codes": Variant(train=tiny_train(("llm_codes",)))}
+    there = replace(
+        settings,
+        storage=replace(settings.storage, root=str(root)),
+        vocabulary=replace(settings.vocabulary, base_tokenizer=""),
+        study=StudyConfig(name="tiny", seeds=2, data="store", variants=variants),
+    )
+    storage = Storage.open(str(root))
+    given = {day: storage.fingerprint("segment_embeddings", day) for day in storage.days("segment_embeddings")}
+    made = stores.prepare(there, [1, 2])
+    assert {day: storage.fingerprint("segment_embeddings", day) for day in given} == given
+    assert [of.storage.root for of in made.values()] == [str(root)] * 2 and storage.days("segment_codes") == [*given]
+    assert run_trial(made[2], variants["llm_codes"])[0]["kind"] == "llm_codes"
+    shutil.rmtree(root / "tables" / "segment_embeddings")
+    with pytest.raises(ContractError, match="table segments: wanted at least one day"):
+        stores.prepare(there, [1, 2])
+
+
 def test_a_store_that_is_not_there_is_told(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"config.study.stores: wanted a store with impressions of seed 7, got .*given/7"
     ):
         stores.prepare(settings, [7])
+    empty = StudyConfig(name="tiny", data="store", variants=VARIANTS)
+    with pytest.raises(ConfigError, match=r"config.storage.root: wanted a store with impressions.*kuailive"):
+        stores.prepare(replace(settings, study=empty), [1])
     with pytest.raises(ValueError, match="stores: wanted a place with {seed} in it"):
         replace(settings.study, stores=str(tmp_path))
