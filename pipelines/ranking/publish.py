@@ -91,8 +91,7 @@ def run(config: PublishConfig, run: Run) -> dict[str, Any]:
     clicks = window(clicks[-1], clicks, rule.days) if clicks else []
     screens = _screens(storage, ranker)
     made_from = _made_from(config, storage, artifacts, ranker, before, rule)
-    made_from |= {f"impressions/{day}": impressions.stamp(day) for day in clicks}
-    made_from |= {key: of for screen in screens for key, of in screen.made_from(sorted({*clicks, until})).items()}
+    made_from |= {f"impressions/{day}": impressions.stamp(day) for day in clicks} | _stamps(screens, {*clicks, until})
     if trained is not None:
         made_from[UNTIL] = str(trained.until_ms)
     run_id = f"{until}-{digest(made_from)}"
@@ -151,6 +150,11 @@ def _screens(storage: Storage, ranker: PublishedRanker) -> list[Screen]:
                 f"{ranker.manifest.run_id} reads them, got those of {screen.codebook}; train it again with these"
             )
     return screens
+
+
+def _stamps(screens: Sequence[Screen], days: set[str]) -> dict[str, str]:
+    """What the codes of days are made from."""
+    return {key: of for screen in screens for key, of in screen.made_from(sorted(days)).items()}
 
 
 def _on_screen(screens: Sequence[Screen], ranker: PublishedRanker, moment_ms: int) -> dict[str, StoredScreen]:
