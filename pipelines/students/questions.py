@@ -3,7 +3,6 @@
 The teacher, a large model or a simulated live world with its truth, fills the table `segment_answers`.
 """
 
-from collections.abc import Collection
 from itertools import groupby
 from typing import Any
 
@@ -17,8 +16,8 @@ TABLE = "segment_answers"
 _KEY = ("author_id", "live_id", "segment")
 
 
-def load(storage: Storage, config: PromptConfig, count: int, only: Collection[int] | None = None) -> list[Pair]:
-    """At most `count` pairs of each segment that was asked about, oldest day first; of the authors `only` where given.
+def load(storage: Storage, config: PromptConfig, count: int) -> list[Pair]:
+    """At most `count` pairs of each segment that was asked about, oldest day first.
 
     Segments start at different questions, so that all are learnt alike. About 3 kB a pair are held in memory.
     Raises ContractError where no day has answers.
@@ -33,8 +32,6 @@ def load(storage: Storage, config: PromptConfig, count: int, only: Collection[in
     for day in days:
         found = _by_segment(storage, day)
         for author_id, rows in author_day.stream(storage, day):
-            if only is not None and author_id not in only:
-                continue
             for segment in rows:
                 asked = found.get(tuple(segment[name] for name in _KEY), [])
                 if not asked:
