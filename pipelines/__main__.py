@@ -51,6 +51,7 @@ JOBS = {  # word: module below pipelines/, help
     "item_vectors": ("retrieval.item_vectors", "every segment as the vector of its live in retrieval"),
     "recall": ("retrieval.recall", "HitRate@K of the retrieval model on the newest day"),
     "index": ("retrieval.index", "the lives on air as vectors that POST /retrieve searches"),
+    "screens": ("ranking.screens", "what came on screen of late as codes, which rankers in use are told"),
     "study": ("studies.study", "variants x seeds: a table of a paper, with intervals"),
     "tune": ("studies.tune", "choose how a study's rows are trained, with an equal budget for each"),
     "demo": ("demo.demo", "everything, over the simulated platform"),

@@ -13,6 +13,7 @@ from pipelines.ranking.evaluate import EvaluateConfig
 from pipelines.ranking.plan import TrainConfig
 from pipelines.ranking.publish import PublishConfig
 from pipelines.ranking.rollback import RollbackConfig
+from pipelines.ranking.screens import ScreensConfig
 from pipelines.ranking.split import SplitConfig
 from pipelines.ranking.variants import ranker_name
 from pipelines.retrieval.index import IndexConfig
@@ -132,6 +133,8 @@ class Settings:
     """HitRate of the retrieval model on a day."""
     index: IndexConfig = field(default_factory=IndexConfig)
     """Which lives retrieval searches."""
+    screens: ScreensConfig = field(default_factory=ScreensConfig)
+    """What came on screen of late, for rankers."""
     study: StudyConfig = field(default_factory=StudyConfig)
     """Variants x seeds, and the table that compares them."""
     tune: TuneConfig = field(default_factory=TuneConfig)

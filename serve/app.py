@@ -43,6 +43,7 @@ from serve.comparing import Comparing
 from serve.events import EventSink
 from serve.explain import Reason
 from serve.likeness import EXACT_BELOW
+from serve.live_screens import LiveScreens
 from serve.live_search import KIND, LiveSearch, SearchLoader
 from serve.loading import Between, at_once, compared, compared_here, compared_vectors
 from serve.meters import RayMeter
@@ -102,7 +103,9 @@ class UserSequenceReplica:
         self._watcher: SnapshotWatcher[Snapshot] = SnapshotWatcher(store, load, args.watch, keep=1)
         self._watcher.start()
         lookup = None if args.lookup == "local" else partial(remote_lookup, authors, args.lookup_timeout_s)
-        main = UserSequence(self._watcher, self._config, lookup, self._views)
+        self._screens = LiveScreens(store, args.watch)
+        self._screens.start()
+        main = UserSequence(self._watcher, self._config, lookup, self._views, self._screens.beside)
         if lookup is None:
             main.warm_up()
         self._arms = self._rankings(main)
@@ -128,7 +131,9 @@ class UserSequenceReplica:
             store,
             main,
             watcher=lambda which: SnapshotWatcher(store, load, watch, keep=1, which=which),
-            ranking=lambda watcher: UserSequence(watcher, self._config, online=self._views),
+            ranking=lambda watcher: UserSequence(
+                watcher, self._config, online=self._views, beside=self._screens.beside
+            ),
             config=watch,
             meter=self._meter,
         )
@@ -155,6 +160,7 @@ class UserSequenceReplica:
     def check_health(self) -> None:
         """Called by Serve every few seconds."""
         self._health.check()
+        self._meter.set("screen_load_failures", self._screens.failures)
         self._meter.set("index_load_failures", self._searches.failures)
         for search in self._searches.loaded:
             self._meter.set("index_until_age_s", search.age_s(time.time_ns() // 1_000_000))

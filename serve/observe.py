@@ -67,6 +67,8 @@ METRICS = {
     "retrieve_stage_seconds": Metric("histogram", "Seconds of one stage of retrieval.", ("stage",), _SECONDS),
     "retrieve_answers": Metric("counter", "Answers of retrieval by the version of the towers.", ("towers",)),
     "retrieve_degraded": Metric("counter", "Answers of retrieval for which the online store did not answer."),
+    "rank_screen_age_s": Metric("gauge", "Seconds since the newest screen that the newest answer knew."),
+    "screen_load_failures": Metric("gauge", "Loads of what came on screen, and looks for it, that failed."),
     "index_until_age_s": Metric("gauge", "Seconds since the moment whose screens the index of lives knows."),
     "index_load_failures": Metric("gauge", "Loads of an index of lives, and looks for one, that failed."),
     "store_age_s": Metric("gauge", "Seconds since the newest event that the online store has taken."),

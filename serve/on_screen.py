@@ -1,19 +1,22 @@
 """Codes of what was on screen, of one request: of its candidates now, and at each click of its history.
 
-From the bank alone, as of its moment: a user's published clicks have the codes that they saw; candidates, and clicks
-that were told since, have those of their author's newest segment, where it had ended by then.
+A user's published clicks have the codes that they saw. Candidates, and clicks that were told since, have those of their
+author's newest segment that was known at that moment: to the bank, or to what was published since (live_screens.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from models.artifacts.bank import Array, Histories
-from models.artifacts.screens import Screen
+from models.artifacts.screens import Screen, codes_at
 from serve.online import Clicks, Filled
+
+Beside = Callable[[Mapping[str, Screen]], Mapping[str, Sequence[Screen]]]
+"""What a bank holds, by table -> that, and what was published since."""
 
 
 class Seen(NamedTuple):
@@ -25,20 +28,30 @@ class Seen(NamedTuple):
     """[n, J] int32, of the clicks of the request."""
 
 
-def seen(screens: Mapping[str, Screen], histories: Histories, filled: Filled, ts_ms: int) -> dict[str, Seen]:
-    """By table of the bank, what a request at `ts_ms` is told."""
+def alone(screens: Mapping[str, Screen]) -> dict[str, list[Screen]]:
+    """Beside what a bank holds nothing is followed."""
+    return {table: [screen] for table, screen in screens.items()}
+
+
+def seen(screens: Mapping[str, Sequence[Screen]], histories: Histories, filled: Filled, ts_ms: int) -> dict[str, Seen]:
+    """By table, what a request at `ts_ms` is told; `screens` as `Beside` gives them."""
     authors, user_id = np.array(filled.candidates, np.int64), filled.request.user_id
     lives = None if filled.lives is None else np.array([live.live_id for live in filled.lives.lives], np.int64)
     return {
-        table: Seen(screen.at(authors, ts_ms, lives), _of_clicks(screen, histories, table, user_id, filled.clicks))
-        for table, screen in screens.items()
+        table: Seen(codes_at(of, authors, ts_ms, lives), _of_clicks(of, histories, table, user_id, filled.clicks))
+        for table, of in screens.items()
     }
 
 
-def _of_clicks(screen: Screen, histories: Histories, table: str, user_id: int, clicks: Clicks) -> Array:
+def newest_ms(screens: Mapping[str, Sequence[Screen]]) -> int:
+    """When the newest segment ended that is known; of several tables, of the one that knows least."""
+    return min(max(screen.newest_ms for screen in of) for of in screens.values())
+
+
+def _of_clicks(screens: Sequence[Screen], histories: Histories, table: str, user_id: int, clicks: Clicks) -> Array:
     """[n, J]; a click is known by author and moment, as where clicks are joined (serve/online.py)."""
     authors, times, _ = clicks
-    codes = screen.at(authors, times)
+    codes = codes_at(screens, authors, times)
     published = histories.of_user(user_id)
     place = {key: row for row, key in enumerate(zip(published[0].tolist(), published[1].tolist(), strict=True))}
     rows = np.array([place.get(key, -1) for key in zip(authors.tolist(), times.tolist(), strict=True)], np.int64)

@@ -20,5 +20,7 @@ def tell_ranked(meter: Meter, answers: Sequence[RankResponse], stages: Stages) -
             meter.count("rank_cold_authors", answer.misses.candidates)
         if not answer.user_known:
             meter.count("rank_unknown_users")
+        if answer.screen_age_s is not None:
+            meter.set("rank_screen_age_s", answer.screen_age_s)
         if answer.degraded:
             meter.count("rank_degraded")

@@ -190,6 +190,10 @@ class RankResponse(Message):
     bank_version: str
     bank_delta: Delta
     bank_until_age_s: UntilAge
+    screen_age_s: float | None = Field(
+        description="Seconds from the end of the newest segment whose codes are known to the request's moment, 0 where "
+        "that was before; null where the ranker reads no codes."
+    )
     model_version: str
     bank_age_s: float = Field(description="Seconds since the full bank was published.")
     degraded: bool = Field(

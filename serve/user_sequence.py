@@ -22,7 +22,7 @@ from models.history import HISTORY_PAD, HistoryRule, known_at
 from models.scoring import RequestRows
 from serve.args import fusion_weights
 from serve.observe import Mark, unmarked
-from serve.on_screen import Seen, seen
+from serve.on_screen import Beside, Seen, alone, newest_ms, seen
 from serve.online import Clicks, Filled, Online
 from serve.schema import HealthResponse, Misses, RankRequest, RankResponse, answer_of
 from serve.snapshot import Bank, Gathered, Moment, Snapshot
@@ -71,9 +71,12 @@ class UserSequence:
         config: RankConfig | None = None,
         lookup: Lookup | None = None,
         online: Online | None = None,
+        beside: Beside = alone,
     ) -> None:
-        """Without `online` a request that brings no history has the published one."""
+        """Without `online` a request that brings no history has the published one; `beside` says what came on screen
+        since the bank was made."""
         self._watcher, self._lookup, self._online = watcher, lookup, online or Online()
+        self._beside = beside
         self._weights = (config or RankConfig()).weights
 
     def rank(self, request: RankRequest) -> RankResponse:
@@ -115,14 +118,17 @@ class UserSequence:
         return [author_id for author_id in dict.fromkeys(ids) if author_id != HISTORY_PAD]
 
     def _asked(self, snapshot: Snapshot, filled: Filled, now_ms: int) -> Asked:
-        told = {}
+        told, screen_age_s = {}, None
         if snapshot.screens:
-            told = seen(snapshot.screens, snapshot.histories, filled, filled.request.ts_ms(now_ms))
+            ts_ms, screens = filled.request.ts_ms(now_ms), self._beside(snapshot.screens)
+            told = seen(screens, snapshot.histories, filled, ts_ms)
+            screen_age_s = max(0.0, (ts_ms - newest_ms(screens)) / 1000.0)
         columns = request_columns(filled, snapshot.histories.rule, now_ms, told)
         batch, which = request_batch(columns, snapshot.bank.catalog)
         read = batch.history[0] if reads_history(snapshot) else batch.history[0, :0]
         states, moment, degraded = self._gather(snapshot.bank, np.concatenate([batch.author.numpy(), read.numpy()]))
-        return Asked(filled, request_rows(snapshot, batch, states), which, moment, degraded or filled.degraded)
+        rows, degraded = request_rows(snapshot, batch, states), degraded or filled.degraded
+        return Asked(filled, rows, which, moment, screen_age_s, degraded)
 
     def warm_up(self) -> None:
         """Ranks a few times for nobody, where a version is loaded: the first requests of a process take longest."""
@@ -172,6 +178,8 @@ class Asked(NamedTuple):
     """[C], which of the rows each candidate is."""
     moment: Moment
     """What its states are of."""
+    screen_age_s: float | None
+    """How old the newest screen that is known is; None where the ranker reads none."""
     degraded: bool
     """Whether they had to be replaced by cold-start ones, or the store did not answer."""
 
@@ -279,6 +287,7 @@ def answered(
         bank_version=snapshot.bank.version,
         bank_delta=moment.delta,
         bank_until_age_s=moment.age_s(now_ms),
+        screen_age_s=asked.screen_age_s,
         model_version=snapshot.bank.model_version,
         bank_age_s=snapshot.bank.age_s(now_ms),
         degraded=asked.degraded,

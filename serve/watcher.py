@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Generic, Protocol, Self, TypeVar
 
+from models.artifacts.live_screen import KINDS
 from models.artifacts.manifest import ArtifactError
 from models.artifacts.store import ArtifactStore
 from serve.args import WatchConfig
 
 log = logging.getLogger(__name__)
-MADE_BY = {"bank": "publish", "live_index": "index"}
+MADE_BY = {"bank": "publish", "live_index": "index", **dict.fromkeys(KINDS, "screens")}
 """The job that publishes each kind of artifact that is followed."""
 
 

@@ -214,8 +214,8 @@ def _check_rows(subject: str, bank: StoredBank) -> None:
     columns = (said.user_ids, said.author_ids, said.ts_ms, said.watch_s)
     bank_checks.check_histories(subject, *columns, bank.newest_ts_ms)
     for table, screen in bank.screens.items():
-        is_item = said.author_ids != HISTORY_PAD
-        screen_files.check(f"{subject}, {table}", screen, said.on_screen[table], is_item, bank.newest_ts_ms)
+        screen_files.check(f"{subject}, {table}", screen, bank.newest_ts_ms)
+        screen_files.check_clicks(f"{subject}, {table}", screen, said.on_screen[table], said.author_ids != HISTORY_PAD)
 
 
 def outline(run_id: str, read_part: ReadPart) -> tuple[int, dict[str, Array]]:

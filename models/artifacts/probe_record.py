@@ -14,7 +14,7 @@ from models.artifacts.bank import Array, Histories, StoredBank
 from models.artifacts.manifest import ArtifactError
 from models.artifacts.precision import as_read
 from models.artifacts.probe import Probe
-from models.artifacts.screens import CODES, NONE
+from models.artifacts.screens import CODES, NONE, codes_at
 from models.batch import RankingBatch, collate
 from models.catalog import Catalog
 from models.composed import ComposedRanker
@@ -89,7 +89,7 @@ def _codes(bank: StoredBank, user_ids: Ints, candidates: Ints) -> dict[str, npt.
             known, _, _ = known_at(bank.newest_ts_ms, times, watched, rule.length, rule.delay_ms)
             if len(known):
                 seen[row, -len(known) :] = bank.histories.seen_by(user_id, table)[known]
-        columns[table] = screen.at(candidates.ravel(), bank.newest_ts_ms)
+        columns[table] = codes_at([screen], candidates.ravel(), bank.newest_ts_ms)
         columns[f"{HISTORY}{table}"] = seen.reshape(len(user_ids), -1).repeat(candidates.shape[1], axis=0)
     return columns
 

@@ -1,12 +1,13 @@
-"""What was on screen, in a bank: of each author the codes of the newest segment that was known at the bank's moment.
+"""What was on screen, as codes: segments of authors, and who is told which at a moment.
 
-Tables of codes are those of models.ON_SCREEN. Codes of what users saw at their clicks lie beside the histories.
+A bank holds of each author the newest one that was known at its moment, and what was seen at each click of the
+histories; the artifact "screen.<table>" (live_screen.py) those that came since. Tables are those of models.ON_SCREEN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ ReadArray = Callable[[str, type[np.generic], int], Array]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Screen:
-    """One table of codes as of the bank's moment; A authors had a segment in the days before it."""
+    """Segments of one table of codes, S of them; of an author there may be several."""
 
     codebook: str
     """Its version: codes of two never mix."""
@@ -47,28 +48,34 @@ class Screen:
     delay_ms: int
     """From a segment's end until its codes are known."""
     author_ids: Array
-    """[A] int64, ascending, unique."""
+    """[S] int64, ascending."""
     live_ids: Array
-    """[A] int64, the live of each one's newest segment."""
+    """[S] int64."""
     end_ts_ms: Array
-    """[A] int64, that segment's end."""
+    """[S] int64, ascending for each author."""
     codes: Array
-    """[A, J] int32."""
+    """[S, J] int32."""
+    newest_ms: int = field(init=False)
+    """When the newest segment ended, ms since 1970; 0 without any."""
 
-    def at(self, author_ids: Array, ts_ms: Array | int, live_ids: Array | None = None) -> Array:
-        """Codes [n, J] of authors [n] at moments, NONE where the newest segment was not known yet, or there is none.
+    def __post_init__(self) -> None:
+        """Reads the ends once."""
+        object.__setattr__(self, "newest_ms", int(self.end_ts_ms.max(initial=0)))
 
-        With `live_ids` only segments of these lives count.
-        """
-        codes = np.full((len(author_ids), len(self.clusters)), NONE, CODES)
-        if not len(self.author_ids):
-            return codes
-        place = np.searchsorted(self.author_ids, author_ids).clip(max=len(self.author_ids) - 1)
-        is_known = (self.author_ids[place] == author_ids) & (self.end_ts_ms[place] + self.delay_ms <= ts_ms)
-        if live_ids is not None:
-            is_known &= np.isin(self.live_ids[place], live_ids)
-        codes[is_known] = self.codes[place[is_known]]
-        return codes
+    def rows_at(self, author_ids: Array, ts_ms: Array | int) -> Array:
+        """Rows [n] of the newest segments of authors [n] that were known at moments, -1 where none was."""
+        first = low = np.searchsorted(self.author_ids, author_ids, "left")
+        high = np.searchsorted(self.author_ids, author_ids, "right")
+        known_ms = np.asarray(ts_ms) - self.delay_ms
+        while (low < high).any():  # halves each author's own rows; a bank has one of each
+            middle = (low + high) // 2
+            is_known = (low < high) & (self.end_ts_ms.take(middle, mode="clip") <= known_ms)
+            low, high = np.where(is_known, middle + 1, low), np.where(is_known, high, middle)
+        return np.where(low > first, low - 1, -1)
+
+    def is_of(self, other: Screen) -> bool:
+        """Whether the codes of both mean the same."""
+        return (self.codebook, self.clusters) == (other.codebook, other.clusters)
 
     @property
     def head(self) -> dict[str, Any]:
@@ -97,6 +104,25 @@ class Screen:
         return cls(**of, **columns)
 
 
+def codes_at(screens: Sequence[Screen], author_ids: Array, ts_ms: Array | int, live_ids: Array | None = None) -> Array:
+    """Codes [n, J] of authors [n] at moments: of the newest segment that any of `screens`, of one codebook, knew then.
+
+    NONE where there was none. With `live_ids` only segments of these lives count.
+    """
+    codes = np.full((len(author_ids), len(screens[0].clusters)), NONE, CODES)
+    newest_ms = np.full(len(author_ids), -1)
+    for screen in screens:
+        rows = screen.rows_at(author_ids, ts_ms)
+        places = np.flatnonzero(rows >= 0)
+        rows = rows[places]
+        is_newer = screen.end_ts_ms[rows] > newest_ms[places]
+        if live_ids is not None:
+            is_newer &= np.isin(screen.live_ids[rows], live_ids)
+        places, rows = places[is_newer], rows[is_newer]
+        codes[places], newest_ms[places] = screen.codes[rows], screen.end_ts_ms[rows]
+    return codes
+
+
 def files_of(table: str) -> list[str]:
     """Names of the files of a table."""
     return [_file(table, name) for name in _COLUMNS]
@@ -116,25 +142,31 @@ def parsed_heads(heads: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return parsed
 
 
-def check(subject: str, screen: Screen, history: Array, is_item: Array, newest_ts_ms: int) -> None:
-    """Looks at every row: history [U, S, J], `is_item` [U, S] where there is a click. Raises ArtifactError."""
-    if not (screen.author_ids[1:] > screen.author_ids[:-1]).all():
-        raise ArtifactError(f"{subject}: wanted authors ascending and unique; {_AGAIN}")
-    latest = int(screen.end_ts_ms.max(initial=0)) + screen.delay_ms
-    if screen.end_ts_ms.min(initial=0) < 0 or latest > newest_ts_ms + TOLERANCE_MS:
+def check(subject: str, screen: Screen, newest_ts_ms: int, again: str = _AGAIN) -> None:
+    """Looks at every segment, none of which was known later than `newest_ts_ms`. Raises ArtifactError,
+    which says what to do `again`."""
+    authors, ends = screen.author_ids, screen.end_ts_ms
+    is_next = (authors[1:] > authors[:-1]) | ((authors[1:] == authors[:-1]) & (ends[1:] > ends[:-1]))
+    if not is_next.all():
+        raise ArtifactError(f"{subject}: wanted segments ascending and unique by author and end; {again}")
+    if ends.min(initial=0) < 0 or screen.newest_ms + screen.delay_ms > newest_ts_ms + TOLERANCE_MS:
         raise ArtifactError(
             f"{subject}: wanted segments that end from 1970 to {newest_ts_ms - screen.delay_ms}, got "
-            f"{screen.end_ts_ms.min(initial=0)} to {screen.end_ts_ms.max(initial=0)}; {_AGAIN}"
+            f"{ends.min(initial=0)} to {screen.newest_ms}; {again}"
         )
-    _check_codes(subject, screen.clusters, screen.codes, 0)
+    _check_codes(subject, screen.clusters, screen.codes, 0, again)
+
+
+def check_clicks(subject: str, screen: Screen, history: Array, is_item: Array) -> None:
+    """Looks at codes [U, S, J] of histories that have a click where `is_item` [U, S]. Raises ArtifactError."""
     for start in range(0, len(history), _ROWS):
         part = slice(start, start + _ROWS)
-        _check_codes(f"{subject} of clicks", screen.clusters, history[part], NONE)
+        _check_codes(f"{subject} of clicks", screen.clusters, history[part], NONE, _AGAIN)
         if (history[part][~is_item[part]] != NONE).any():
             raise ArtifactError(f"{subject}: wanted codes where there is a click alone, got some of padding; {_AGAIN}")
 
 
-def _check_codes(subject: str, clusters: tuple[int, ...], codes: Array, least: int) -> None:
+def _check_codes(subject: str, clusters: tuple[int, ...], codes: Array, least: int, again: str) -> None:
     """codes [..., J]."""
     if not codes.size:
         return
@@ -144,7 +176,7 @@ def _check_codes(subject: str, clusters: tuple[int, ...], codes: Array, least: i
         raise ArtifactError(
             f"{subject}: wanted codes from 0 of levels of {', '.join(map(str, clusters))}"
             f"{' or none at all' if least == NONE else ''}, got {every.min(axis=0).tolist()} to "
-            f"{every.max(axis=0).tolist()}; {_AGAIN}"
+            f"{every.max(axis=0).tolist()}; {again}"
         )
 
 

@@ -130,14 +130,31 @@ def committed_screens(storage: Storage, tables: Sequence[str]) -> list[Screen]:
     """Tables of codes by the rule of the newest examples. Raises ContractError where these carry none of one."""
     if not tables:
         return []
-    commit = storage.commit_of("examples", storage.days("examples")[-1])
-    made_from = {} if commit is None else commit.made_from
+    made_from = _newest_made_from(storage)
     if missing := [table for table in tables if table not in made_from]:
         raise contract.ContractError(
             f"table examples: wanted a newest day that carries codes of {', '.join(missing)}, got one without; set "
             "examples.codes and run the job examples"
         )
     return [Screen(storage, table, int(made_from.get(delay_key(table), 0)) / 1000) for table in tables]
+
+
+def committed_tables(storage: Storage) -> list[str]:
+    """Tables of codes that the newest examples carry. Raises ContractError where these are none."""
+    made_from = _newest_made_from(storage)
+    tables = [table for table in ON_SCREEN if table in made_from]
+    if not tables:
+        raise contract.ContractError(
+            f"table examples: wanted a newest day that carries codes of {' or '.join(ON_SCREEN)}, got none; set "
+            "examples.codes and run the job examples"
+        )
+    return tables
+
+
+def _newest_made_from(storage: Storage) -> Mapping[str, str]:
+    days = storage.days("examples")
+    commit = storage.commit_of("examples", days[-1]) if days else None
+    return {} if commit is None else commit.made_from
 
 
 def run(config: ExamplesConfig, run: Run) -> dict[str, Any]:

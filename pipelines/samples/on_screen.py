@@ -100,24 +100,39 @@ class Screen:
         self.known += int((codes[:, 0] != NONE).sum())
         return codes
 
-    def newest_of_authors(self, ts_ms: int) -> tuple[Ints, Ints, Ints, Codes]:
-        """Of each author with a segment that was known at a moment, and of a live of the days before it, the newest.
+    def newest_known_ms(self, days: Sequence[str]) -> int:
+        """When the newest segment of lives that began on these days is known. Raises ContractError where none is."""
+        parts = (
+            part
+            for day in days
+            for part in self._storage.dataset(self.table, day).batches(_READ_TOGETHER, ["end_ts_ms"])
+        )
+        ends = [pc.max(part["end_ts_ms"]).as_py() for part in parts if part.num_rows]
+        if not ends:
+            raise ContractError(
+                f"table {self.table}: wanted codes of segments on {', '.join(days) or 'some day'}, got none; run the "
+                "job codes"
+            )
+        return int(max(ends)) + self.delay_ms
 
-        Returns author ids [A], ascending, the segments' lives and ends [A], and their codes [A, J]. Raises as `at`.
+    def newest_of_authors(
+        self, ts_ms: int, *, since_ms: int | None = None, days: Sequence[str] | None = None
+    ) -> tuple[Ints, Ints, Ints, Codes]:
+        """Of each author the newest segment that was known at a moment, and all of theirs that end after `since_ms`.
+
+        Of lives that began on `days`, None = in the seven days before the moment. Returns author ids [S], ascending,
+        the segments' lives and ends [S], for each author ascending and unique, and their codes [S, J]. Raises as `at`.
         """
         day = day_name((ts_ms - 1) // DAY_MS)
         author, live, end = (np.zeros(0, np.int64) for _ in range(3))
         codes = np.zeros((0, self.num_codes), np.int32)
-        for of in self._read_for(day, day):
+        for of in self._read_for(day, day) if days is None else days:
             for part in self._storage.dataset(self.table, of).batches(_READ_TOGETHER, ["author_id", *_COLUMNS]):
                 author = np.concatenate([author, part["author_id"].to_numpy()])
                 live = np.concatenate([live, part["live_id"].to_numpy()])
                 end = np.concatenate([end, part["end_ts_ms"].to_numpy()])
                 codes = np.concatenate([codes, self._codes_of(part, of)])
-                authors = np.unique(author)
-                moments = np.full(len(authors), ts_ms)
-                (rows,) = newest_segments(author, end, authors, moments, delay_ms=self.delay_ms).T
-                rows = rows[rows >= 0]
+                rows = _kept(author, end, ts_ms - self.delay_ms, ts_ms if since_ms is None else since_ms)
                 author, live, end, codes = author[rows], live[rows], end[rows], codes[rows]
         return author, live, end, codes
 
@@ -160,3 +175,17 @@ def _places_of(wanted: Ints, lives: Ints) -> Ints:
     before = np.cumsum(counts) - counts
     places: Ints = np.arange(counts.sum()) + np.repeat(starts - before, counts)
     return places
+
+
+def _kept(author: Ints, end: Ints, until_ms: int, since_ms: int) -> Ints:
+    """Rows by author and end: of each author's segments up to a moment the last one, and all behind `since_ms`.
+
+    Of two that end at once the later row stays, as models/as_of.py has it.
+    """
+    rows = np.lexsort((end, author))
+    rows = rows[end[rows] <= until_ms]
+    of, ends = author[rows], end[rows]
+    is_last = np.diff(of, append=of[-1:] + 1) != 0
+    is_one = is_last | (np.diff(ends, append=ends[-1:]) != 0)
+    kept: Ints = rows[is_one & (is_last | (ends > since_ms))]
+    return kept

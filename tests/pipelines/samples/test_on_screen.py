@@ -65,11 +65,17 @@ def test_a_moment_has_the_codes_of_the_newest_segment_that_had_ended(
 
 
 @settings(max_examples=25)
-@given(segments=SEGMENTS, moment=st.integers(1, 2 * 2880), parts=st.sampled_from([3, 1000]))
-def test_an_author_has_the_newest_segment_that_was_known_of_any_of_their_lives(
-    scratch: Path, segments: list[tuple[int, int, int]], moment: int, parts: int
+@given(
+    segments=SEGMENTS,
+    moment=st.integers(1, 2 * 2880),
+    parts=st.sampled_from([3, 1000]),
+    kept=st.none() | st.integers(0, 2880),
+)
+def test_an_author_has_the_newest_segments_that_were_known_of_any_of_their_lives(
+    scratch: Path, segments: list[tuple[int, int, int]], moment: int, parts: int, kept: int | None
 ) -> None:
-    storage = Storage.open(str(scratch / str(hash((tuple(segments), moment, parts)))))
+    """The last one, and where some half minutes are `kept` all of those."""
+    storage = Storage.open(str(scratch / str(hash((tuple(segments), moment, parts, kept)))))
     # Ends differ by live, so that no two of an author are the same; authors have two lives each.
     rows = [
         code_row(live, half, START + half * 30_000 + live, [at % 5, at % 3]) | {"author_id": live // 2}
@@ -80,16 +86,29 @@ def test_an_author_has_the_newest_segment_that_was_known_of_any_of_their_lives(
         of_day = [row for row, segment in zip(rows, segments, strict=True) if segment[0] == day]
         write_codes(storage, DAYS[day], [*of_day, unseen])
     at_ms = START + moment * 30_000
+    since_ms = None if kept is None else at_ms - kept * 30_000
+    screen = Screen(storage, "segment_codes", 90.0)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(on_screen, "_READ_TOGETHER", parts)
-        found = Screen(storage, "segment_codes", 90.0).newest_of_authors(at_ms)
-    wanted: dict[int, dict[str, Any]] = {}
+        found = screen.newest_of_authors(at_ms, since_ms=since_ms, days=None if kept is None else DAYS[:2])
+    wanted: dict[int, list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["end_ts_ms"]):
         if row["end_ts_ms"] + 90_000 <= at_ms:
-            wanted[row["author_id"]] = row
-    newest_rows = [wanted[author] for author in sorted(wanted)]
+            before = [] if since_ms is None else wanted.get(row["author_id"], [])
+            wanted[row["author_id"]] = [of for of in before if of["end_ts_ms"] > since_ms] + [row]
+    newest_rows = [row for author in sorted(wanted) for row in wanted[author]]
     for column, name in zip(found, ("author_id", "live_id", "end_ts_ms", "codes"), strict=True):
         assert column.tolist() == [row[name] for row in newest_rows]
+    assert screen.newest_known_ms(DAYS[:2]) == START + 10**9 + 90_000
+
+
+def test_of_two_segments_that_end_at_once_an_author_has_the_later_row(tmp_path: Path) -> None:
+    storage = Storage.open(str(tmp_path))
+    ends = [1000, 2000, 2000, 1000]
+    write_codes(storage, DAYS[0], [code_row(10 + at, at, START + end, [at, 0]) for at, end in enumerate(ends)])
+    screen = Screen(storage, "segment_codes")
+    assert [of.tolist() for of in screen.newest_of_authors(START + 5000)[1:]] == [[12], [START + 2000], [[2, 0]]]
+    assert screen.newest_of_authors(START + 5000, since_ms=START)[3].tolist() == [[3, 0], [2, 0]]
 
 
 @pytest.fixture

@@ -2,133 +2,33 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
 import serve.user_sequence
-from models import TASKS
 from models.artifacts.manifest import ArtifactError, Manifest
 from models.artifacts.store import ArtifactStore
-from models.online.config import StoreConfig
 from models.online.embedded import EmbeddedStore
 from models.online.lives import LiveUpdate
 from pipelines.ranking import evaluate, publish
-from pipelines.samples import examples
-from pipelines.samples.event_reader import DAY_MS, day_start_ms
-from pipelines.samples.examples import Clicks, read_clicks, screens_of, with_histories, with_screens
-from pipelines.settings import Settings
+from pipelines.samples.event_reader import DAY_MS
 from pipelines.tables.artifacts import Artifacts
-from pipelines.tables.columns import to_numpy
 from pipelines.tables.contract import ContractError
-from pipelines.tables.storage import Storage
 from serve.loading import load_snapshot
 from serve.online import Online
-from serve.schema import RankRequest, RankResponse
-from serve.snapshot import Snapshot
 from serve.user_sequence import UserSequence
 from tests.models.online.event_streams import Event, batch_of
-from tests.pipelines.conftest import tiny_settings, tiny_train, train_here
+from tests.pipelines.conftest import tiny_train, train_here
 from tests.pipelines.jobs import run_job
-from tests.pipelines.ranking.coded import CLUSTERS, STACK, with_codes
-from tests.pipelines.samples.screens import code_row, write_codes
+from tests.pipelines.ranking.coded import CLUSTERS
+from tests.pipelines.samples.screens import write_codes
+from tests.pipelines.serving.coded_platform import MOMENT_MS, NAME, NEWCOMER, Coded, asked, scores, with_clicks
 from tests.serve.conftest import watcher_of
-from tests.serve.test_user_sequence import offline
-
-NAME = "+".join(STACK)
-MOMENT_MS = day_start_ms("2026-01-04")
-"""Of the bank: the end of the last day."""
-NEWCOMER = 987_654_321
-"""An author without a row, whose live has been seen."""
-NO_ANCHORS = np.zeros(0, np.int64), np.zeros(0, np.int32)
-
-
-@dataclass(frozen=True, eq=False)
-class Coded:
-    """A platform whose ranker reads codes, published."""
-
-    settings: Settings
-    storage: Storage
-    clicks: Clicks
-    lives: dict[int, int]
-    """Of each author, the live with their newest known segment."""
-    snapshot: Snapshot
-
-    @property
-    def root(self) -> Path:
-        return Path(self.settings.storage.root)
-
-    @property
-    def authors(self) -> list[int]:
-        """All, one without a row, and one whom nobody has seen."""
-        return [*self.snapshot.bank.catalog.author_ids.tolist(), NEWCOMER, 123]
-
-    def offline(
-        self,
-        user: int,
-        authors: Sequence[int],
-        ts_ms: int,
-        *,
-        clicks: Clicks | None = None,
-        lives: dict[int, int] | None = None,
-    ) -> np.ndarray:
-        """[C, K]: the examples of impressions of the authors' lives, scored as evaluation does."""
-        size, of = len(authors), lives or self.lives
-        shown = {"impression_id": [0] * size, "user_id": [user] * size, "author_id": list(authors)}
-        shown |= {"live_id": [of.get(author, 0) for author in authors], "ts_ms": [ts_ms] * size}
-        rows = with_screens(pa.table(shown), screens_of(self.storage, self.settings.examples))
-        rows = with_histories(rows, clicks or self.clicks, NO_ANCHORS, self.settings.examples)
-        return offline(self.snapshot, to_numpy(rows.drop(["anchor_day"])))
-
-
-@pytest.fixture(scope="module")
-def coded(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Coded:
-    root = tmp_path_factory.mktemp("served") / "tiny"
-    shutil.copytree(tiny_store, root)
-    tiny = tiny_settings(root)
-    delays = replace(tiny.examples, delay_s=600.0, segment_delay_s=20.0)
-    settings = with_codes(replace(tiny, examples=delays), base=False)
-    storage = settings.open().storage
-    for table in CLUSTERS:
-        rows = storage.read(table, "2026-01-03").to_pylist()
-        rows += [code_row(NEWCOMER * 10, n, MOMENT_MS - 90_000 + 30_000 * n, [n % 4, 1]) for n in range(3)]
-
-        write_codes(storage, "2026-01-03", rows, table)
-    run_job(examples, settings)
-    train_here(settings)
-    run_job(evaluate, settings)
-    settings = replace(settings, publish=replace(settings.publish, ranker=NAME, until="2026-01-02"))
-    run_job(publish, settings)
-    days = storage.days("impressions")
-    clicks = read_clicks(storage, days, screens=screens_of(storage, settings.examples))
-    snapshot = watcher_of(Path(settings.storage.root)).current
-    return Coded(settings, storage, clicks, newest_lives(storage, days), snapshot)
-
-
-def newest_lives(storage: Storage, days: Sequence[str]) -> dict[int, int]:
-    """By hand: of each author, the live whose segment was the last one known at the moment."""
-    best: dict[int, tuple[int, int]] = {}
-    for row in storage.read_days("segment_codes", days).to_pylist():
-        if row["end_ts_ms"] + 20_000 <= MOMENT_MS:
-            author = row["author_id"]
-            best[author] = max(best.get(author, (0, 0)), (row["end_ts_ms"], row["live_id"]))
-    return {author: live for author, (_, live) in best.items()}
-
-
-def scores(answer: RankResponse, authors: Sequence[int]) -> np.ndarray:
-    of = {each.author_id: [getattr(each, task) for task in TASKS] for each in answer.candidates}
-    return np.array([of[author] for author in authors])
-
-
-def asked(user: int, authors: Sequence[int], ts_ms: int, **more: Any) -> RankRequest:
-    fields = {"user_id": user, "candidates": list(authors), "context": {"ts_ms": ts_ms}} | more
-    return RankRequest.model_validate(fields)
 
 
 def test_scores_are_the_offline_ones_for_every_user_and_author(coded: Coded) -> None:
@@ -186,13 +86,6 @@ def test_a_segment_is_not_told_before_it_is_known(coded: Coded) -> None:
     )
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Any:
-    made = EmbeddedStore(StoreConfig(backend="embedded", path=str(tmp_path / "online"), map_gib=0.25))
-    yield made
-    made.close()
-
-
 def test_clicks_that_are_told_since_saw_the_newest_segment_of_their_author(coded: Coded, store: EmbeddedStore) -> None:
     rng, users = np.random.default_rng(3), coded.clicks.user_ids[:12].tolist()
     events, rows = [], []
@@ -213,18 +106,6 @@ def test_clicks_that_are_told_since_saw_the_newest_segment_of_their_author(coded
             wanted = coded.offline(user, coded.authors, ts_ms, clicks=clicks)
             np.testing.assert_allclose(scores(answer, coded.authors), wanted, atol=1e-5)
         assert answer.history_source == "store"
-
-
-def with_clicks(coded: Coded, rows: list[dict[str, Any]]) -> Clicks:
-    """The clicks of the tables, and these."""
-    names = ("impression_id", "user_id", "author_id", "live_id", "ts_ms", "watch_time_s")
-    tables = coded.storage.read_days("impressions", coded.storage.days("impressions"), [*names, "click"])
-    told = to_numpy(tables.filter(pc.equal(tables["click"], 1)).select(names))
-    columns = {
-        name: np.concatenate([told[name], [row[name] for row in rows]]).astype(told[name].dtype) for name in names
-    }
-    screens = screens_of(coded.storage, coded.settings.examples)
-    return Clicks.of(columns, {of.table: of.at(columns["live_id"], columns["ts_ms"]) for of in screens})
 
 
 def test_a_new_live_of_an_author_does_not_have_the_screen_of_the_last_one(coded: Coded, store: EmbeddedStore) -> None:
@@ -303,7 +184,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no code": (edited("screen_item_codes_codes", put((2, 1), -1)), "wanted codes from 0 of levels of 4, 2, got"),
     "half a click": (edited("history_item_codes", put((..., 0), -1)), "or none at all"),
     "codes of padding": (edited("history_item_codes", put(..., 0)), "codes where there is a click alone"),
-    "authors unsorted": (edited("screen_item_codes_author_ids", put(-1, 0)), "authors ascending and unique"),
+    "authors unsorted": (edited("screen_item_codes_author_ids", put(-1, 0)), "ascending and unique by author and end"),
     "the future": (edited("screen_item_codes_end_ts_ms", put(0, MOMENT_MS + 2 * DAY_MS)), "wanted segments that end"),
     "a file less": (lambda folder: (folder / "screen_item_codes_live_ids.npy").unlink(), "wanted screen_item_codes_li"),
     "codes of others": (edited("screen_item_codes_codes", shifted), "probe does not reproduce"),
