@@ -57,7 +57,7 @@ class Retrieval:
         rows = collate(columns | history_columns(heard.clicks, towers.rule, ts_ms), towers.catalog)
         vector = search.user_vector(rows)
         mark("forward")
-        found = index.nearest(vector, request.k, ts_ms, ended)
+        found = search.nearest(vector, request.k, ts_ms, ended)
         if not len(found.rows):
             raise NothingOnAirError(
                 f"no live of index {search.version} is on air at {ts_ms} ms; it knows until {index.until_ts_ms} ms: "

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from models.artifacts.live_cells import LiveCells
 from models.artifacts.manifest import ArtifactError
 
 FORMAT = 1
@@ -29,6 +30,7 @@ _TYPES = {
     "end_ts_ms": np.dtype(np.int64),
     "vectors": np.dtype(np.float32),
 }
+_OF_CELLS = ("centroids", "cells")
 
 _SAMPLED = 16
 """One score of so many is looked at to guess which are among the best."""
@@ -50,10 +52,10 @@ class Nearest(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LiveIndex:
-    """n lives. All of them are compared, whoever asks: 100,000 of width 64 take 1.3 ms of one core and 29 MB.
+    """n lives. `nearest` compares all of them, whoever asks: 100,000 of width 64 take 1.3 ms of one core and 29 MB.
 
-    Time grows with n x D: 300,000 take 4 ms, and above about 350,000 a search is longer than 5 ms. There is no
-    approximate way for more; as many lives are rarely on air at once.
+    Time grows with n x D: 300,000 take 4 ms, and above about 350,000 a search is longer than 5 ms. An index of more has
+    cells, by which the endpoint finds nearly all of the nearest (serve/live_search.py).
 
     Example:
         >>> ids, times = np.arange(3), np.array([0, 0, 900])
@@ -77,6 +79,8 @@ class LiveIndex:
     """[n, D]."""
     until_ts_ms: int
     """What was on screen until then is in the vectors."""
+    cells: LiveCells | None = None
+    """Of an index that is not searched exactly."""
 
     def __post_init__(self) -> None:
         """Raises ArtifactError for lives that nobody can be asked about."""
@@ -94,6 +98,10 @@ class LiveIndex:
         if not np.isfinite(self.vectors).all():
             row = int(np.flatnonzero(~np.isfinite(self.vectors).all(axis=1))[0])
             raise ArtifactError(f"live_index: vector of live {self.live_ids[row]} holds NaN or infinity")
+        if self.cells is not None:
+            got, wanted = (len(self.cells.cells), self.cells.centroids.shape[1]), (size, self.width)
+            if got != wanted:
+                raise ArtifactError(f"live_index: wanted cells of {wanted[0]} lives of width {wanted[1]}, got {got}")
 
     @property
     def width(self) -> int:
@@ -134,8 +142,12 @@ class LiveIndex:
     def save(self, folder: Path) -> None:
         """Write index.json and lives.safetensors."""
         head = {"format": FORMAT, "until_ts_ms": self.until_ts_ms}
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _TYPES}
+        if self.cells is not None:
+            head["probes"] = self.cells.probes
+            arrays |= {name: np.ascontiguousarray(getattr(self.cells, name)) for name in _OF_CELLS}
         (folder / _HEAD).write_text(json.dumps(head, indent=1) + "\n", encoding="utf-8")
-        save_file({name: np.ascontiguousarray(getattr(self, name)) for name in _TYPES}, folder / _LIVES)
+        save_file(arrays, folder / _LIVES)
 
     @classmethod
     def load(cls, folder: Path) -> LiveIndex:
@@ -145,11 +157,13 @@ class LiveIndex:
             found, until_ts_ms = head["format"], int(head["until_ts_ms"])
             lives = load_file(folder / _LIVES)
             arrays = {name: lives[name] for name in _TYPES}
+            probes = head.get("probes")
+            cells = None if probes is None else {name: lives[name] for name in _OF_CELLS} | {"probes": int(probes)}
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ArtifactError(f"live_index {folder}: cannot be read ({error!r}); run the job index again") from error
         if found != FORMAT:
             raise ArtifactError(f"live_index {folder}: format: got {found}, wanted {FORMAT}; run the job index again")
-        return cls(until_ts_ms=until_ts_ms, **arrays)
+        return cls(until_ts_ms=until_ts_ms, cells=None if cells is None else LiveCells(**cells), **arrays)
 
 
 def _few(scores: Floats, k: int) -> Ints:

@@ -2,8 +2,8 @@
 
 Reads the artifact "towers" (its version alone) and the table `item_vectors`, publishes the artifact "live_index". Run
 it again as segments arrive: it makes the next version, which the endpoint picks up, and does nothing where nothing is
-new. A search compares all lives on air, exactly: 5 ms are enough for 350,000 of width 64, and nothing faster is made of
-more. Memory: a live's vector as float32 and 50 bytes, twice, and one batch of rows, 65,536 of them.
+new. A search compares all lives on air, exactly: 5 ms are enough for 350,000 of width 64. Of more, cells are made, and
+a search looks into some. Memory: a live's vector as float32 and 50 bytes, twice, and one batch of rows, 65,536 of them.
 Run: python -m pipelines index --config my.yaml
 """
 
@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from models.artifacts import live_index
 from models.artifacts.live_index import NO_END, LiveIndex
 from models.artifacts.manifest import ArtifactError
 from models.as_of import Ints, newest_segments
+from pipelines.retrieval.cells import fit
 from pipelines.runtime.run import Run
 from pipelines.tables import rejections
 from pipelines.tables.artifacts import Artifacts
@@ -36,6 +37,8 @@ from pipelines.tables.listing import Listing
 log = logging.getLogger(__name__)
 KIND, TABLE, TOWERS = "live_index", "item_vectors", "towers"
 _BATCH_ROWS = 65_536
+_FOUND = 1000
+"""Lives that a user asks for, where recall is measured."""
 _DAY_MS = 86_400_000
 
 Floats = npt.NDArray[np.float32]
@@ -55,10 +58,16 @@ class IndexConfig:
     them may be late, or rejected, before it is taken for over."""
     keep: int = 20
     """Versions that stay: there may be one every 30 s, and who serves one has all of it in memory."""
+    exact_up_to: int = 350_000
+    """Lives that are all compared for a user; where there are more, cells are made and the nearest cells searched."""
+    recall: float = 0.99
+    """How many of the 1,000 nearest lives the cells that are searched must hold, where not all are compared."""
 
     def __post_init__(self) -> None:
-        if min(self.days, self.keep) < 1 or self.silent_s < 0:
-            raise ValueError(f"wanted days and keep >= 1 and silent_s >= 0, got {self}; correct them")
+        if min(self.days, self.keep) < 1 or min(self.silent_s, self.exact_up_to) < 0:
+            raise ValueError(f"wanted days and keep >= 1, silent_s and exact_up_to >= 0, got {self}; correct them")
+        if not 0 < self.recall <= 1:
+            raise ValueError(f"recall: wanted above 0 and up to 1, got {self.recall}")
         if self.until_ts_ms is not None and self.until_ts_ms < 0:
             raise ValueError(f"until_ts_ms: wanted ms since 1970, or null, got {self.until_ts_ms}")
 
@@ -71,7 +80,8 @@ def run(config: IndexConfig, run: Run) -> dict[str, Any]:
         raise ArtifactError(f"artifact {TOWERS}: nothing is published below {artifacts.root}; run the job towers first")
     listing = run.storage.listing(TABLE)
     days = _days(config, listing)
-    made_from = {"config": digest([config.until_ts_ms, config.silent_s, live_index.FORMAT]), TOWERS: towers}
+    rules = [config.until_ts_ms, config.silent_s, config.exact_up_to, config.recall, live_index.FORMAT]
+    made_from = {"config": digest(rules), TOWERS: towers}
     made_from |= {f"{TABLE}/{day}": listing.stamp(day) for day in days}
     run_id = f"{days[-1]}-{digest(made_from)}"
     if artifacts.current(KIND) == run_id:
@@ -80,7 +90,7 @@ def run(config: IndexConfig, run: Run) -> dict[str, Any]:
     found = _Read(towers, config.until_ts_ms)
     for day in days:
         _read_day(run, day, found)
-    index = _index(found, days, config)
+    index, cells = _with_cells(_index(found, days, config), config, run.seed)
     with tempfile.TemporaryDirectory() as scratch:
         index.save(Path(scratch))
         artifacts.publish(KIND, Path(scratch), run_id, made_from)
@@ -94,6 +104,7 @@ def run(config: IndexConfig, run: Run) -> dict[str, Any]:
         "segments": found.segments,
         "of_other_towers": sum(found.others.values()),
         "refused": found.refused,
+        **cells,
     }
     log.info("index %s | %s | %.1f s", run_id, figures, time.perf_counter() - started)
     return {"run_id": run_id, "how": "published", **figures}
@@ -245,3 +256,12 @@ def _index(found: _Read, days: list[str], config: IndexConfig) -> LiveIndex:
         vectors=lives.vectors,
         until_ts_ms=until_ms,
     )
+
+
+def _with_cells(index: LiveIndex, config: IndexConfig, seed: int) -> tuple[LiveIndex, dict[str, Any]]:
+    """The index with cells where it holds more lives than are all compared, and their figures."""
+    if len(index.live_ids) <= config.exact_up_to:
+        return index, {}
+    cells, recall = fit(index.vectors, k=_FOUND, recall=config.recall, seed=seed)
+    figures = {"cells": len(cells.centroids), "probes": cells.probes, "recall": round(recall, 4)}
+    return replace(index, cells=cells), figures

@@ -1,12 +1,13 @@
 """The nearest lives on air among many: milliseconds of a search, of an answer in process, and of one over HTTP.
 
-    python -m tests.bench retrieval [--lives 100000] [--width 64] [--k 1000] [--in-process]
+    python -m tests.bench retrieval [--lives 100000] [--width 64] [--k 1000] [--in-process] [--recall 0.99]
 
 Random vectors, nine tenths of the lives on air; random towers, 20,000 authors, 2,000 users, histories of 50. Beside the
 search faiss, which compares all lives too and does not know who is on air. Recall is against a sort of all lives on
 air. An answer in process is what the route does between a request's bytes and its answer's; over HTTP the load is one
-client, on the same machine: on uvicorn alone, and by the start command, in turns. Prints tables; the last line is one
-JSON object.
+client, on the same machine: on uvicorn alone, and by the start command, in turns. With `--recall` the index has cells,
+as the job `index` makes them of very many lives; vectors then are not of every direction alike, but vary as those of a
+simulated live world do (half of the variance in 8 of 64 dimensions). Prints tables; the last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from models.artifacts.live_index import NO_END, LiveIndex
+from models.artifacts.live_index import NO_END, LiveIndex, Nearest
 from models.history import HistoryRule
+from pipelines.retrieval import cells
+from serve.live_search import CellSearch
 from serve.observe import Stages
 from serve.retrieval import Retrieval
 from serve.schema import RetrieveRequest
@@ -51,15 +55,17 @@ def timed(search: Callable[[int], object]) -> dict[str, float]:
     return {f"p{p}_ms": round(float(np.percentile(took[WARM_UP:], p)), 3) for p in (50, 99)}
 
 
-def index_of(lives: int, width: int) -> LiveIndex:
-    """Random vectors of random authors."""
+def index_of(lives: int, width: int, spread: np.ndarray) -> LiveIndex:
+    """Random vectors, by `spread` [D] in each dimension, of random authors."""
     rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((lives, width), dtype=np.float32) * spread
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return LiveIndex(
         live_ids=10**12 + np.sort(rng.choice(10**9, lives, replace=False)),
         author_ids=rng.integers(0, AUTHORS, lives) * 3 + 1,
         start_ts_ms=np.where(rng.random(lives) < 0.9, NOW_MS - 1000, NOW_MS + 1000).astype(np.int64),
         end_ts_ms=np.full(lives, NO_END),
-        vectors=rng.standard_normal((lives, width), dtype=np.float32),
+        vectors=vectors,
         until_ts_ms=NOW_MS,
     )
 
@@ -71,15 +77,24 @@ def main(argv: Sequence[str] = ()) -> int:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--k", type=int, default=1000)
     parser.add_argument("--in-process", action="store_true", help="leave HTTP out")
+    parser.add_argument("--recall", type=float, help="make cells that hold so much of what is looked for")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    index = index_of(args.lives, args.width)
-    users = np.random.default_rng(1).standard_normal((ASKED, args.width), dtype=np.float32)
+    spread = np.ones(args.width, np.float32)
+    if args.recall:
+        spread = (np.arange(1, args.width + 1, dtype=np.float32) ** np.float32(-0.45)).astype(np.float32)
+    index, made = index_of(args.lives, args.width, spread), {}
+    users = np.random.default_rng(1).standard_normal((ASKED, args.width), dtype=np.float32) * spread
     rows = {
         "search": timed(lambda user: index.nearest(users[user], args.k, NOW_MS)),
         "search of faiss": _faiss(index, users, args.k),
     }
-    recall = float(np.mean([_recall(index, user, args.k) for user in users]))
+    search = index.nearest
+    if args.recall:
+        index, made = _with_cells(index, args.k, args.recall)
+        search = CellSearch(index).nearest
+        rows["search of cells"] = timed(lambda user: search(users[user], args.k, NOW_MS))
+    recall = float(np.mean([_recall(index, search, user, args.k) for user in users]))
     with tempfile.TemporaryDirectory() as scratch:
         published = _published(Path(scratch) / "store", index, args.width)
         bodies = _bodies(args.k)
@@ -93,9 +108,13 @@ def main(argv: Sequence[str] = ()) -> int:
     print("stages in process, ms: " + ", ".join(f"{stage} {ms}" for stage, ms in stages.items()))
     size = len(_answer(retrieval, bodies[0]))
     print(f"recall against a sort of all lives on air: {recall}; bytes of an answer: {size}")
+    if made:
+        print(", ".join(f"{name} {value}" for name, value in made.items()))
     sizes = {"lives": args.lives, "width": args.width, "k": args.k, "bytes": size}
     machine = {"cores": os.cpu_count(), "load_1m": round(os.getloadavg()[0], 1)}
-    print(json.dumps({"bench": "retrieval", **sizes, "recall": recall, "rows": rows, "stages": stages} | machine))
+    print(
+        json.dumps({"bench": "retrieval", **sizes, "recall": recall, "rows": rows, **made, "stages": stages} | machine)
+    )
     return 0
 
 
@@ -172,11 +191,21 @@ def _load(port: int, bodies: tuple[str, ...]) -> dict[str, float]:
     return {f"p{p}_ms": late.percentile_ms(p) or 0.0 for p in (50, 99)}
 
 
-def _recall(index: LiveIndex, user: np.ndarray, k: int) -> float:
+def _with_cells(index: LiveIndex, k: int, recall: float) -> tuple[LiveIndex, dict[str, Any]]:
+    """As the job makes them, and what they cost."""
+    started = time.perf_counter()
+    made, held = cells.fit(index.vectors, k=k, recall=recall, seed=0)
+    index, fitted = replace(index, cells=made), time.perf_counter()
+    CellSearch(index)
+    seconds = {"fit_s": round(fitted - started, 1), "load_s": round(time.perf_counter() - fitted, 1)}
+    return index, {"cells": len(made.centroids), "probes": made.probes, "held": round(held, 4), **seconds}
+
+
+def _recall(index: LiveIndex, search: Callable[..., Nearest], user: np.ndarray, k: int) -> float:
     on_air = np.flatnonzero(index.on_air(NOW_MS))
     scores = (index.vectors[on_air].astype(np.float64) * user.astype(np.float64)).sum(axis=1)
     wanted = on_air[np.argsort(-scores, kind="stable")[:k]]
-    return len(np.intersect1d(index.nearest(user, k, NOW_MS).rows, wanted)) / len(wanted)
+    return len(np.intersect1d(search(user, k, NOW_MS).rows, wanted)) / len(wanted)
 
 
 def _faiss(index: LiveIndex, users: np.ndarray, k: int) -> dict[str, float]:

@@ -168,3 +168,16 @@ def test_any_segments_in_any_order_and_batches(
         assert made.start_ts_ms[place] == DAY_MS + 30_000 * (min(ends) - 1)
         is_over = max(ends) < now - silent
         assert made.end_ts_ms[place] == (DAY_MS + 30_000 * max(ends) if is_over else NO_END)
+
+
+def test_more_lives_than_are_all_compared_have_cells(run: Run) -> None:
+    assert "cells" not in index.run(replace(CONFIG, exact_up_to=2), run) and published(run).cells is None
+    figures, made = index.run(replace(CONFIG, exact_up_to=1), run), published(run)
+    assert made.cells is not None and figures["how"] == "published"
+    assert (figures["cells"], figures["recall"]) == (len(made.cells.centroids), 1.0)
+    assert figures["probes"] == made.cells.probes and len(made.cells.cells) == 2
+
+
+def test_a_recall_that_nothing_can_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="recall: wanted above 0 and up to 1, got 1.5"):
+        IndexConfig(recall=1.5)
