@@ -106,6 +106,8 @@ class StudyConfig:
     """Folder of finished trials, which studies may share; empty = `<run_dir>/trials`."""
     reference: str = "base"
     """The variant that the others are compared with."""
+    against: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Variants that some are compared with beside it: {variant: [variant, ...]}."""
     full: str | None = None
     """The variant that the cheaper ones of its kind save from (SARM, Table 5): what they lose is counted against it."""
     variants: Mapping[str, Variant] = field(default_factory=dict)
@@ -166,6 +168,9 @@ class StudyConfig:
         for role, wanted in (("reference", self.reference), ("full", self.full)):
             if wanted is not None and wanted not in self.variants:
                 raise ValueError(f"variants: wanted the {role} {wanted!r} among them, got {', '.join(self.variants)}")
+        for name in dict.fromkeys(name for pair in self.against.items() for name in (pair[0], *pair[1])):
+            if name not in self.variants:
+                raise ValueError(f"against: wanted names of variants, {', '.join(self.variants)}, got {name!r}")
         if differing := [name for name, of in self.variants.items() if tuple(of.train.ranker.tasks) != self.tasks]:
             raise ValueError(
                 f"variants: wanted the tasks of {self.reference}, {', '.join(self.tasks)}, in that order, got others "

@@ -34,6 +34,7 @@ def render(table: Mapping[str, Any], records: Sequence[Mapping[str, Any]], confi
         "has_ceiling": any(row.get("share_of_content") for row in table["rows"]),
         "users": _users(table),
         "ablation": _ablation(table),
+        "pairs": _pairs(table),
         "tasks": [_task(table, task) for task in tasks_of(table)],
         "parts": [convergence.part_name(*part) for part in convergence.PARTS],
         "losses": [
@@ -80,6 +81,14 @@ def _users(table: Mapping[str, Any]) -> dict[str, Any]:
     rows = [row for row in rows if row["metric"] == metric]
     groups = list(dict.fromkeys(", ".join(map(str, row["seeds"])) for row in rows))
     return {"metric": TITLES[metric], "groups": groups, "rows": _by_variant(rows)}
+
+
+def _pairs(table: Mapping[str, Any]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """By pair of variants, the row of each task's last measure."""
+    found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for row in table.get("pairs", ()):
+        found.setdefault((row["variant"], row["against"]), {})[row["task"]] = row
+    return {pair: [by_task[task] for task in tasks_of(table)] for pair, by_task in found.items()}
 
 
 def _ablation(table: Mapping[str, Any]) -> dict[str, Any]:

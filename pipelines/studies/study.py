@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.runtime.cluster import connected
 from pipelines.runtime.config import ConfigError, to_dict
-from pipelines.studies import ablations, anchor_sources, convergence, cost, reference_rows, user_intervals
+from pipelines.studies import ablations, anchor_sources, convergence, cost, pairs, reference_rows, user_intervals
 from pipelines.studies.closure import code_digest
 from pipelines.studies.config import OWN
 from pipelines.studies.retrieval import study as retrieval_study
@@ -59,13 +59,14 @@ def run(settings: "Settings") -> dict[str, Any]:
     said = [{"reference": name, "seed": seed} | json.loads(file.read_text()) for (name, seed), file in others.items()]
     table = build_table(config, variants, seeds, records, said)
     table["users"] = user_intervals.build(config, stores[OWN], files | others)
+    table["pairs"] = pairs.build(table, config.against)
     table["ablation"] = ablations.build(variants, seeds, records)
     table["convergence"] = convergence.build(list(variants), seeds, config.reference, records)
     if sources:
         table["anchors"] = anchor_sources.benchmark(variants, sources, stores)
     table["cost"] = cost.build(config, variants, seeds, records, said)
     table["trials"] = {name: [str(files[name, seed]) for seed in seeds] for name in variants}
-    sections = [of.markdown(table) for of in (user_intervals, ablations, anchor_sources, convergence, cost)]
+    sections = [of.markdown(table) for of in (pairs, user_intervals, ablations, anchor_sources, convergence, cost)]
     written = write_table(Path(settings.run_dir), table, sections)
     page = Path(settings.run_dir) / "report.html"
     write_report(page, table, records, to_dict(settings))

@@ -174,7 +174,7 @@ def table_markdown(table: Mapping[str, Any], tasks: Sequence[str] | None = None)
     lines = ["| variant | " + " | ".join(titles) + " |", "|" + "---|" * (1 + len(titles))]
     for name, label in dict.fromkeys((row["variant"], row["label"]) for row in rows):
         by_column = {(row["task"], row["metric"]): row for row in rows if row["variant"] == name}
-        cells = [_cell(by_column[column], name == table["reference"]) for column in columns]
+        cells = [cell(by_column[column], name == table["reference"]) for column in columns]
         cells = [right.get(name, ""), *cells] if right else cells
         cells += [] if way is None else [_way(by_column, way)]
         is_trained = all(row.get("trained", True) for row in by_column.values())
@@ -205,12 +205,13 @@ def exposure_markdown(table: Mapping[str, Any]) -> str:
     for name, label in labels:
         by_bucket = {(row["from"], row["to"]): row for row in rows if row["variant"] == name}
         if by_bucket:
-            cells = [_cell(by_bucket[bucket], name == table["reference"]) for bucket in buckets]
+            cells = [cell(by_bucket[bucket], name == table["reference"]) for bucket in buckets]
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(row: Mapping[str, Any], is_reference: bool) -> str:
+def cell(row: Mapping[str, Any], is_reference: bool) -> str:
+    """A row of the table for people: the mean of the reference, else the difference, its interval and the paper's."""
     if row["mean"] is None or row["delta"] is None:
         return "n/a"
     if is_reference:
