@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.studies import ablations, anchor_sources, convergence, cost, user_intervals
+from pipelines.studies import ablations, anchor_sources, convergence, cost, pairs, user_intervals
+from pipelines.studies.retrieval import table as retrieval_table
 from pipelines.studies.table import exposure_markdown, table_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +65,8 @@ PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "click": lambda table: table_markdown(table, ["click"]),
     "tasks": table_markdown,
     "exposure": exposure_markdown,
+    "pairs": pairs.markdown,
+    "retrieval": retrieval_table.markdown,
     "convergence": convergence.markdown,
     "cost": cost.markdown,
     "users": user_intervals.markdown,

@@ -29,6 +29,7 @@ from tests.pipelines.ranking.coded import CLUSTERS
 from tests.pipelines.samples.screens import write_codes
 from tests.pipelines.serving.coded_platform import MOMENT_MS, NAME, NEWCOMER, Coded, asked, scores, with_clicks
 from tests.serve.conftest import watcher_of
+from tests.serve.test_damaged_banks import edited, put
 
 
 def test_scores_are_the_offline_ones_for_every_user_and_author(coded: Coded) -> None:
@@ -132,22 +133,6 @@ def test_the_bank_says_what_it_is_of_and_is_not_made_twice(coded: Coded) -> None
         assert head["screens"][table] == told
         assert (made_from[f"{table}/codebook"], made_from[f"{table}/delay_ms"]) == ("v1", "20000")
     assert run_job(publish, coded.settings)["how"] == "current"
-
-
-def edited(name: str, change: Callable[[Any], None]) -> Callable[[Path], None]:
-    def apply(folder: Path) -> None:
-        array = np.load(folder / f"{name}.npy")
-        change(array)
-        np.save(folder / f"{name}.npy", array)
-
-    return apply
-
-
-def put(place: Any, value: Any) -> Callable[[Any], None]:
-    def apply(array: Any) -> None:
-        array[place] = value
-
-    return apply
 
 
 def headed(**values: Any) -> Callable[[Path], None]:
