@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -14,11 +15,13 @@ from models.online.embedded import EmbeddedStore
 from models.online.lives import LiveUpdate
 from pipelines.ranking import screens
 from pipelines.ranking.screens import ScreensConfig
+from pipelines.serving.serve import serving
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
 from serve.args import WatchConfig
 from serve.live_screens import LiveScreens
 from serve.online import Online
+from serve.schema import RankResponse
 from serve.user_sequence import UserSequence
 from tests.models.online.event_streams import Event, batch_of
 from tests.pipelines.jobs import run_job
@@ -34,6 +37,7 @@ from tests.pipelines.serving.coded_platform import (
     with_clicks,
 )
 from tests.serve.conftest import watcher_of
+from tests.serve.test_app import eventually, settings_for
 
 DAY = "2026-01-04"
 MINUTE_MS = 60_000
@@ -214,3 +218,19 @@ def test_what_the_job_cannot_do_is_told(live: Live) -> None:
         storage.filesystem.delete_dir(storage.folder("examples", day))
     with pytest.raises(ContractError, match="wanted a newest day that carries codes of segment_codes or item_codes"):
         live.publish()
+
+
+@pytest.mark.ray
+def test_over_http_what_comes_on_screen_counts_without_a_restart(live: Live, tmp_path: Path, ray_cluster: None) -> None:
+    settings = settings_for(live.coded.root)
+    authors, user, ts_ms = live.coded.authors, int(live.coded.clicks.user_ids[5]), LAST_MS + MINUTE_MS
+    body = {"user_id": user, "candidates": authors, "context": {"ts_ms": ts_ms}}
+    with serving(settings.serve, settings.open()) as url, httpx.Client(base_url=url, timeout=60) as client:
+        before = client.post("/rank", json=body).json()
+        assert before["screen_age_s"] > 2400  # as old as the bank
+        live.publish()
+        eventually(lambda: client.post("/rank", json=body).json()["screen_age_s"] == 60.0)
+        answer = RankResponse.model_validate(client.post("/rank", json=body).json())
+    wanted = live.at(ts_ms).offline(user, authors, ts_ms)
+    np.testing.assert_allclose(scores(answer, authors), wanted, atol=1e-5)
+    assert answer.bank_version == before["bank_version"]
