@@ -23,6 +23,8 @@ from pipelines.tables.storage import Storage
 
 Ints = NDArray[np.int64]
 Codes = NDArray[np.int32]
+_Segments = tuple[Ints, Ints, Ints, Codes]
+"""Authors, lives, ends and codes."""
 
 NONE = HISTORY_PAD
 """Stands for a code where nothing was known."""
@@ -124,17 +126,16 @@ class Screen:
         the segments' lives and ends [S], for each author ascending and unique, and their codes [S, J]. Raises as `at`.
         """
         day = day_name((ts_ms - 1) // DAY_MS)
-        author, live, end = (np.zeros(0, np.int64) for _ in range(3))
-        codes = np.zeros((0, self.num_codes), np.int32)
+        bounds = ts_ms - self.delay_ms, ts_ms if since_ms is None else since_ms
+        none = np.zeros(0, np.int64)
+        parts: list[_Segments] = [(none, none, none, np.zeros((0, self.num_codes), np.int32))]
         for of in self._read_for(day, day) if days is None else days:
             for part in self._storage.dataset(self.table, of).batches(_READ_TOGETHER, ["author_id", *_COLUMNS]):
-                author = np.concatenate([author, part["author_id"].to_numpy()])
-                live = np.concatenate([live, part["live_id"].to_numpy()])
-                end = np.concatenate([end, part["end_ts_ms"].to_numpy()])
-                codes = np.concatenate([codes, self._codes_of(part, of)])
-                rows = _kept(author, end, ts_ms - self.delay_ms, ts_ms if since_ms is None else since_ms)
-                author, live, end, codes = author[rows], live[rows], end[rows], codes[rows]
-        return author, live, end, codes
+                author, live, end = (part[name].to_numpy() for name in ("author_id", "live_id", "end_ts_ms"))
+                parts.append(_kept((author, live, end, self._codes_of(part, of)), *bounds))
+                if sum(len(of[0]) for of in parts[1:]) > max(len(parts[0][0]), _READ_TOGETHER):
+                    parts = [_kept(_joined(parts), *bounds)]
+        return _kept(_joined(parts), *bounds)
 
     def _read_for(self, first: str, last: str) -> list[str]:
         """Days of the table that hold segments of moments on days `first` to `last`."""
@@ -177,15 +178,21 @@ def _places_of(wanted: Ints, lives: Ints) -> Ints:
     return places
 
 
-def _kept(author: Ints, end: Ints, until_ms: int, since_ms: int) -> Ints:
-    """Rows by author and end: of each author's segments up to a moment the last one, and all behind `since_ms`.
+def _joined(parts: Sequence[_Segments]) -> _Segments:
+    author, live, end, codes = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return author, live, end, codes
+
+
+def _kept(segments: _Segments, until_ms: int, since_ms: int) -> _Segments:
+    """By author and end: of each author's segments up to a moment the last one, and all behind `since_ms`.
 
     Of two that end at once the later row stays, as models/as_of.py has it.
     """
+    author, live, end, codes = segments
     rows = np.lexsort((end, author))
     rows = rows[end[rows] <= until_ms]
     of, ends = author[rows], end[rows]
     is_last = np.diff(of, append=of[-1:] + 1) != 0
     is_one = is_last | (np.diff(ends, append=ends[-1:]) != 0)
-    kept: Ints = rows[is_one & (is_last | (ends > since_ms))]
-    return kept
+    rows = rows[is_one & (is_last | (ends > since_ms))]
+    return author[rows], live[rows], end[rows], codes[rows]
