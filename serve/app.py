@@ -104,10 +104,10 @@ class UserSequenceReplica:
         self._watcher.start()
         lookup = None if args.lookup == "local" else partial(remote_lookup, authors, args.lookup_timeout_s)
         self._screens = LiveScreens(store, args.watch)
-        self._screens.start()
         main = UserSequence(self._watcher, self._config, lookup, self._views, self._screens.beside)
         if lookup is None:
             main.warm_up()
+        self._screens.start()  # after it is known what is read
         self._arms = self._rankings(main)
         self._arms.start()
         self._searches: SnapshotWatcher[LiveSearch] = SnapshotWatcher(

@@ -14,6 +14,8 @@ from serve.args import WatchConfig
 from serve.watcher import SnapshotWatcher
 
 log = logging.getLogger(__name__)
+_FITTING = 4
+"""Screens that stay for rankers of different codebooks: CURRENT and arms beside it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -30,18 +32,26 @@ class LiveScreen:
 
 
 class LiveScreens:
-    """Follows every table of codes. Whoever ranks asks `beside` once for a request.
+    """Follows the tables of codes that somebody reads. Whoever ranks asks `beside` once for a request.
 
-    A version is verified in this process: 100,000 segments of three codes are 3.6 MB. One that does not fit is left
-    alone, logged and counted, and what was known before stays in use.
+    A version is verified in this process: 100,000 segments of three codes are 3.6 MB, which are there twice while a
+    version is swapped in. One that cannot be read is left alone, logged and counted, and the one before stays in use.
     """
 
     def __init__(self, store: ArtifactStore, config: WatchConfig) -> None:
-        self._watchers = {
-            table: SnapshotWatcher(store, partial(_load, store, kind), config, kind=kind, keep=1)
-            for kind, table in KINDS.items()
-        }
-        self._told: set[tuple[str, str]] = set()
+        self._read: set[str] = set()
+        """Tables that were asked for: of others nothing is loaded."""
+        self._fitting: dict[tuple[str, tuple[str, tuple[int, ...], int]], Screen] = {}
+        """By table and what codes mean there: the newest screen that a ranker in use could read."""
+        self._told: set[tuple[str, str, str]] = set()
+
+        def followed(kind: str, table: str) -> SnapshotWatcher[LiveScreen]:
+            def which() -> str | None:
+                return store.current(kind) if table in self._read else None
+
+            return SnapshotWatcher(store, partial(_load, store, kind), config, kind=kind, keep=1, which=which)
+
+        self._watchers = {table: followed(kind, table) for kind, table in KINDS.items()}
 
     def start(self) -> None:
         """Loads what is published now, then follows it."""
@@ -63,24 +73,35 @@ class LiveScreens:
         return sum(watcher.failures for watcher in self._watchers.values())
 
     def beside(self, screens: Mapping[str, Screen]) -> dict[str, list[Screen]]:
-        """By table of a bank: what it holds itself, and what was published since, where that is of its codebook.
+        """By table of a bank: what it holds itself, and the newest screen since whose codes mean the same.
 
-        Codes of another one are left alone, which is logged once: they mean nothing to the bank's ranker.
+        Codes of another codebook mean nothing to the bank's ranker; that there are such is logged once.
         """
-        found = {}
-        for table, of_bank in screens.items():
-            found[table] = [of_bank]
-            for live in self._watchers[table].loaded[:1]:
-                if live.screen.is_of(of_bank):
-                    found[table].append(live.screen)
-                elif (told := (live.version, of_bank.codebook)) not in self._told:
-                    self._told.add(told)
-                    log.warning(
-                        "screen.%s %s is of codebook %s, the ranker in use reads %s, and goes on with what its bank "
-                        "holds; train it again with these codes",
-                        *(table, live.version, live.screen.codebook, of_bank.codebook),
-                    )
-        return found
+        return {table: [of_bank, *self._since(table, of_bank)] for table, of_bank in screens.items()}
+
+    def _since(self, table: str, of_bank: Screen) -> list[Screen]:
+        key, watcher = (table, of_bank.meaning), self._watchers[table]
+        if table not in self._read:
+            self._read.add(table)
+            watcher.wake()
+        for live in watcher.loaded[:1]:
+            if live.screen.meaning == of_bank.meaning:
+                if self._fitting.get(key) is not live.screen:
+                    self._fitting = dict([*self._fitting.items(), (key, live.screen)][-_FITTING:])
+            else:
+                self._tell(table, live.screen, of_bank)
+        found = self._fitting.get(key)
+        return [] if found is None else [found]
+
+    def _tell(self, table: str, screen: Screen, of_bank: Screen) -> None:
+        said = (table, str(screen.meaning), str(of_bank.meaning))
+        if said not in self._told:
+            self._told.add(said)
+            log.warning(
+                "screen.%s is of codebook %s with a delay of %d ms, the ranker in use reads %s with %d ms, and goes on "
+                "with what it knew; train it again with these codes",
+                *(table, screen.codebook, screen.delay_ms, of_bank.codebook, of_bank.delay_ms),
+            )
 
 
 def _load(store: ArtifactStore, kind: str, version: str) -> LiveScreen:

@@ -92,7 +92,8 @@ class CellSearch:
         while True:
             how = parameters(sel=selector, nprobe=probes)
             (scores,), (rows,) = self._lists.search(user[None], k, params=how)
-            if rows[-1] >= 0:
+            if rows[-1] >= 0 or probes == self._lists.nlist:
+                scores, rows = scores[rows >= 0], rows[rows >= 0]
                 order = np.lexsort((rows, -scores))
                 return Nearest(rows[order], scores[order], count)
             probes = min(2 * probes, self._lists.nlist)

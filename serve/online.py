@@ -24,8 +24,7 @@ log = logging.getLogger(__name__)
 
 DAY_MS = 86_400_000
 Source = Literal["request", "store", "published", "none"]
-Clicks = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]
-"""Author ids, moments in ms and seconds watched of one user's clicks, ascending, [n] each."""
+Ints = npt.NDArray[np.int64]
 
 _MOST_ON_AIR = 20_000
 """Lives that are looked at to find those on air."""
@@ -38,6 +37,16 @@ _KNOWN_MS = 60_000
 _STALE_S = 60.0
 """How long a list is used, `degraded`, while the store does not answer."""
 _NOBODY = int(np.iinfo(np.int64).min)
+
+
+class Clicks(NamedTuple):
+    """Those of one user, ascending by moment; [n] each."""
+
+    author_ids: Ints
+    ts_ms: Ints
+    watch_s: npt.NDArray[np.float32]
+    live_ids: Ints
+    """0 where that is not known: of clicks that a request brings, and of published ones."""
 
 
 class NoCandidatesError(ValueError):
@@ -155,13 +164,14 @@ class Online:
     ) -> tuple[Clicks, Source]:
         if request.history is not None:
             return given_history(request.history), "request"
-        clicks: Clicks = histories.of_user(request.user_id)
+        published = histories.of_user(request.user_id)
+        clicks = Clicks(*published, np.zeros(len(published[0]), np.int64))
         source: Source = "published"
         if views is not None and (views.is_clicked & (views.ts_ms < ts_ms)).any():
             clicks, source = joined(clicks, views), "store"
         if self._store is not None:
             clicks = within_days(clicks, histories.rule, ts_ms)
-        return clicks, source if len(clicks[0]) else "none"
+        return clicks, source if len(clicks.author_ids) else "none"
 
     def _candidates(
         self, request: RankRequest, ts_ms: int, now_ms: int
@@ -245,7 +255,8 @@ def given_history(items: Sequence[HistoryItem]) -> Clicks:
     # The id that stands for padding is an author like any other unknown one when a request names it.
     ids = [_NOBODY if item.author_id == HISTORY_PAD else item.author_id for item in ordered]
     times = np.array([item.ts_ms for item in ordered], np.int64)
-    return np.array(ids, np.int64), times, np.array([item.watch_time_s for item in ordered], np.float32)
+    watch_s = np.array([item.watch_time_s for item in ordered], np.float32)
+    return Clicks(np.array(ids, np.int64), times, watch_s, np.zeros(len(ids), np.int64))
 
 
 def joined(published: Clicks, views: Views) -> Clicks:
@@ -256,22 +267,28 @@ def joined(published: Clicks, views: Views) -> Clicks:
     rows = np.flatnonzero(views.is_clicked)
     author, ts_ms, watch_s = views.author_id[rows], views.ts_ms[rows], views.watch_s[rows].copy()
     author[author == HISTORY_PAD] = _NOBODY
+    live = views.live_id[rows]
     place = {key: at for at, key in enumerate(zip(author.tolist(), ts_ms.tolist(), strict=True))}
-    fresh = np.ones(len(published[0]), bool)
-    for at, key in enumerate(zip(published[0].tolist(), published[1].tolist(), strict=True)):
+    fresh = np.ones(len(published.author_ids), bool)
+    for at, key in enumerate(zip(published.author_ids.tolist(), published.ts_ms.tolist(), strict=True)):
         if (same := place.get(key)) is not None:
             fresh[at] = False
             if not views.is_left[rows[same]]:
-                watch_s[same] = published[2][at]
-    author = np.concatenate([published[0][fresh], author])
-    ts_ms = np.concatenate([published[1][fresh], ts_ms])
-    watch_s = np.concatenate([published[2][fresh], watch_s])
+                watch_s[same] = published.watch_s[at]
+    ts_ms = np.concatenate([published.ts_ms[fresh], ts_ms])
     order = np.argsort(ts_ms, kind="stable")
-    return author[order], ts_ms[order], watch_s[order]
+    return Clicks(
+        author_ids=np.concatenate([published.author_ids[fresh], author])[order],
+        ts_ms=ts_ms[order],
+        watch_s=np.concatenate([published.watch_s[fresh], watch_s])[order],
+        live_ids=np.concatenate([published.live_ids[fresh], live])[order],
+    )
 
 
 def within_days(clicks: Clicks, rule: HistoryRule, ts_ms: int) -> Clicks:
     """Clicks of so many days before that of `ts_ms` as count in examples."""
     first_ms = (ts_ms // DAY_MS - rule.days) * DAY_MS
-    start = int(np.searchsorted(clicks[1], first_ms))
-    return (clicks[0][start:], clicks[1][start:], clicks[2][start:]) if start else clicks
+    start = int(np.searchsorted(clicks.ts_ms, first_ms))
+    if not start:
+        return clicks
+    return Clicks(clicks.author_ids[start:], clicks.ts_ms[start:], clicks.watch_s[start:], clicks.live_ids[start:])

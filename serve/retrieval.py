@@ -15,7 +15,7 @@ from serve.live_search import LiveSearch
 from serve.observe import Mark, unmarked
 from serve.online import NothingOnAirError, Online
 from serve.schema import IndexResponse, RetrieveRequest, RetrieveResponse
-from serve.user_sequence import history_columns
+from serve.user_sequence import DamagedError, history_columns
 from serve.watcher import SnapshotWatcher
 
 _LATE_MS = 600_000
@@ -44,7 +44,8 @@ class Retrieval:
     def retrieve(self, request: RetrieveRequest, mark: Mark = unmarked) -> RetrieveResponse:
         """The nearest lives on air at the request's moment; `mark` is told where a stage ends.
 
-        Raises NoIndexError where none is published, NotReadyError where none could be loaded, and NothingOnAirError.
+        Raises NoIndexError where none is published, NotReadyError where none could be loaded, NothingOnAirError, and
+        DamagedError where the user's vector is not one.
         """
         search, now_ms = self._search, time.time_ns() // 1_000_000
         ts_ms, towers, index = request.ts_ms(now_ms), search.towers, search.index
@@ -56,6 +57,11 @@ class Retrieval:
         columns = {name: np.array([value], np.int64) for name, value in one.items()}
         rows = collate(columns | history_columns(heard.clicks, towers.rule, ts_ms), towers.catalog)
         vector = search.user_vector(rows)
+        if not np.isfinite(vector).all():
+            raise DamagedError(
+                f"the vector of user {request.user_id} by towers {search.towers_version} holds NaN or infinity: their "
+                "files were written to while in use, or training diverged; train them again, or publish another version"
+            )
         mark("forward")
         found = search.nearest(vector, request.k, ts_ms, ended)
         if not len(found.rows):

@@ -192,7 +192,7 @@ class RankResponse(Message):
     bank_until_age_s: UntilAge
     screen_age_s: float | None = Field(
         description="Seconds from the end of the newest segment whose codes are known to the request's moment, 0 where "
-        "that was before; null where the ranker reads no codes."
+        "that was before; null where the ranker reads no codes, and where none is known."
     )
     model_version: str
     bank_age_s: float = Field(description="Seconds since the full bank was published.")

@@ -122,7 +122,8 @@ class UserSequence:
         if snapshot.screens:
             ts_ms, screens = filled.request.ts_ms(now_ms), self._beside(snapshot.screens)
             told = seen(screens, snapshot.histories, filled, ts_ms)
-            screen_age_s = max(0.0, (ts_ms - newest_ms(screens)) / 1000.0)
+            if (known_ms := newest_ms(screens)) is not None:
+                screen_age_s = max(0.0, (ts_ms - known_ms) / 1000.0)
         columns = request_columns(filled, snapshot.histories.rule, now_ms, told)
         batch, which = request_batch(columns, snapshot.bank.catalog)
         read = batch.history[0] if reads_history(snapshot) else batch.history[0, :0]
@@ -210,7 +211,7 @@ def history_columns(
 ) -> dict[str, npt.NDArray[Any]]:
     """What of a user's clicks is known at a moment, as columns [1, L] of example rows; by table, `codes` [n, J] are
     those of the clicks, which become columns [1, L J]."""
-    authors, times, watched = clicks
+    authors, times, watched, _ = clicks
     positions, ages_s, watched_s = known_at(ts_ms, times, watched, rule.length, rule.delay_ms)
     authors = authors[positions]
     known = {f"{HISTORY}{table}": of[positions] for table, of in codes.items()}

@@ -35,6 +35,8 @@ _AGAIN = "publish it again"
 Array = npt.NDArray[Any]
 ReadArray = Callable[[str, type[np.generic], int], Array]
 """(file name, type, dimensions) -> that array of the bank's folder."""
+OfLives = Callable[[Array, Array], Array]
+"""(which [m] of those asked for, lives [m]) -> whether a segment of that live counts for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -73,9 +75,10 @@ class Screen:
             low, high = np.where(is_known, middle + 1, low), np.where(is_known, high, middle)
         return np.where(low > first, low - 1, -1)
 
-    def is_of(self, other: Screen) -> bool:
-        """Whether the codes of both mean the same."""
-        return (self.codebook, self.clusters) == (other.codebook, other.clusters)
+    @property
+    def meaning(self) -> tuple[str, tuple[int, ...], int]:
+        """What two must have in common to be read together: their codes mean the same, and are known as soon."""
+        return self.codebook, self.clusters, self.delay_ms
 
     @property
     def head(self) -> dict[str, Any]:
@@ -104,10 +107,12 @@ class Screen:
         return cls(**of, **columns)
 
 
-def codes_at(screens: Sequence[Screen], author_ids: Array, ts_ms: Array | int, live_ids: Array | None = None) -> Array:
+def codes_at(
+    screens: Sequence[Screen], author_ids: Array, ts_ms: Array | int, of_lives: OfLives | None = None
+) -> Array:
     """Codes [n, J] of authors [n] at moments: of the newest segment that any of `screens`, of one codebook, knew then.
 
-    NONE where there was none. With `live_ids` only segments of these lives count.
+    NONE where there was none. `of_lives` says which segments count.
     """
     codes = np.full((len(author_ids), len(screens[0].clusters)), NONE, CODES)
     newest_ms = np.full(len(author_ids), -1)
@@ -115,9 +120,15 @@ def codes_at(screens: Sequence[Screen], author_ids: Array, ts_ms: Array | int, l
         rows = screen.rows_at(author_ids, ts_ms)
         places = np.flatnonzero(rows >= 0)
         rows = rows[places]
+        while of_lives is not None:  # back to the newest one that counts
+            wrong = np.flatnonzero(~of_lives(places, screen.live_ids[rows]))
+            if not len(wrong):
+                break
+            before = rows[wrong] - 1
+            is_own = (before >= 0) & (screen.author_ids[before] == screen.author_ids[rows[wrong]])
+            rows[wrong[is_own]] = before[is_own]
+            places, rows = np.delete(places, wrong[~is_own]), np.delete(rows, wrong[~is_own])
         is_newer = screen.end_ts_ms[rows] > newest_ms[places]
-        if live_ids is not None:
-            is_newer &= np.isin(screen.live_ids[rows], live_ids)
         places, rows = places[is_newer], rows[is_newer]
         codes[places], newest_ms[places] = screen.codes[rows], screen.end_ts_ms[rows]
     return codes

@@ -23,6 +23,7 @@ from pipelines.samples.examples import committed_screens, committed_tables
 from pipelines.samples.on_screen import Screen
 from pipelines.semantics.codes import TARGETS
 from pipelines.tables.artifacts import Artifacts
+from pipelines.tables.contract import ContractError
 from pipelines.tables.days import day_name
 from pipelines.tables.fingerprint import digest
 
@@ -70,6 +71,11 @@ def _publish(config: ScreensConfig, run: Run, screen: Screen) -> dict[str, Any]:
     if artifacts.current(kind) == run_id:
         return {"run_id": run_id, "how": "current"}
     stored = _stored(config, artifacts, screen, days, until_ms)
+    if not len(stored.codes):
+        raise ContractError(
+            f"table {screen.table}, day(s) {', '.join(days)}: wanted a segment that was known at {until_ms} ms, got "
+            "none; set screens.until_ts_ms to null, or to a later moment"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         live_screen.save(stored, until_ms, Path(scratch))
         artifacts.publish(kind, Path(scratch), run_id, made_from)

@@ -13,10 +13,11 @@ _ASKED = 200
 Floats = npt.NDArray[np.float32]
 
 
-def fit(vectors: Floats, *, k: int, recall: float, seed: int) -> tuple[LiveCells, float]:
-    """Cells of vectors [n, D] of length 1, and the part of the `k` nearest that a search finds in them.
+def fit(vectors: Floats, on_air: npt.NDArray[np.bool_], *, k: int, recall: float, seed: int) -> tuple[LiveCells, float]:
+    """Cells of vectors [n, D] of length 1, and the part of the `k` nearest on air that a search finds in them.
 
-    As many are looked into, a power of two or all, as hold `recall` of these on average, asked with vectors of lives.
+    As many are looked into, a power of two or all, as hold `recall` of these on average, asked with vectors of lives:
+    `on_air` [n] says which count, and the fewer they are, the further away the k nearest lie.
     """
     count = min(2 ** round(np.log2(2 * np.sqrt(len(vectors)))), len(vectors))
     rounds = faiss.Kmeans(
@@ -25,8 +26,9 @@ def fit(vectors: Floats, *, k: int, recall: float, seed: int) -> tuple[LiveCells
     rounds.train(np.ascontiguousarray(vectors))
     centroids = np.array(rounds.centroids)
     cells = rounds.index.search(vectors, 1)[1][:, 0].astype(np.int32)
-    drawn = np.random.default_rng(seed).choice(len(vectors), min(_ASKED, len(vectors)), replace=False)
-    before = _before(vectors, centroids, cells, vectors[drawn], k)
+    found = np.flatnonzero(on_air)
+    drawn = np.random.default_rng(seed).choice(found, min(_ASKED, len(found)), replace=False)
+    before = _before(vectors[found], centroids, cells[found], vectors[drawn], k)
     probes = 1
     while probes < count and (before < probes).mean() < recall:
         probes *= 2

@@ -61,7 +61,7 @@ class IndexConfig:
     exact_up_to: int = 350_000
     """Lives that are all compared for a user; where there are more, cells are made and the nearest cells searched."""
     recall: float = 0.99
-    """How many of the 1,000 nearest lives the cells that are searched must hold, where not all are compared."""
+    """How many of the 1,000 nearest lives on air the cells that are searched must hold, where not all are compared."""
 
     def __post_init__(self) -> None:
         if min(self.days, self.keep) < 1 or min(self.silent_s, self.exact_up_to) < 0:
@@ -80,7 +80,7 @@ def run(config: IndexConfig, run: Run) -> dict[str, Any]:
         raise ArtifactError(f"artifact {TOWERS}: nothing is published below {artifacts.root}; run the job towers first")
     listing = run.storage.listing(TABLE)
     days = _days(config, listing)
-    rules = [config.until_ts_ms, config.silent_s, config.exact_up_to, config.recall, live_index.FORMAT]
+    rules = [config.until_ts_ms, config.silent_s, config.exact_up_to, config.recall, run.seed, live_index.FORMAT]
     made_from = {"config": digest(rules), TOWERS: towers}
     made_from |= {f"{TABLE}/{day}": listing.stamp(day) for day in days}
     run_id = f"{days[-1]}-{digest(made_from)}"
@@ -262,6 +262,6 @@ def _with_cells(index: LiveIndex, config: IndexConfig, seed: int) -> tuple[LiveI
     """The index with cells where it holds more lives than are all compared, and their figures."""
     if len(index.live_ids) <= config.exact_up_to:
         return index, {}
-    cells, recall = fit(index.vectors, k=_FOUND, recall=config.recall, seed=seed)
+    cells, recall = fit(index.vectors, index.on_air(index.until_ts_ms), k=_FOUND, recall=config.recall, seed=seed)
     figures = {"cells": len(cells.centroids), "probes": cells.probes, "recall": round(recall, 4)}
     return replace(index, cells=cells), figures

@@ -7,6 +7,7 @@ Memory: 24 + 4 J bytes a moment, and 250 bytes for each of 65,536 segments.
 
 from collections.abc import Sequence
 from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,14 +52,24 @@ class Screen:
                 f"table {table}: wanted the codes of segments, as examples.codes names it, got no day; run the job "
                 "codes, or take it out of examples.codes"
             )
-        newest = storage.dataset(table, self._listing.days[-1])
-        (first,) = next(newest.batches(1, ["codebook", "codes"])).slice(0, 1).to_pylist()
+        first = self._newest_row()
         self.codebook: str = first["codebook"]
         """Its version."""
         self.num_codes = len(first["codes"])
         """J."""
         self.asked = self.known = 0
         """Moments so far, and those of them at which a segment was known."""
+
+    def _newest_row(self) -> Any:
+        """A row of the newest day that has any: all segments of a day may have been refused."""
+        for day in reversed(self._listing.days):
+            for part in self._storage.dataset(self.table, day).batches(1, ["codebook", "codes"]):
+                if part.num_rows:
+                    return part.slice(0, 1).to_pylist()[0]
+        raise ContractError(
+            f"table {self.table}: wanted the codes of segments, got days without a row; run the jobs embed_segments "
+            "and codes"
+        )
 
     def made_from(self, days: Sequence[str]) -> dict[str, str]:
         """Of the moments on these days of impressions, ascending: what their codes are read from, and the codebook.
@@ -120,7 +131,7 @@ class Screen:
     def newest_of_authors(
         self, ts_ms: int, *, since_ms: int | None = None, days: Sequence[str] | None = None
     ) -> tuple[Ints, Ints, Ints, Codes]:
-        """Of each author the newest segment that was known at a moment, and all of theirs that end after `since_ms`.
+        """Of each author the newest segment that was known at a moment, and at each moment of ends after `since_ms`.
 
         Of lives that began on `days`, None = in the seven days before the moment. Returns author ids [S], ascending,
         the segments' lives and ends [S], for each author ascending and unique, and their codes [S, J]. Raises as `at`.
@@ -184,15 +195,20 @@ def _joined(parts: Sequence[_Segments]) -> _Segments:
 
 
 def _kept(segments: _Segments, until_ms: int, since_ms: int) -> _Segments:
-    """By author and end: of each author's segments up to a moment the last one, and all behind `since_ms`.
+    """By author and end: of each author's segments up to a moment the last one, and all that were it after `since_ms`.
 
     Of two that end at once the later row stays, as models/as_of.py has it.
     """
     author, live, end, codes = segments
     rows = np.lexsort((end, author))
     rows = rows[end[rows] <= until_ms]
-    of, ends = author[rows], end[rows]
-    is_last = np.diff(of, append=of[-1:] + 1) != 0
-    is_one = is_last | (np.diff(ends, append=ends[-1:]) != 0)
-    rows = rows[is_one & (is_last | (ends > since_ms))]
+    rows = rows[_is_last(author[rows]) | _is_last(end[rows])]
+    is_next_late = np.append(end[rows][1:], 0)[: len(rows)] > since_ms
+    rows = rows[_is_last(author[rows]) | is_next_late]
     return author[rows], live[rows], end[rows], codes[rows]
+
+
+def _is_last(values: Ints) -> NDArray[np.bool_]:
+    """[n], of each of the ordered values whether the next one differs."""
+    is_last: NDArray[np.bool_] = np.diff(values, append=values[-1:] + 1) != 0
+    return is_last

@@ -147,6 +147,8 @@ class StudyConfig:
 
     def _check_towers(self) -> None:
         """Rows of retrieval stand alone, and those with codes name a row before them. Raises ValueError."""
+        if self.against:
+            raise ValueError(f"against: wanted none with towers, got rows {', '.join(self.against)}")
         if self.variants or self.reference not in self.towers:
             raise ValueError(
                 f"towers: wanted the reference {self.reference!r} among them and no variants, got "

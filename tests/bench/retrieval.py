@@ -194,7 +194,7 @@ def _load(port: int, bodies: tuple[str, ...]) -> dict[str, float]:
 def _with_cells(index: LiveIndex, k: int, recall: float) -> tuple[LiveIndex, dict[str, Any]]:
     """As the job makes them, and what they cost."""
     started = time.perf_counter()
-    made, held = cells.fit(index.vectors, k=k, recall=recall, seed=0)
+    made, held = cells.fit(index.vectors, index.on_air(NOW_MS), k=k, recall=recall, seed=0)
     index, fitted = replace(index, cells=made), time.perf_counter()
     CellSearch(index)
     seconds = {"fit_s": round(fitted - started, 1), "load_s": round(time.perf_counter() - fitted, 1)}

@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.artifacts.live_cells import LiveCells
 from models.artifacts.live_index import LiveIndex
-from serve.live_search import CellSearch
+from serve.live_search import CellSearch, LiveSearch
 from serve.retrieval import Retrieval
+from serve.user_sequence import DamagedError
 from tests.models.artifacts.test_live_index import index_of
 from tests.serve import searched
 from tests.serve.test_retrieval import asked, searches
@@ -58,6 +60,18 @@ def test_with_all_cells_they_are_those_that_a_search_of_all_lives_finds() -> Non
     assert (found.on_air, len(found.rows)) == (exact.on_air, 100)
     np.testing.assert_allclose(found.scores, exact.scores, atol=1e-4)
     assert CellSearch(index).nearest(user, 100, 10).rows.tolist() == []  # nobody is on air
+
+
+def test_a_vector_that_is_none_finds_nobody_and_ends() -> None:
+    assert CellSearch(many(7, 1)).nearest(np.full(WIDTH, np.nan, np.float32), 100, 5).rows.tolist() == []
+
+
+def test_towers_that_say_no_number_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched.publish(tmp_path)
+    retrieval = Retrieval(searches(tmp_path))
+    monkeypatch.setattr(LiveSearch, "user_vector", lambda *_: np.full(searched.DIM, np.nan, np.float32))
+    with pytest.raises(DamagedError, match="the vector of user .* by towers .* holds NaN or infinity"):
+        retrieval.retrieve(asked())
 
 
 def test_an_index_with_cells_answers_as_one_without(tmp_path: Path) -> None:

@@ -45,16 +45,16 @@ def test_an_author_has_the_newest_segment_that_any_of_several_knew(
 ) -> None:
     screens = [screen_of(first), screen_of(second)]
     authors, times = (np.array([moment[at] for moment in moments], np.int64) for at in (0, 1))
-    asked = None if lives is None else np.array(sorted(lives), np.int64)
+    asked = None if lives is None else (lambda _, of: np.isin(of, sorted(lives)))
     found = codes_at(screens, authors, times, asked).tolist()
     for (author, ts_ms), codes in zip(moments, found, strict=True):
         newest = (-1, (-1, -1))
         for of in (first, second):
             known = [end for which, end in of if which == author and end + DELAY_MS <= ts_ms]
-            if known:
-                live, code = of[author, max(known)]
-                if (lives is None or live in lives) and max(known) > newest[0]:
-                    newest = max(known), (code, code % 2)
+            known = [end for end in known if lives is None or of[author, end][0] in lives]
+            if known and max(known) > newest[0]:
+                code = of[author, max(known)][1]
+                newest = max(known), (code, code % 2)
         assert tuple(codes) == newest[1]
     for ts_ms in {moment[1] for moment in moments}:  # one moment for all is the same
         assert codes_at(screens, authors, ts_ms).tolist() == codes_at(screens, authors, times * 0 + ts_ms).tolist()
@@ -67,8 +67,15 @@ def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
     for name in ("author_ids", "live_ids", "end_ts_ms", "codes"):
         assert np.array_equal(getattr(again, name), getattr(screen, name))
     assert (again.codebook, again.clusters, again.delay_ms, again.newest_ms) == ("v1", (10, 2), DELAY_MS, 20)
-    assert again.is_of(screen) and not again.is_of(replace(screen, codebook="v2"))
-    assert not again.is_of(replace(screen, clusters=(10, 3)))
+    assert again.meaning == screen.meaning
+    for other in (replace(screen, codebook="v2"), replace(screen, clusters=(10, 3)), replace(screen, delay_ms=0)):
+        assert again.meaning != other.meaning
+
+
+def test_each_asked_for_may_have_a_live_of_its_own() -> None:
+    screen, wanted = screen_of({(1, 10): (7, 3), (1, 20): (8, 4), (2, 15): (9, 5)}), np.array([7, 8, 7, 0])
+    found = codes_at([screen], np.array([1, 1, 2, 1]), 50, lambda at, of: (wanted[at] == of) | (wanted[at] == 0))
+    assert found[:, 0].tolist() == [3, 4, -1, 4]
 
 
 def test_nothing_on_screen_can_be_saved_too(tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ def lives(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("wanted", [0.5, 0.95, 1.0])
-def test_as_many_cells_are_looked_into_as_hold_the_nearest(wanted: float) -> None:
+@pytest.mark.parametrize("share", [1.0, 0.1])
+def test_as_many_cells_are_looked_into_as_hold_the_nearest_on_air(wanted: float, share: float) -> None:
     vectors, k = lives(3_000), 50
-    found, recall = cells.fit(vectors, k=k, recall=wanted, seed=4)
+    on_air = np.random.default_rng(2).random(len(vectors)) < share
+    found, recall = cells.fit(vectors, on_air, k=k, recall=wanted, seed=4)
     assert recall >= wanted and len(found.centroids) == 128
     np.testing.assert_allclose(np.linalg.norm(found.centroids, axis=1), 1, atol=1e-5)
     products = vectors @ found.centroids.T
@@ -28,7 +30,7 @@ def test_as_many_cells_are_looked_into_as_hold_the_nearest(wanted: float) -> Non
     for probes in (found.probes, found.probes // 2):
         of = []
         for user in vectors[::10]:
-            nearest = np.argsort(-(vectors @ user), kind="stable")[:k]
+            nearest = np.argsort(np.where(on_air, -(vectors @ user), np.inf), kind="stable")[:k]
             looked = np.argsort(-(found.centroids @ user), kind="stable")[:probes]
             of.append(np.isin(found.cells[nearest], looked).mean())
         held[probes] = float(np.mean(of))
@@ -38,6 +40,6 @@ def test_as_many_cells_are_looked_into_as_hold_the_nearest(wanted: float) -> Non
 
 
 def test_the_same_lives_have_the_same_cells() -> None:
-    one, two = (cells.fit(lives(2_000), k=20, recall=0.9, seed=4) for _ in range(2))
+    one, two = (cells.fit(lives(2_000), np.ones(2_000, bool), k=20, recall=0.9, seed=4) for _ in range(2))
     assert one[1] == two[1] and one[0].probes == two[0].probes
     assert np.array_equal(one[0].cells, two[0].cells) and np.array_equal(one[0].centroids, two[0].centroids)

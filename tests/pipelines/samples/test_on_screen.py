@@ -95,7 +95,8 @@ def test_an_author_has_the_newest_segments_that_were_known_of_any_of_their_lives
     for row in sorted(rows, key=lambda row: row["end_ts_ms"]):
         if row["end_ts_ms"] + 90_000 <= at_ms:
             before = [] if since_ms is None else wanted.get(row["author_id"], [])
-            wanted[row["author_id"]] = [of for of in before if of["end_ts_ms"] > since_ms] + [row]
+            # What was the newest one at a moment after `since_ms`: the next one ended after it.
+            wanted[row["author_id"]] = [*(before if row["end_ts_ms"] > (since_ms or 0) else []), row]
     newest_rows = [row for author in sorted(wanted) for row in wanted[author]]
     for column, name in zip(found, ("author_id", "live_id", "end_ts_ms", "codes"), strict=True):
         assert column.tolist() == [row[name] for row in newest_rows]
@@ -231,6 +232,15 @@ def test_days_are_made_again_when_the_codes_that_they_read_change(coded: Setting
     assert storage.commit_of("examples", DAYS[2]).made_from["segment_codes/codebook"] == "v1"  # type: ignore[union-attr]
     late = replace(coded, examples=replace(CODED, segment_delay_s=20.0))
     assert run_job(examples, late)["days_written"] == [*DAYS]
+
+
+def test_a_newest_day_without_a_row_is_passed_over(tmp_path: Path) -> None:
+    storage = Storage.open(str(tmp_path))
+    write_codes(storage, DAYS[1], [])
+    with pytest.raises(ContractError, match="wanted the codes of segments, got days without a row; run the jobs embed"):
+        Screen(storage, "segment_codes")
+    write_codes(storage, DAYS[0], [code_row(1, 0, START, [3, 1], "v5")])
+    assert (Screen(storage, "segment_codes").codebook, Screen(storage, "segment_codes").num_codes) == ("v5", 2)
 
 
 def test_codes_that_cannot_be_read_are_told(coded: Settings) -> None:

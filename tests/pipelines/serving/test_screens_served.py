@@ -15,6 +15,8 @@ from models.online.embedded import EmbeddedStore
 from models.online.lives import LiveUpdate
 from pipelines.ranking import screens
 from pipelines.ranking.screens import ScreensConfig
+from pipelines.samples import examples
+from pipelines.samples.event_reader import day_start_ms
 from pipelines.serving.serve import serving
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
@@ -79,14 +81,10 @@ def live(coded: Coded, tmp_path: Path) -> Live:
             for n in range(80 if of % 3 else 40)  # some end halfway
         ]
         write_codes(storage, DAY, rows, table)
-    return Live(replace(coded, settings=settings, storage=storage), _followed(tmp_path / "tiny"))
-
-
-def _followed(root: Path) -> LiveScreens:
-    """Looked once, has no threads."""
-    found = LiveScreens(ArtifactStore.open(str(root)), WatchConfig())
-    found.poll()
-    return found
+    # It has no threads, and knows what the ranker reads.
+    found = LiveScreens(ArtifactStore.open(str(tmp_path / "tiny")), WatchConfig())
+    found.beside(coded.snapshot.screens)
+    return Live(replace(coded, settings=settings, storage=storage), found)
 
 
 def test_candidates_have_what_came_on_screen_since_the_bank(live: Live) -> None:
@@ -128,9 +126,14 @@ def test_clicks_that_are_told_since_saw_what_was_on_screen_at_their_moment(live:
     rng, users, authors = np.random.default_rng(4), live.coded.clicks.user_ids[:10].tolist(), live.coded.authors
     events, rows = [], []
     for user in users:
-        for author in rng.choice(authors, 3, replace=False).tolist():
+        for number, author in enumerate(rng.choice(authors, 4, replace=False).tolist()):
             ts_ms = MOMENT_MS + int(rng.integers(1, 30 * MINUTE_MS))
-            of = live.at(ts_ms).lives.get(author, 7)
+            # The live that is on air, one that has only begun, of which no segment is known, or the one before.
+            of = (
+                live.at(ts_ms).lives.get(author, 7)
+                if number < 2
+                else {2: 8, 3: live.coded.lives.get(author, 9)}[number]
+            )
             events += [Event(user, author, of, ts_ms, kind) for kind in ("exposure", "click")]
             events.append(Event(user, author, of, ts_ms + 45_000, "exit", 45.0))
             rows.append({"impression_id": 10**9 + len(rows), "user_id": user, "author_id": author, "live_id": of})
@@ -151,7 +154,11 @@ def test_clicks_that_are_told_since_saw_what_was_on_screen_at_their_moment(live:
 def test_a_screen_of_another_codebook_is_left_alone(live: Live, caplog: pytest.LogCaptureFixture) -> None:
     sequence, authors = live.sequence(), live.coded.authors
     request = asked(1, authors, LAST_MS)
+    sequence.rank(request)
+    live.publish(until_ts_ms=LAST_MS - 5 * MINUTE_MS)
+    live.screens.poll()
     before = sequence.rank(request)
+    assert before.screen_age_s == 330.0
     for table in CLUSTERS:
         publish_codebook(live.coded.settings, table, "v2")
         for day in live.coded.storage.days(table):
@@ -163,7 +170,26 @@ def test_a_screen_of_another_codebook_is_left_alone(live: Live, caplog: pytest.L
         after = [sequence.rank(request) for _ in range(3)]
     assert all((of.candidates, of.screen_age_s) == (before.candidates, before.screen_age_s) for of in after)
     assert len(caplog.records) == len(CLUSTERS)
-    assert "is of codebook v2, the ranker in use reads v1, and goes on with what its bank holds" in caplog.text
+    assert "is of codebook v2 with a delay of 20000 ms, the ranker in use reads v1 with 20000 ms" in caplog.text
+
+
+def test_what_is_known_sooner_than_the_ranker_has_learnt_is_left_alone(live: Live) -> None:
+    early = replace(live.coded.settings, examples=replace(live.coded.settings.examples, segment_delay_s=0.0))
+    run_job(examples, early)
+    live.publish()
+    assert live.screens.poll()
+    of_bank = live.coded.snapshot.screens
+    assert all(len(of) == 1 for of in live.screens.beside(of_bank).values())
+
+
+def test_nothing_is_loaded_that_nobody_reads(live: Live) -> None:
+    live.publish()
+    screens = LiveScreens(ArtifactStore.open(str(live.coded.root)), WatchConfig())
+    assert not screens.poll()
+    one = {"item_codes": live.coded.snapshot.screens["item_codes"]}
+    assert len(screens.beside(one)["item_codes"]) == 1
+    assert screens.poll() and len(screens.beside(one)["item_codes"]) == 2
+    assert len(screens.beside(live.coded.snapshot.screens)["segment_codes"]) == 1
 
 
 def test_a_screen_that_is_older_than_the_bank_changes_nothing(live: Live) -> None:
@@ -200,15 +226,19 @@ def test_the_job_does_what_is_due_and_keeps_few_versions(live: Live) -> None:
         loaded = live.screens.poll() and live.screens.beside(live.coded.snapshot.screens)["segment_codes"][1]
         assert loaded and loaded.newest_ms == until - 30_000  # what ended at the moment is known 20 s later
         assert told["segments"] == len(loaded.codes)
+        # Ends within the minute, and the one before them, which a click at its beginning saw.
         recent = loaded.end_ts_ms > until - 80_000
-        assert set(np.unique(loaded.author_ids[recent], return_counts=True)[1]) == {2}
-        assert len(np.unique(loaded.author_ids[~recent])) == (~recent).sum()
+        counts = dict(zip(*np.unique(loaded.author_ids, return_counts=True), strict=True))
+        assert {counts[author] for author in loaded.author_ids[recent]} == {3}
+        assert {counts[author] for author in set(loaded.author_ids) - set(loaded.author_ids[recent])} <= {1}
     assert len(Artifacts(live.coded.storage).versions("screen.segment_codes")) == 2
 
 
 def test_what_the_job_cannot_do_is_told(live: Live) -> None:
     with pytest.raises(ContractError, match="table segment_codes: wanted codes of segments on some day, got none"):
         live.publish(until_ts_ms=1)
+    with pytest.raises(ContractError, match="wanted a segment that was known at .* got none; set screens.until_ts_ms"):
+        live.publish(until_ts_ms=day_start_ms("2026-01-01") + 1)
     with pytest.raises(ValueError, match="wanted days and keep >= 1 and keep_s >= 0"):
         ScreensConfig(keep_s=-1.0)
     with pytest.raises(ValueError, match="until_ts_ms: wanted ms since 1970"):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipelines.studies import pairs
-from pipelines.studies.config import StudyConfig, Variant
+from pipelines.studies.config import StudyConfig, TowersRow, Variant
 
 TABLE: dict[str, Any] = {
     "reference": "base",
@@ -47,3 +47,5 @@ def test_pairs_as_text() -> None:
 def test_only_rows_of_the_study_are_compared(against: dict[str, tuple[str, ...]]) -> None:
     with pytest.raises(ValueError, match="against: wanted names of variants, base, got 'other'"):
         StudyConfig(name="x", variants={"base": Variant()}, against=against)
+    with pytest.raises(ValueError, match="against: wanted none with towers"):
+        StudyConfig(name="x", towers={"id": TowersRow()}, reference="id", against=against)
