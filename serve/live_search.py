@@ -71,7 +71,6 @@ class CellSearch:
         quantizer.add(index.cells.centroids)
         self._lists: Any = faiss.IndexIVFFlat(quantizer, width, len(index.cells.centroids), faiss.METRIC_INNER_PRODUCT)
         self._lists.is_trained = True
-        self._quantizer = quantizer  # faiss does not keep it alive
         vectors, cells = np.ascontiguousarray(index.vectors), index.cells.cells.astype(np.int64)
         self._lists.add_core(len(vectors), faiss.swig_ptr(vectors), None, faiss.swig_ptr(cells))
 

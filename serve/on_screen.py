@@ -1,7 +1,8 @@
 """Codes of what was on screen, of one request: of its candidates now, and at each click of its history.
 
-A user's published clicks have the codes that they saw. Candidates, and clicks that were told since, have those of their
-author's newest segment that was known at that moment: to the bank, or to what was published since (live_screens.py).
+A user's published clicks have the codes that they saw. Candidates, and clicks that were told since, have those of the
+newest segment of their live, or of their author where the live is not named, that was known at that moment: to the
+bank, or to what was published since (live_screens.py).
 """
 
 from __future__ import annotations

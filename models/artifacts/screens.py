@@ -154,8 +154,10 @@ def parsed_heads(heads: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def check(subject: str, screen: Screen, newest_ts_ms: int, again: str = _AGAIN) -> None:
-    """Looks at every segment, none of which was known later than `newest_ts_ms`. Raises ArtifactError,
-    which says what to do `again`."""
+    """Looks at every segment, none of which may be known later than `newest_ts_ms`.
+
+    Raises ArtifactError, in which `again` says what to do.
+    """
     authors, ends = screen.author_ids, screen.end_ts_ms
     is_next = (authors[1:] > authors[:-1]) | ((authors[1:] == authors[:-1]) & (ends[1:] > ends[:-1]))
     if not is_next.all():

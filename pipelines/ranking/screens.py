@@ -21,14 +21,13 @@ from pipelines.runtime.run import Run
 from pipelines.samples.event_reader import DAY_MS
 from pipelines.samples.examples import committed_screens, committed_tables
 from pipelines.samples.on_screen import Screen
-from pipelines.semantics.codes import TARGETS
+from pipelines.semantics.codes import CODEBOOKS
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
 from pipelines.tables.days import day_name
 from pipelines.tables.fingerprint import digest
 
 log = logging.getLogger(__name__)
-_CODEBOOKS = {target.table: target.kind for target in TARGETS.values()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +39,8 @@ class ScreensConfig:
     until_ts_ms: int | None = None
     """The moment, ms since 1970: segments that were not known then are left out. null = all."""
     keep_s: float = 3600.0
-    """All segments of so many seconds are kept, so that a click of this time finds what it saw; of an author who showed
-    nothing in them, the last one."""
+    """Every segment that was an author's newest at a moment of the last so many seconds is kept, so that a click of
+    this time finds what it saw."""
     keep: int = 20
     """Versions that stay: there may be one every 30 s, and who serves one has all of it in memory."""
 
@@ -62,14 +61,18 @@ def _publish(config: ScreensConfig, run: Run, screen: Screen) -> dict[str, Any]:
     artifacts, listing, started = Artifacts(run.storage), run.storage.listing(screen.table), time.perf_counter()
     kind, until = live_screen.kind_of(screen.table), config.until_ts_ms
     days = listing.up_to(until=None if until is None else day_name(until // DAY_MS))[-config.days :]
-    newest_ms = screen.newest_known_ms(days)  # refuses to go on without any
-    until_ms = newest_ms if until is None else until
+    if not days:
+        raise ContractError(
+            f"table {screen.table}: wanted codes of segments on some day up to {until}, got none; set "
+            "screens.until_ts_ms to null, or to a later moment"
+        )
     made_from = {"config": digest([until, config.keep_s, screen.delay_ms, live_screen.FORMAT])}
-    made_from |= {_CODEBOOKS[screen.table]: screen.codebook}
+    made_from |= {CODEBOOKS[screen.table]: screen.codebook}
     made_from |= {f"{screen.table}/{day}": listing.stamp(day) for day in days}
     run_id = f"{days[-1]}-{digest(made_from)}"
     if artifacts.current(kind) == run_id:
         return {"run_id": run_id, "how": "current"}
+    until_ms = screen.newest_known_ms(days) if until is None else until
     stored = _stored(config, artifacts, screen, days, until_ms)
     if not len(stored.codes):
         raise ContractError(
@@ -88,7 +91,7 @@ def _publish(config: ScreensConfig, run: Run, screen: Screen) -> dict[str, Any]:
 def _stored(
     config: ScreensConfig, artifacts: Artifacts, screen: Screen, days: list[str], until_ms: int
 ) -> StoredScreen:
-    folder, _ = artifacts.verified(_CODEBOOKS[screen.table], screen.codebook)
+    folder, _ = artifacts.verified(CODEBOOKS[screen.table], screen.codebook)
     since_ms = until_ms - screen.delay_ms - round(config.keep_s * 1000)
     authors, lives, ends, codes = screen.newest_of_authors(until_ms, since_ms=since_ms, days=days)
     return StoredScreen(

@@ -17,7 +17,7 @@ def fit(vectors: Floats, on_air: npt.NDArray[np.bool_], *, k: int, recall: float
     """Cells of vectors [n, D] of length 1, and the part of the `k` nearest on air that a search finds in them.
 
     As many are looked into, a power of two or all, as hold `recall` of these on average, asked with vectors of lives:
-    `on_air` [n] says which count, and the fewer they are, the further away the k nearest lie.
+    `on_air` [n] says which count, all where none is; the fewer they are, the further away the k nearest lie.
     """
     count = min(2 ** round(np.log2(2 * np.sqrt(len(vectors)))), len(vectors))
     rounds = faiss.Kmeans(
@@ -26,7 +26,7 @@ def fit(vectors: Floats, on_air: npt.NDArray[np.bool_], *, k: int, recall: float
     rounds.train(np.ascontiguousarray(vectors))
     centroids = np.array(rounds.centroids)
     cells = rounds.index.search(vectors, 1)[1][:, 0].astype(np.int32)
-    found = np.flatnonzero(on_air)
+    found = np.flatnonzero(on_air if on_air.any() else ~on_air)
     drawn = np.random.default_rng(seed).choice(found, min(_ASKED, len(found)), replace=False)
     before = _before(vectors[found], centroids, cells[found], vectors[drawn], k)
     probes = 1

@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from models.artifacts.codebook import Codebook
-from pipelines.semantics.codes import TARGETS
+from pipelines.semantics.codes import CODEBOOKS
 from pipelines.tables.artifacts import Artifacts
 from pipelines.tables.contract import ContractError
 from pipelines.tables.storage import Storage
 
-TABLES = {target.table: target.kind for target in TARGETS.values()}
-"""Of codes, with the kind of their codebook."""
 _NONE = -1
 
 
@@ -26,8 +24,8 @@ class CodesSeen:
     """Which codes histories have, and what they mean."""
 
     table: str
-    """One of TABLES; examples have them in the column `history_<table>`, level after level of one click after another,
-    -1 where none were known."""
+    """One of CODEBOOKS; examples have them in the column `history_<table>`, level after level of one click after
+    another, -1 where none were known."""
     codebook: str
     """The version that made them."""
     clusters: tuple[int, ...]
@@ -36,7 +34,7 @@ class CodesSeen:
     @classmethod
     def of(cls, storage: Storage, table: str, days: Sequence[str]) -> "CodesSeen":
         """The published codebook's. Raises ContractError where examples of `days` do not have its codes."""
-        folder, manifest = Artifacts(storage).verified(TABLES[table])
+        folder, manifest = Artifacts(storage).verified(CODEBOOKS[table])
         found = cls(table=table, codebook=manifest.run_id, clusters=Codebook.load(folder).quantizer.clusters)
         for day in days:
             if found.column not in storage.dataset("examples", day).schema.names:

@@ -21,12 +21,12 @@ import torch
 from models.artifacts.towers import Towers
 from models.larm.two_tower import Lives
 from pipelines.retrieval import on_screen
-from pipelines.retrieval.codes_seen import TABLES
 from pipelines.retrieval.towers_plan import KIND
 from pipelines.runtime.cluster import connected, is_shared
 from pipelines.runtime.each import each
 from pipelines.runtime.run import Run
 from pipelines.semantics import segment_vectors
+from pipelines.semantics.codes import CODEBOOKS
 from pipelines.semantics.segment_vectors import Part, Space, Vectors
 from pipelines.tables import contract, rejections
 from pipelines.tables.artifacts import Artifacts
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 TABLE = "item_vectors"
 _FUSED_TOGETHER = 8192
-_KINDS = (KIND, *(f"{KIND}+{table}" for table in TABLES))
+_KINDS = (KIND, *(f"{KIND}+{table}" for table in CODEBOOKS))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

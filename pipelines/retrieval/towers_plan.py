@@ -8,7 +8,7 @@ from models.larm.two_tower import TwoTowerConfig, TwoTowerFacts
 from pipelines.ranking.checkpoint import Progress
 from pipelines.retrieval import on_screen
 from pipelines.retrieval.clicks import Reading, count_clicks
-from pipelines.retrieval.codes_seen import TABLES, CodesSeen
+from pipelines.retrieval.codes_seen import CodesSeen
 from pipelines.runtime.config import to_dict
 from pipelines.runtime.run import Run
 from pipelines.runtime.scaling import TrainScaling
@@ -17,6 +17,7 @@ from pipelines.samples.batches import num_batches
 from pipelines.samples.examples import committed_rule
 from pipelines.samples.stream import Cut
 from pipelines.semantics import segment_vectors
+from pipelines.semantics.codes import CODEBOOKS
 from pipelines.tables import newest
 from pipelines.tables.contract import ContractError
 from pipelines.tables.fingerprint import digest
@@ -76,8 +77,8 @@ class TowersConfig:
     """The towers."""
 
     def __post_init__(self) -> None:
-        if self.codes is not None and self.codes not in TABLES:
-            raise ValueError(f"codes: wanted one of {', '.join(TABLES)}, or null, got {self.codes!r}")
+        if self.codes is not None and self.codes not in CODEBOOKS:
+            raise ValueError(f"codes: wanted one of {', '.join(CODEBOOKS)}, or null, got {self.codes!r}")
         counts = ("epochs", "batch_size", "stretch_rows", "checkpoint_rows", "mean_days", "log_every")
         for key in counts:
             if getattr(self, key) < 1:
@@ -211,7 +212,7 @@ def make_plan(config: TowersConfig, run: Run) -> tuple[TowersPlan, dict[str, str
     made_from |= {f"examples/{day}": examples.stamp(day) for day in days}
     made_from |= {f"{segment_vectors.TABLE}/{day}": embedded.stamp(day) for day in read}
     if plan.reading.codes is not None:
-        made_from[TABLES[plan.reading.codes.table]] = plan.reading.codes.codebook
+        made_from[CODEBOOKS[plan.reading.codes.table]] = plan.reading.codes.codebook
     return plan, made_from
 
 

@@ -123,8 +123,7 @@ class Screen:
         ends = [pc.max(part["end_ts_ms"]).as_py() for part in parts if part.num_rows]
         if not ends:
             raise ContractError(
-                f"table {self.table}: wanted codes of segments on {', '.join(days) or 'some day'}, got none; run the "
-                "job codes"
+                f"table {self.table}: wanted codes of segments on {', '.join(days)}, got none; run the job codes"
             )
         return int(max(ends)) + self.delay_ms
 

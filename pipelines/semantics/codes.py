@@ -61,6 +61,8 @@ TARGETS = {
     "item_vectors": Target(kind="codebook.items", table="item_codes", stage="item_codes"),
 }
 """By what is coded: LARM calls codes of the first LLM codes, and codes of the second, which it proposes, its own."""
+CODEBOOKS = {target.table: target.kind for target in TARGETS.values()}
+"""Kinds of artifacts, by the table of their codes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,6 +39,11 @@ def test_as_many_cells_are_looked_into_as_hold_the_nearest_on_air(wanted: float,
         assert held[found.probes // 2] < wanted + 0.02  # half of them are too few
 
 
+def test_where_nobody_is_on_air_all_lives_count() -> None:
+    none, all_ = (cells.fit(lives(2_000), np.full(2_000, of), k=20, recall=0.9, seed=4) for of in (False, True))
+    assert none[1] == all_[1] >= 0.9 and none[0].probes == all_[0].probes
+
+
 def test_the_same_lives_have_the_same_cells() -> None:
     one, two = (cells.fit(lives(2_000), np.ones(2_000, bool), k=20, recall=0.9, seed=4) for _ in range(2))
     assert one[1] == two[1] and one[0].probes == two[0].probes

@@ -128,12 +128,8 @@ def test_clicks_that_are_told_since_saw_what_was_on_screen_at_their_moment(live:
     for user in users:
         for number, author in enumerate(rng.choice(authors, 4, replace=False).tolist()):
             ts_ms = MOMENT_MS + int(rng.integers(1, 30 * MINUTE_MS))
-            # The live that is on air, one that has only begun, of which no segment is known, or the one before.
-            of = (
-                live.at(ts_ms).lives.get(author, 7)
-                if number < 2
-                else {2: 8, 3: live.coded.lives.get(author, 9)}[number]
-            )
+            now, before = (as_of.lives.get(author, 7) for as_of in (live.at(ts_ms), live.coded))
+            of = (now, now, 8, before)[number]  # 8 has only begun: no segment of it is known
             events += [Event(user, author, of, ts_ms, kind) for kind in ("exposure", "click")]
             events.append(Event(user, author, of, ts_ms + 45_000, "exit", 45.0))
             rows.append({"impression_id": 10**9 + len(rows), "user_id": user, "author_id": author, "live_id": of})
@@ -235,7 +231,7 @@ def test_the_job_does_what_is_due_and_keeps_few_versions(live: Live) -> None:
 
 
 def test_what_the_job_cannot_do_is_told(live: Live) -> None:
-    with pytest.raises(ContractError, match="table segment_codes: wanted codes of segments on some day, got none"):
+    with pytest.raises(ContractError, match="wanted codes of segments on some day up to 1, got none; set screens"):
         live.publish(until_ts_ms=1)
     with pytest.raises(ContractError, match="wanted a segment that was known at .* got none; set screens.until_ts_ms"):
         live.publish(until_ts_ms=day_start_ms("2026-01-01") + 1)
